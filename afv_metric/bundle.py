@@ -1,0 +1,290 @@
+"""The bundle: a discriminator and its Fisher statistics in a folder, checked strictly when it is read.
+
+    config.json            what it is: shapes, energy, default form, levels, provenance, licence, hashes
+    model.safetensors      plain weights of the discriminator, and the statistics
+    generator.safetensors  the generator that the statistics were sampled from
+    README.md              the model card
+
+Everything is safetensors and JSON; no pickle is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from afv_metric.fisher import Energy
+from afv_metric.forms import FORMS, FormName
+from afv_metric.hub import find_bundle, sha256_of
+from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from afv_metric.statistics import FisherStatistics, LayerStatistics
+
+__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "save_bundle"]
+
+SCHEMA_VERSION = 1
+_CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
+
+
+class BundleError(RuntimeError):
+    """A bundle that is not what it should be; the message says what, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A discriminator, its Fisher statistics, and where both come from.
+
+    Attributes:
+        name: Short name.
+        discriminator: Baked discriminator.
+        generator: Generator whose samples the statistics describe, in evaluation mode; None if it was not loaded.
+        statistics: Fisher statistics.
+        energy: ``"logit"`` or ``"sigmoid"``: what the discriminator was trained as.
+        form: Default form of the distance.
+        levels: Weight of each level of the image pyramid, finest first; level k is the image at 1 / 2^k of its size.
+        epsilon: Relative floor of the whitening, see :func:`~afv_metric.statistics.inverse_root`.
+        sampling: Provenance of the statistics: source, seed, mode of the generator.
+        training: Provenance of the weights: recipe, data, iterations, hours.
+        licence: Licence of the weights and what is known of the data's.
+        card: The model card, Markdown.
+        hash: sha256 of ``config.json``, which holds the hashes of all tensors; empty until saved.
+    """
+
+    name: str
+    discriminator: Discriminator
+    generator: Generator | None
+    statistics: FisherStatistics
+    energy: Energy = "logit"
+    form: FormName = "activation"
+    levels: tuple[float, ...] = (1.0,)
+    epsilon: float = 0.03
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    licence: Mapping[str, str] = field(default_factory=dict)
+    card: str = ""
+    hash: str = ""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise BundleError(f"the default form must be one of {', '.join(FORMS)}; got {self.form!r}")
+        if self.energy not in ("logit", "sigmoid"):
+            raise BundleError(f'the energy must be "logit" or "sigmoid", got {self.energy!r}')
+        if not self.levels or min(self.levels) < 0 or not sum(self.levels) > 0:
+            raise BundleError(f"levels must be non-negative weights with a positive sum, got {self.levels}")
+        if not self.epsilon > 0:
+            raise BundleError(f"epsilon must be positive, got {self.epsilon}")
+
+
+def save_bundle(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
+    """Write a bundle, all of it or nothing; a bundle that stands at ``folder`` is replaced.
+
+    Args:
+        bundle: The bundle, with its generator.
+        folder: Where to put it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: If the generator is missing, a tensor is not finite, or ``folder`` holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / _CONFIG).exists() and any(folder.iterdir()):
+        raise BundleError(f"{folder} is not a bundle and not empty; choose another place")
+    if bundle.generator is None:
+        raise BundleError("a bundle is saved with its generator; load it with load_bundle(..., generator=True)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        model = _to_tensors(bundle)
+        _check_finite(model, folder / _MODEL)
+        safetensors.torch.save_file(model, temporary / _MODEL)
+        generator = {name: value.contiguous() for name, value in bundle.generator.state_dict().items()}
+        safetensors.torch.save_file(generator, temporary / _GENERATOR)
+        config = _to_config(bundle)
+        config["files"] = {
+            name: {"sha256": sha256_of(temporary / name), "bytes": (temporary / name).stat().st_size}
+            for name in (_MODEL, _GENERATOR)
+        }
+        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / _CARD).write_text(bundle.card)
+        for path in temporary.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        _put_in_place(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> Bundle:
+    """Read a bundle and check all of it.
+
+    Args:
+        weights: Name of a bundle that ships with the package, a folder, or a hub id ``owner/name[@revision]``.
+        generator: Whether to read the generator too.
+
+    Returns:
+        The bundle, on the CPU.
+
+    Raises:
+        BundleError: If anything in the bundle is missing, too much, misshapen, damaged or not finite.
+        HubError: If a bundle cannot be had from the hub.
+        ValueError: If ``weights`` is none of the three.
+
+    Example:
+        >>> load_bundle("tiny-imagenet-v1").form in ("fisher", "local", "activation")
+        True
+    """
+    files = (_CONFIG, _MODEL, _GENERATOR) if generator else (_CONFIG, _MODEL)
+    folder = find_bundle(weights, files)
+    content = (folder / _CONFIG).read_bytes()
+    try:
+        config = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again") from error
+    if not isinstance(config, dict) or config.get("schema_version") != SCHEMA_VERSION:
+        found = config.get("schema_version") if isinstance(config, dict) else None
+        raise BundleError(
+            f"{folder / _CONFIG} has schema version {found!r}, this release reads {SCHEMA_VERSION}; "
+            "a newer bundle needs a newer afv_metric"
+        )
+    try:
+        return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / _CONFIG} does not describe a bundle: {error!r}") from error
+
+
+def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_generator: bool) -> Bundle:
+    shape = DiscriminatorConfig(**config["discriminator"]).plain()
+    with torch.device("meta"):
+        discriminator = Discriminator(shape)
+        network = Generator(GeneratorConfig(**config["generator"]))
+    model = _read_tensors(folder / _MODEL, config["files"][_MODEL], _expected_model(discriminator))
+    weights = {name.removeprefix("discriminator."): model[name] for name in model if name.startswith("discriminator.")}
+    discriminator.load_state_dict(weights, assign=True)
+    if with_generator:
+        expected = {name: value.shape for name, value in network.state_dict().items()}
+        network.load_state_dict(
+            _read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True
+        )
+    card = folder / _CARD
+    return Bundle(
+        name=config["name"],
+        discriminator=discriminator.eval(),
+        generator=network.eval() if with_generator else None,
+        statistics=_statistics_from(discriminator, model, config["statistics"]["count"]),
+        energy=config["energy"],
+        form=config["form"],
+        levels=tuple(config["levels"]),
+        epsilon=config["epsilon"],
+        sampling={name: value for name, value in config["statistics"].items() if name != "count"},
+        training=config["training"],
+        licence=config["licence"],
+        card=card.read_text() if card.exists() else "",
+        hash=digest,
+    )
+
+
+def _to_config(bundle: Bundle) -> dict[str, Any]:
+    assert bundle.generator is not None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": bundle.name,
+        "discriminator": asdict(bundle.discriminator.config),
+        "generator": asdict(bundle.generator.config),
+        "energy": bundle.energy,
+        "form": bundle.form,
+        "levels": list(bundle.levels),
+        "epsilon": bundle.epsilon,
+        "statistics": {"count": bundle.statistics.count, **bundle.sampling},
+        "training": dict(bundle.training),
+        "licence": dict(bundle.licence),
+    }
+
+
+def _layer_names(discriminator: Discriminator) -> list[str]:
+    return [name.removesuffix(".weight") for name in discriminator.state_dict() if name.endswith(".weight")]
+
+
+def _to_tensors(bundle: Bundle) -> dict[str, Tensor]:
+    tensors = {f"discriminator.{name}": value for name, value in bundle.discriminator.state_dict().items()}
+    for name, layer in zip(_layer_names(bundle.discriminator), bundle.statistics.layers, strict=True):
+        tensors |= {f"statistics.{name}.{key}": value.float() for key, value in layer._asdict().items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _expected_model(discriminator: Discriminator) -> dict[str, torch.Size]:
+    state = discriminator.state_dict()
+    expected = {f"discriminator.{name}": value.shape for name, value in state.items()}
+    for name in _layer_names(discriminator):
+        weight = state[f"{name}.weight"].shape
+        outputs, inputs = weight[:2]
+        shapes = LayerStatistics(  # type: ignore[arg-type]
+            weight, weight, (outputs,), (outputs,), (inputs, inputs), (outputs, outputs)  # type: ignore[arg-type]
+        )  # fmt: skip
+        expected |= {f"statistics.{name}.{key}": torch.Size(shape) for key, shape in shapes._asdict().items()}
+    return expected
+
+
+def _statistics_from(discriminator: Discriminator, model: dict[str, Tensor], count: int) -> FisherStatistics:
+    layers = tuple(
+        LayerStatistics(*(model[f"statistics.{name}.{key}"] for key in LayerStatistics._fields))
+        for name in _layer_names(discriminator)
+    )
+    return FisherStatistics(count, layers)
+
+
+def _read_tensors(path: Path, entry: dict[str, Any], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Read a file of tensors that must have the given size, hash, names and shapes, and be finite."""
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise BundleError(f"{path} has {size} bytes, expected {entry['bytes']}: it is cut short or another file")
+    found = sha256_of(path)
+    if found != entry["sha256"]:
+        raise BundleError(f"{path} is damaged or was changed: sha256 {found}, expected {entry['sha256']}; get it again")
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{path} is not a safetensors file: {error}") from error
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing:
+        raise BundleError(f"{path} lacks {len(missing)} tensors, the first of them {missing[0]}")
+    if extra:
+        raise BundleError(f"{path} holds {len(extra)} unexpected tensors, the first of them {extra[0]}")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise BundleError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}")
+    _check_finite(tensors, path)
+    return tensors
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, value in tensors.items():
+        if not math.isfinite(float(value.double().sum())):
+            raise BundleError(f"{path}: {name} has values that are not finite")
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a finished folder; a folder that stands there is moved aside first, and removed last."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    folder.rename(old / folder.name)
+    temporary.rename(folder)
+    shutil.rmtree(old)

@@ -1,0 +1,303 @@
+"""AFVDistance: the perceptual distance as a module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afv_metric.bundle import Bundle, load_bundle
+from afv_metric.comparison import Comparison
+from afv_metric.fisher import FisherEngine
+from afv_metric.forms import FORMS, Description, FisherForm, FormName
+from afv_metric.hub import DEFAULT_BUNDLE
+from afv_metric.images import check_range, pad_to_multiple, to_network_range
+
+__all__ = ["AFVDistance", "Embedding", "Reduction"]
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What :meth:`AFVDistance.embed` keeps of N images, to be compared with many others.
+
+    Attributes:
+        form: Form of the distance that it is for.
+        size: Height and width of the images.
+        layers: For each level that counts, for each layer, tensors whose first dimension is N.
+    """
+
+    form: FormName
+    size: tuple[int, int]
+    layers: list[list[Description]]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.layers[0][0][0])
+
+
+class AFVDistance(nn.Module):
+    """Perceptual distance between images from the Fisher scores of a discriminator (arXiv:1910.13101).
+
+    Three forms share one network. ``"fisher"`` is eq. 5 of the paper; ``"local"`` compares the scores of untied weights
+    at every position, whitened by Kronecker factors; ``"activation"`` compares whitened activations. A bundle's default
+    is the form that people agree with most.
+
+    The module is frozen: it has no parameters, stays in evaluation mode, and its weights are in no ``state_dict``. It
+    is differentiable, once, with respect to both images. The distance of identical images is 0, with gradient 0.
+
+    Args:
+        weights: Name of a bundle that ships with the package, a folder, a hub id ``owner/name[@revision]``, or a
+            :class:`~afv_metric.bundle.Bundle`.
+        form: Form of the distance; the bundle's default if None.
+        spatial: Return maps of the local distance instead of distances.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"`` over the batch (and the map).
+        normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
+        chunk_size: Pairs worked on at a time, all if None; bounds memory and changes no result.
+
+    Attributes:
+        form: The form in use.
+        levels: Weight of each level of the image pyramid, finest first.
+        bundle_name: Name of the bundle.
+        bundle_hash: sha256 that identifies the bundle.
+
+    Raises:
+        ValueError: For an unknown form or reduction, or a chunk size below 1.
+
+    Example:
+        >>> distance = AFVDistance()
+        >>> image = torch.rand(2, 3, 64, 64) * 2 - 1
+        >>> distance(image, image)
+        tensor([0., 0.])
+        >>> noisy = (image + 0.3 * torch.randn_like(image)).clamp(-1, 1).requires_grad_()
+        >>> distance(noisy, image).mean().backward()
+        >>> noisy.grad.shape
+        torch.Size([2, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | Bundle = DEFAULT_BUNDLE,
+        *,
+        form: FormName | None = None,
+        spatial: bool = False,
+        reduction: Reduction = "none",
+        normalize: bool = False,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        bundle = weights if isinstance(weights, Bundle) else load_bundle(weights)
+        if form is not None and form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1 or None, got {chunk_size}")
+        self.form: FormName = form or bundle.form
+        self.levels = bundle.levels
+        self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
+        self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
+        self.chunk_size = chunk_size
+        self.engine = FisherEngine(deepcopy(bundle.discriminator), bundle.energy)
+        # The vectors of eq. 6 belong to every bundle, whatever the form of the distance.
+        self.fisher = FisherForm(self.engine, bundle.statistics, bundle.epsilon)
+        self.compared = (
+            self.fisher
+            if self.form == "fisher"
+            else FORMS[self.form](self.engine, bundle.statistics, bundle.epsilon)
+        )
+        self._range_checked = self._range_warned = False
+        self.train(False)
+
+    def train(self, mode: bool = True) -> AFVDistance:
+        """Do nothing: a metric stays in evaluation mode, also inside a model that trains."""
+        return super().train(False)
+
+    def extra_repr(self) -> str:
+        """Bundle, form and levels."""
+        return f"bundle={self.bundle_name!r}, form={self.form!r}, levels={self.levels}"
+
+    def forward(
+        self, img0: Tensor, img1: Tensor, *, normalize: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Distance between images.
+
+        Args:
+            img0: ``(N, 3, H, W)`` or ``(3, H, W)``: floating point in [-1, 1] (in [0, 1] with ``normalize``), or uint8 in
+                [0, 255]; one channel stands for grey. H and W are at least 32.
+            img1: Likewise, of the same size. One image is compared with every image of a batch.
+            normalize: Overrides the setting of the module.
+            mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``. Pixels farther from any positive
+                weight than the network sees have no influence. Where all are 0 the distance is 0.
+
+        Returns:
+            Distances ``(N,)``; a scalar for a reduction; maps ``(N, 1, H, W)`` for ``spatial``. At least float32.
+
+        Raises:
+            TypeError: If the images or the mask are not tensors of a type above.
+            ValueError: If shapes, sizes, devices or ranges are wrong. Ranges are checked at every call on the CPU, and
+                on other devices at the first, so that later calls do not wait for the device.
+        """
+        first, second = self._prepare(img0, normalize, "img0"), self._prepare(img1, normalize, "img1")
+        if first.shape[2:] != second.shape[2:]:
+            raise ValueError(
+                f"img0 and img1 must have the same size, got {tuple(first.shape[2:])} and {tuple(second.shape[2:])}"
+            )
+        if len(first) != len(second) and 1 not in (len(first), len(second)):
+            raise ValueError(
+                f"img0 and img1 must hold as many images, or one of them a single one; got {len(first)} and {len(second)}"
+            )
+        weights = None if mask is None else self._prepare_mask(mask, first, second)
+        comparison = Comparison(self.engine, self.compared, self.spatial, self.chunk_size)
+        total: Tensor | None = None
+        pyramids = zip(self._pyramid(first), self._pyramid(second), strict=True)
+        for level, ((x, weight), (y, _)) in enumerate(pyramids):
+            if not weight:
+                continue
+            values = comparison(x, y, None if weights is None else _shrink_weights(weights, 2**level, x))
+            if self.spatial and level:
+                values = F.interpolate(values, scale_factor=2**level, mode="bilinear")
+            if self.spatial:
+                values = values[..., : first.shape[2], : first.shape[3]]
+            total = weight * values if total is None else total + weight * values
+        assert total is not None
+        self._range_checked = True
+        # Kernels may round a batch of one and a batch of many differently; equal images are at 0 all the same.
+        identical = (first == second).flatten(1).all(1)
+        total = total.masked_fill(identical.view(-1, *[1] * (total.ndim - 1)), 0)
+        if self.reduction == "none":
+            return total
+        return total.mean() if self.reduction == "mean" else total.sum()
+
+    def embed(self, images: Tensor, *, normalize: bool | None = None) -> Embedding:
+        """Describe images once, to compare them with many others by :meth:`distance_between`.
+
+        Args:
+            images: As for :meth:`forward`.
+            normalize: Overrides the setting of the module.
+
+        Returns:
+            Descriptions of all layers; for the ``fisher`` form as large as the network's weights for every image.
+        """
+        prepared = self._prepare(images, normalize, "images")
+        comparison = Comparison(self.engine, self.compared)
+        levels: list[list[Description]] = []
+        for level, weight in self._pyramid(prepared):
+            if not weight:
+                continue
+            chunks = [
+                [self.compared.describe(self.engine, signals) for signals in comparison.stream(self.engine(chunk))]
+                for chunk in level.split(self.chunk_size or max(len(level), 1))
+            ]
+            levels.append([tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*chunks, strict=True)])
+        height, width = prepared.shape[2:]
+        return Embedding(self.form, (height, width), levels)
+
+    def distance_between(self, first: Embedding, second: Embedding | None = None) -> Tensor:
+        """Distances of all images of one embedding to all of another, or to one another.
+
+        Args:
+            first: Embedding of N images.
+            second: Embedding of M images of the same size; ``first`` if None.
+
+        Returns:
+            ``(N, M)``, the numbers that :meth:`forward` gives.
+
+        Raises:
+            ValueError: If the embeddings are of other forms or image sizes.
+
+        Example:
+            >>> metric = AFVDistance()
+            >>> images = torch.rand(3, 3, 32, 32) * 2 - 1
+            >>> table = metric.distance_between(metric.embed(images))
+            >>> torch.allclose(table[0], metric(images[:1], images), atol=1e-5)
+            True
+        """
+        second = first if second is None else second
+        if (first.form, first.size) != (second.form, second.size) or first.form != self.form:
+            raise ValueError(
+                f"embeddings must be of the form {self.form!r} and of one image size; got {first.form!r} {first.size} "
+                f"and {second.form!r} {second.size}"
+            )
+        weights = [weight for weight in self.levels if weight]
+        rows = []
+        for row in range(len(first)):
+            total = torch.zeros((), device=first.layers[0][0][0].device)
+            for weight, layers0, layers1 in zip(weights, first.layers, second.layers, strict=True):
+                for back, (one, many) in enumerate(zip(layers0, layers1, strict=True)):
+                    layer = len(layers0) - 1 - back
+                    term = self.compared.term(layer, [part[row : row + 1] for part in one], many, None)
+                    total = total + weight * term
+            rows.append(total)
+        return torch.stack(rows)
+
+    def score_vectors(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
+        """Adversarial Fisher Vectors, eq. 6 of the paper: the centred score, whitened by the diagonal information.
+
+        The mean of the squared difference of two vectors is their ``fisher`` distance at the image's own resolution.
+
+        Args:
+            images: As for :meth:`forward`.
+            normalize: Overrides the setting of the module.
+
+        Returns:
+            ``(N, P)`` for P parameters: weights, then biases, of each layer in the order of the forward pass.
+        """
+        prepared = pad_to_multiple(self._prepare(images, normalize, "images"), self.engine.stride)
+        chunks = []
+        for chunk in prepared.split(self.chunk_size or max(len(prepared), 1)):
+            parts = [self.fisher.vector(self.engine, signals) for signals in self.engine.signals(self.engine(chunk))]
+            chunks.append(torch.cat(parts[::-1], 1))
+        return torch.cat(chunks)
+
+    def _prepare(self, images: Tensor, normalize: bool | None, name: str) -> Tensor:
+        normalize = self.normalize if normalize is None else normalize
+        prepared = to_network_range(images, normalize=normalize, dtype=self._like.dtype, name=name)
+        if prepared.device != self._like.device:
+            raise ValueError(
+                f"{name} is on {prepared.device} and the metric on {self._like.device}; "
+                f"move one of them, as in metric.to({str(prepared.device)!r})"
+            )
+        if not torch.compiler.is_compiling() and (images.device.type == "cpu" or not self._range_checked):
+            warned = check_range(images.detach(), normalize=normalize, name=name, warn=not self._range_warned)
+            self._range_warned = self._range_warned or warned
+        return prepared
+
+    def _prepare_mask(self, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
+        weights = mask.to(self._like)
+        weights = weights[(None,) * (4 - weights.ndim)] if weights.ndim < 4 else weights
+        count = max(len(first), len(second))
+        if weights.ndim != 4 or weights.shape[1:] != (1, *first.shape[2:]) or len(weights) not in (1, count):
+            raise ValueError(
+                f"mask must have shape ({count}, 1, {first.shape[2]}, {first.shape[3]}) or "
+                f"({first.shape[2]}, {first.shape[3]}), got {tuple(mask.shape)}"
+            )
+        return weights.expand(count, -1, -1, -1)
+
+    def _pyramid(self, images: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """Every level, padded to whole strides, with its weight; each is the 2x2 mean of the one before."""
+        for level, weight in enumerate(self.levels):
+            if level:
+                images = F.avg_pool2d(images, 2)
+            images = pad_to_multiple(images, self.engine.stride)
+            yield images, weight
+
+    @property
+    def _like(self) -> Tensor:
+        return self.engine.discriminator.head.weight
+
+
+def _shrink_weights(weights: Tensor, scale: int, level: Tensor) -> Tensor:
+    """Weights of the positions of a level; what was padded has none."""
+    height, width = level.shape[2:]
+    padding = (0, width * scale - weights.shape[3], 0, height * scale - weights.shape[2])
+    return F.avg_pool2d(F.pad(weights, padding), scale)

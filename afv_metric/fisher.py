@@ -1,0 +1,256 @@
+"""The Fisher engine: what every layer of a discriminator saw (a) and was told (delta), for each image.
+
+With plain weights the discriminator is piecewise linear: convolutions, (leaky) ReLUs and a mean. For the convolution
+of layer l, with input a_l and energy gradient delta_l = dE/d(output of l), the Fisher score of one image is
+
+    dE/dW_l = sum over positions p of delta_l(p) a_l(p)^T,      dE/db_l = sum over positions p of delta_l(p).
+
+:class:`FisherEngine` computes a and delta by an explicit forward and backward pass, without hooks and without
+autograd; everything the library measures is a function of that one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+
+from afv_metric.networks import Discriminator, PooledConv2d
+
+__all__ = ["Activations", "Energy", "FisherEngine", "Signals", "mean_of_shifts"]
+
+Energy = Literal["logit", "sigmoid"]
+
+
+class Activations(NamedTuple):
+    """What a forward pass leaves behind for one chunk of N images.
+
+    Attributes:
+        blocks: For each residual block its input and the input of its second convolution.
+        last: The last map before its activation, ``(N, C, h, w)``.
+        weights: Weight of each position of the last map in the energy, with mean 1 an image, ``(N, 1, h, w)``.
+        slope: dE/ds of each image, ``(N,)``, s being the mean logit; 1 where the energy is the logit itself.
+        curvature: The derivative of log(dE/ds) with respect to s, ``(N,)``; 0 where the energy is the logit.
+    """
+
+    blocks: list[tuple[Tensor, Tensor]]
+    last: Tensor
+    weights: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+
+class Signals(NamedTuple):
+    """What one layer saw and was told, for one chunk of N images.
+
+    Attributes:
+        layer: Index of the layer in the order of the forward pass.
+        inputs: a, ``(N, C_in, H, W)``.
+        delta: Energy gradient at the output, ``(N, C_out, h, w)``; half the size of the input where the layer pools.
+            It is scaled to the number of positions of a training image, and so does not depend on the image's area.
+    """
+
+    layer: int
+    inputs: Tensor
+    delta: Tensor
+
+
+def mean_of_shifts(maps: Tensor) -> Tensor:
+    """Mean of every 2x2 neighbourhood of zero-padded maps: ``(N, C, H, W)`` to ``(N, C, H + 1, W + 1)``.
+
+    Mean pooling and convolution commute: a 3x3 convolution followed by 2x2 mean pooling is a 3x3 convolution of
+    stride 2 over these means. The layer's score then costs 9 products a pooled position and needs no folding.
+    """
+    return F.avg_pool2d(maps, 2, stride=1, padding=1)
+
+
+class FisherEngine(nn.Module):
+    """Explicit forward and backward passes over a baked discriminator.
+
+    The weights are held as buffers that no ``state_dict`` lists: an optimizer of the surrounding model never sees
+    them, and its checkpoints do not carry them.
+
+    Args:
+        discriminator: A :meth:`~afv_metric.networks.Discriminator.baked` discriminator; it is taken over.
+        energy: ``"logit"``, or ``"sigmoid"`` for a network trained with a sigmoid on its scalar.
+
+    Raises:
+        ValueError: If the discriminator is not baked, or the energy unknown.
+
+    Example:
+        >>> from afv_metric.networks import DiscriminatorConfig
+        >>> engine = FisherEngine(Discriminator(DiscriminatorConfig(width=4)).baked())
+        >>> seen = engine(torch.zeros(2, 3, 32, 32))
+        >>> [tuple(score.shape) for score in engine.score(next(engine.signals(seen)))]
+        [(2, 1, 4, 1, 1), (2, 1)]
+    """
+
+    def __init__(self, discriminator: Discriminator, energy: Energy = "logit") -> None:
+        super().__init__()
+        if discriminator.config != discriminator.config.plain():
+            raise ValueError("the engine needs plain weights: give it discriminator.baked()")
+        if energy not in ("logit", "sigmoid"):
+            raise ValueError(f'energy must be "logit" or "sigmoid", got {energy!r}')
+        self.discriminator = discriminator.eval()
+        self.energy: Energy = energy
+        self.slope = discriminator.config.slope
+        self.stride = discriminator.stride
+        self.training_positions = (discriminator.config.image_size // self.stride) ** 2
+        self.layer_names = [
+            name for name, layer in discriminator.named_modules() if isinstance(layer, nn.Conv2d)
+        ]
+        self.layers: list[nn.Conv2d] = list(discriminator.convolutions())
+        for layer in self.layers:
+            for name, parameter in list(layer.named_parameters()):
+                delattr(layer, name)
+                layer.register_buffer(name, parameter.detach().clone(), persistent=False)
+
+    def reduction(self, layer: int) -> int:
+        """Side, in pixels of the image, of one position of a layer's input."""
+        return int(2 ** sum(block.pooled for block in self.discriminator.blocks[: layer // 3]))
+
+    def forward(self, images: Tensor, weights: Tensor | None = None) -> Activations:
+        """Forward pass.
+
+        Args:
+            images: ``(N, 3, H, W)`` in [-1, 1]; H and W multiples of the network's stride.
+            weights: Non-negative weights of the positions of the last map, ``(N, 1, h, w)``; all 1 if None.
+        """
+        blocks: list[tuple[Tensor, Tensor]] = []
+        maps = images
+        for block in self.discriminator.blocks:
+            hidden = maps if block.first else F.leaky_relu(maps, self.slope)
+            hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope)
+            blocks.append((maps, hidden))
+            maps = _convolve(block.conv2, hidden) + _convolve(block.shortcut, maps)
+        if weights is None:
+            weights = maps.new_ones(1, 1, *maps.shape[2:]).expand(len(maps), -1, -1, -1)
+        else:
+            tiny = torch.finfo(weights.dtype).tiny
+            weights = weights / weights.mean((1, 2, 3), keepdim=True).clamp_min(tiny)
+        if self.energy == "logit":
+            slope, curvature = maps.new_ones(len(maps)), maps.new_zeros(len(maps))
+        else:
+            logits = self.discriminator.head(F.leaky_relu(maps, self.slope))
+            probability = (logits * weights).mean((1, 2, 3)).sigmoid()
+            slope, curvature = probability * (1 - probability), 1 - 2 * probability
+        return Activations(blocks, maps, weights, slope, curvature)
+
+    def signals(self, seen: Activations, *, weighted: bool = False) -> Iterator[Signals]:
+        """Backward pass of the energy, one layer at a time from the head to the first convolution.
+
+        Args:
+            seen: What :meth:`forward` returned.
+            weighted: Whether the positions count in the energy by their weights, or all the same.
+        """
+        layer = len(self.layers) - 1
+        head = self.discriminator.head
+        weights = seen.weights if weighted else torch.ones_like(seen.weights)
+        delta = (weights / self.training_positions * seen.slope[:, None, None, None]).to(seen.last.dtype)
+        yield Signals(layer, F.leaky_relu(seen.last, self.slope), delta)
+        delta = self._through_activation(delta * head.weight, seen.last)
+        for block, (maps, hidden) in zip(reversed(self.discriminator.blocks), reversed(seen.blocks), strict=True):
+            layer -= 3
+            yield Signals(layer + 2, maps, delta)
+            yield Signals(layer + 1, hidden, delta)
+            inner = self._through_activation(_input_gradient(block.conv2, delta), hidden)
+            yield Signals(layer, maps if block.first else F.leaky_relu(maps, self.slope), inner)
+            if not block.first:
+                delta = _input_gradient(block.shortcut, delta) + self._through_activation(
+                    _input_gradient(block.conv1, inner), maps
+                )
+
+    def inputs(self, seen: Activations) -> Iterator[Signals]:
+        """The layers' inputs alone, in the same order, for what needs no delta (given as an empty tensor)."""
+        layer = len(self.layers) - 1
+        nothing = seen.last.new_empty(0)
+        yield Signals(layer, F.leaky_relu(seen.last, self.slope), nothing)
+        for block, (maps, hidden) in zip(reversed(self.discriminator.blocks), reversed(seen.blocks), strict=True):
+            layer -= 3
+            yield Signals(layer + 2, maps, nothing)
+            yield Signals(layer + 1, hidden, nothing)
+            yield Signals(layer, maps if block.first else F.leaky_relu(maps, self.slope), nothing)
+
+    def score(self, signals: Signals) -> tuple[Tensor, Tensor]:
+        """Fisher score of one layer for each image: gradients of the mean energy, before centring.
+
+        Args:
+            signals: One element of :meth:`signals`.
+
+        Returns:
+            dE/dW ``(N, C_out, C_in, k, k)`` and dE/db ``(N, C_out)``.
+        """
+        layer, inputs, delta = self.layers[signals.layer], signals.inputs, signals.delta
+        count = len(inputs)
+        # delta was scaled to the positions of a training image; the score is that of the mean over this image's.
+        positions = inputs.shape[2] * inputs.shape[3] * self.reduction(signals.layer) ** 2 / self.stride**2
+        delta = delta * (self.training_positions / positions)
+        pooled = isinstance(layer, PooledConv2d)
+        if pooled:
+            inputs = mean_of_shifts(inputs)
+        # One group an image: the batch becomes channels, and the weight gradients of all images one call.
+        weight = conv2d_weight(
+            inputs.to(delta.dtype).reshape(1, -1, *inputs.shape[2:]),
+            (count * layer.out_channels, layer.in_channels, *layer.kernel_size),
+            delta.reshape(1, -1, *delta.shape[2:]),
+            stride=2 if pooled else 1,
+            padding=0 if pooled else layer.padding,
+            groups=count,
+        )
+        return weight.unflatten(0, (count, layer.out_channels)), delta.sum((2, 3))
+
+    def pull_back(
+        self, seen: Activations, of_inputs: Sequence[Tensor | None], of_slope: Tensor | None = None
+    ) -> Tensor:
+        """One ordinary backward pass that carries gradients of the layers' inputs back to the images.
+
+        Args:
+            seen: What :meth:`forward` returned.
+            of_inputs: Gradient of an objective with respect to each layer's input, None where it has none.
+            of_slope: Its gradient with respect to the logarithm of dE/ds, ``(N,)``; matters for the sigmoid energy.
+
+        Returns:
+            Its gradient with respect to the images, ``(N, 3, H, W)``.
+        """
+        head = self.discriminator.head
+        layer = len(self.layers) - 1
+        gradient = _given(of_inputs[layer], seen.last)
+        if of_slope is not None:
+            positions = seen.last.shape[2] * seen.last.shape[3]
+            of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
+            gradient = gradient + of_logits * head.weight
+        gradient = self._through_activation(gradient, seen.last)
+        for block, (maps, hidden) in zip(reversed(self.discriminator.blocks), reversed(seen.blocks), strict=True):
+            layer -= 3
+            inner = _input_gradient(block.conv2, gradient) + _given(of_inputs[layer + 1], hidden)
+            inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
+            inner = inner + _given(of_inputs[layer], maps)
+            if not block.first:
+                inner = self._through_activation(inner, maps)
+            gradient = _input_gradient(block.shortcut, gradient) + inner + _given(of_inputs[layer + 2], maps)
+        return gradient
+
+    def _through_activation(self, gradient: Tensor, sign: Tensor) -> Tensor:
+        """Gradient before a leaky ReLU, from the one behind it and anything with the sign of the input."""
+        return torch.where(sign > 0, gradient, gradient * self.slope)
+
+
+def _convolve(layer: nn.Conv2d, maps: Tensor) -> Tensor:
+    if isinstance(layer, PooledConv2d):
+        return F.conv2d(mean_of_shifts(maps), layer.weight, layer.bias, stride=2)
+    return F.conv2d(maps, layer.weight, layer.bias, padding=layer.padding)
+
+
+def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
+    """Gradient at a layer's input from the one at its output."""
+    if isinstance(layer, PooledConv2d):
+        return F.avg_pool2d(F.conv_transpose2d(gradient, layer.weight, stride=2), 2, stride=1)
+    return F.conv_transpose2d(gradient, layer.weight, padding=layer.padding)
+
+
+def _given(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient

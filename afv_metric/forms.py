@@ -1,0 +1,263 @@
+"""The three forms of the distance, each a function of the engine's stream, one layer at a time.
+
+A form *describes* a layer of each image and *compares* two descriptions: to one number a pair (``term``), or to a map
+over positions (``map``). The distance is the sum of the terms of all layers. One image can be compared with many: the
+first dimensions of two descriptions broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afv_metric.fisher import FisherEngine, Signals, mean_of_shifts
+from afv_metric.networks import PooledConv2d
+from afv_metric.statistics import FisherStatistics, inverse_root, inverse_root_matrix
+
+__all__ = ["FORMS", "ActivationForm", "Description", "FisherForm", "Form", "FormName", "LocalForm"]
+
+FormName = Literal["fisher", "local", "activation"]
+Description = Sequence[Tensor]
+
+_FLOOR = 1e-3  # of a vector's squared length, in units of its mean over the statistics
+
+
+class Form(nn.Module):
+    """What the forms share: they hold whitening factors as buffers that no ``state_dict`` lists.
+
+    Attributes:
+        needs_delta: Whether the energy gradients are needed, or the layers' inputs alone.
+        weighs_energy: Whether position weights act on the energy (and so on delta) rather than on the comparison.
+    """
+
+    needs_delta = True
+    weighs_energy = False
+
+    def __init__(self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float) -> None:
+        """Compute the whitening factors.
+
+        Args:
+            engine: The engine whose stream will be described.
+            statistics: Variances and Kronecker factors of its layers.
+            epsilon: Relative floor of the whitening, see :func:`~afv_metric.statistics.inverse_root`.
+        """
+        super().__init__()
+
+    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
+        """Describe one layer of N images for :meth:`term`: tensors whose first dimension is N."""
+        raise NotImplementedError
+
+    def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
+        """Compare one layer of N pairs.
+
+        Args:
+            layer: Index of the layer.
+            first: Description of N images, or of one for all.
+            second: Description of N images, or of one for all.
+            weights: Non-negative weights of the image's positions, ``(N, 1, H, W)`` at any resolution.
+
+        Returns:
+            The layer's part of the distance, ``(N,)``, at least float32.
+        """
+        raise NotImplementedError
+
+    def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
+        """Describe one layer of N images for :meth:`map`."""
+        return self.describe(engine, signals)
+
+    def map(self, layer: int, first: Description, second: Description) -> Tensor:
+        """Compare one layer of N pairs place by place: ``(N, 1, h, w)``, at least float32."""
+        raise NotImplementedError
+
+    def map_scale(self, engine: FisherEngine, layer: int) -> int:
+        """Side, in pixels of the image, of one place of :meth:`map`."""
+        return engine.reduction(layer)
+
+    def _hold(self, name: str, factors: Tensor) -> None:
+        self.register_buffer(name, factors.float(), persistent=False)
+
+
+class FisherForm(Form):
+    """Eq. 5 of the paper: squared difference of the scores, whitened by the diagonal Fisher information.
+
+    The distance is (U_x - U_y)^T I^-1 (U_x - U_y) divided by the number of parameters: 2 is then about what two
+    independent samples of the generator differ by, for a network of any width.
+    """
+
+    weighs_energy = True
+    window = 16
+    """Side of the windows of the spatial map, in pixels."""
+
+    def __init__(self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float) -> None:
+        """Compute the whitening factors."""
+        super().__init__(engine, statistics, epsilon)
+        self.parameter_count = 0
+        for index, layer in enumerate(statistics.layers):
+            self.parameter_count += layer.weight_variance.numel() + layer.bias_variance.numel()
+            self._hold(f"weight_{index}", inverse_root(layer.weight_variance, epsilon))
+            self._hold(f"bias_{index}", inverse_root(layer.bias_variance, epsilon))
+            self._hold(f"weight_mean_{index}", layer.weight_mean)
+            self._hold(f"bias_mean_{index}", layer.bias_mean)
+
+    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
+        """Whitened scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``."""
+        # The mean of the score cancels in a difference, and is left out.
+        weight, bias = engine.score(signals)
+        index = signals.layer
+        return weight * self.get_buffer(f"weight_{index}"), bias * self.get_buffer(f"bias_{index}")
+
+    def vector(self, engine: FisherEngine, signals: Signals) -> Tensor:
+        """Part of the Adversarial Fisher Vector, eq. 6: centred and whitened scores, weights before biases, ``(N, P)``."""
+        parts = []
+        for name, score in zip(("weight", "bias"), engine.score(signals), strict=True):
+            mean = self.get_buffer(f"{name}_mean_{signals.layer}")
+            parts.append(((score - mean) * self.get_buffer(f"{name}_{signals.layer}")).flatten(1))
+        return torch.cat(parts, 1)
+
+    def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
+        """Sum of squared differences over the layer's parameters; weights have acted on the energy already."""
+        squares = [_difference(a, b).square().flatten(1).sum(1) for a, b in zip(first, second, strict=True)]
+        return (squares[0] + squares[1]) / self.parameter_count
+
+    def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
+        """Whitened scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
+        index, inputs, delta = signals
+        layer = engine.layers[index]
+        if isinstance(layer, PooledConv2d):
+            columns = F.unfold(mean_of_shifts(inputs), 3, stride=2)
+            side = self.window // (2 * engine.reduction(index))
+        else:
+            columns = F.unfold(inputs, layer.kernel_size, padding=layer.padding)
+            side = self.window // engine.reduction(index)
+        columns = _cut(columns.unflatten(2, delta.shape[2:]).to(delta.dtype), side)
+        delta = _cut(delta * (engine.training_positions * engine.stride**2 / self.window**2), side)
+        weight = delta @ columns.transpose(-1, -2) * self.get_buffer(f"weight_{index}").flatten(1)
+        return weight, delta.sum(-1) * self.get_buffer(f"bias_{index}")
+
+    def map(self, layer: int, first: Description, second: Description) -> Tensor:
+        """Sum of squared differences over the layer's parameters, for each window."""
+        squares = [_difference(a, b).square().flatten(3).sum(3) for a, b in zip(first, second, strict=True)]
+        return (squares[0] + squares[1])[:, None] / self.parameter_count
+
+    def map_scale(self, engine: FisherEngine, layer: int) -> int:
+        """A place of the map is a window."""
+        return self.window
+
+
+class _PositionForm(Form):
+    """A form that compares the images at every position, and pools the map of each layer."""
+
+    def __init__(self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float) -> None:
+        super().__init__(engine, statistics, epsilon)
+        self.layer_count = len(engine.layers)
+        for index, layer in enumerate(statistics.layers):
+            self._hold(f"input_{index}", _whitening(layer.input_factor, epsilon))
+            if self.needs_delta:
+                self._hold(f"delta_{index}", _whitening(layer.delta_factor, epsilon))
+
+    def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
+        """The layer's map, pooled over positions."""
+        return _pool(self.map(layer, first, second) * self.layer_count, weights) / self.layer_count
+
+
+class LocalForm(_PositionForm):
+    """Distance of the scores of the untied weights, whitened by Kronecker factors.
+
+    With weights of its own at every position, the score of a layer at position p is the outer product of delta(p) and
+    the inputs under the kernel, a(p + o) for each offset o. Whitened by the Kronecker factors it is
+    S^-1/2 delta(p) x A^-1/2 a(p + o), whose norms and inner products factor; no weight gradient is ever formed. The
+    map holds |X - Y|^2 / (|X|^2 + |Y|^2): 0 for equal scores, 1 for orthogonal ones, 2 for opposite ones.
+    """
+
+    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
+        """Whitened inputs ``(N, C_in, H, W)`` and whitened deltas ``(N, C_out, h, w)``."""
+        return (
+            _whiten(signals.inputs, self.get_buffer(f"input_{signals.layer}")),
+            _whiten(signals.delta, self.get_buffer(f"delta_{signals.layer}")),
+        )
+
+    def map(self, layer: int, first: Description, second: Description) -> Tensor:
+        """Relative squared distance of the untied scores at each position of the layer's input."""
+        kernel = 1 if layer == self.layer_count - 1 else 3
+        of_inputs, inputs0, inputs1 = (
+            F.avg_pool2d(energy, kernel, stride=1, padding=kernel // 2)
+            for energy in _squared_lengths(first[0], second[0])
+        )
+        of_deltas, deltas0, deltas1 = (
+            F.interpolate(energy, size=of_inputs.shape[2:]) for energy in _squared_lengths(first[1], second[1])
+        )
+        # |d0 x a0 - d1 x a1|^2 in sums and differences: nothing cancels between images that are nearly equal.
+        distance = (
+            of_deltas * (2 * (inputs0 + inputs1) - of_inputs)
+            + of_inputs * (2 * (deltas0 + deltas1) - of_deltas)
+            + 2 * (deltas0 - deltas1) * (inputs0 - inputs1)
+        ) / 4
+        relative = distance.clamp_min(0) / (deltas0 * inputs0 + deltas1 * inputs1 + _FLOOR)
+        return relative / self.layer_count
+
+
+class ActivationForm(_PositionForm):
+    """Distance of whitened and normalised activations: the Kronecker factor of the inputs alone.
+
+    Where both images share delta, whitened local scores differ only in A^-1/2 a. That vector is divided by its norm
+    at every position; the map holds the squared difference: 0 for equal directions, 4 for opposite ones.
+    """
+
+    needs_delta = False
+
+    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
+        """Directions of the whitened inputs, ``(N, C_in, H, W)``."""
+        whitened = _whiten(signals.inputs, self.get_buffer(f"input_{signals.layer}"))
+        return (whitened * (whitened.square().sum(1, keepdim=True) + _FLOOR).rsqrt(),)
+
+    def map(self, layer: int, first: Description, second: Description) -> Tensor:
+        """Squared difference of the directions at each position."""
+        return _difference(first[0], second[0]).square().sum(1, keepdim=True) / self.layer_count
+
+
+FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, "local": LocalForm, "activation": ActivationForm}
+
+
+def _whitening(factor: Tensor, epsilon: float) -> Tensor:
+    """Inverse root of a factor, scaled so that whitened vectors have a mean squared length of about 1."""
+    return inverse_root_matrix(factor, epsilon) / len(factor) ** 0.5
+
+
+def _whiten(maps: Tensor, matrix: Tensor) -> Tensor:
+    return F.conv2d(maps, matrix.to(maps.dtype)[:, :, None, None])
+
+
+def _difference(first: Tensor, second: Tensor) -> Tensor:
+    """first - second, in float32 where the tensors are of half precision."""
+    if first.dtype.itemsize < 4:
+        return first.float() - second.float()
+    return first - second
+
+
+def _squared_lengths(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared lengths, over channels, of the difference and of both: ``(N, 1, H, W)`` each."""
+    difference = _difference(first, second)
+    return tuple(  # type: ignore[return-value]
+        vectors.to(difference.dtype).square().sum(1, keepdim=True) for vectors in (difference, first, second)
+    )
+
+
+def _cut(maps: Tensor, side: int) -> Tensor:
+    """Cut maps into square windows, the last ones filled with zeros: ``(N, C, H, W)`` to ``(N, h, w, C, side^2)``."""
+    height, width = maps.shape[2:]
+    maps = F.pad(maps, (0, -width % side, 0, -height % side))
+    windows = maps.unflatten(2, (-1, side)).unflatten(4, (-1, side))
+    return windows.permute(0, 2, 4, 1, 3, 5).flatten(4)
+
+
+def _pool(maps: Tensor, weights: Tensor | None) -> Tensor:
+    """Pool a map of squared differences over positions: ``(N, 1, H, W)`` to ``(N,)``."""
+    if weights is None:
+        return maps.mean((1, 2, 3))
+    weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), maps.shape[2:])
+    total = weights.sum((1, 2, 3)).clamp_min(torch.finfo(maps.dtype).tiny)
+    return (maps * weights).sum((1, 2, 3)) / total

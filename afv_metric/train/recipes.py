@@ -1,0 +1,142 @@
+"""Every hyper-parameter of training, once, with its unit and meaning; and the recipes that fix them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
+
+__all__ = ["RECIPES", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run.
+
+    Attributes:
+        width: Channels of the discriminator D.
+        generator_width: Channels of the generator G; about half of D's keeps D ahead of G.
+        latent_size: Length of the latent vector z.
+        image_size: Side of the images that D and G see, in pixels: 32 or 64.
+        slope: Negative slope of D's leaky ReLU; 0 is the ReLU of the paper.
+        head: ``"position"``: the loss is applied to the energy at every position; ``"pooled"``: to their mean.
+        gain: Factor on D's energy, against the Lipschitz bound of spectral normalisation.
+        spectral_norm: Whether D's convolutions are spectrally normalised.
+        loss: ``"hinge"``, or ``"least-squares"`` on the sigmoid of the energy (the paper).
+        gamma: Weight of the generator's pull towards its own average (eq. 7 of the paper); 0 switches it off.
+        noise_std: Standard deviation of the noise in that term, in units of [-1, 1] images.
+        augmentation: ``"multiscale"``: crops between half and one and a half times the size of the images;
+            ``"paper"``: small images padded by 4 pixels and cropped, flipped, turned by multiples of 90 degrees;
+            ``"flip"``: small images, flipped; ``"none"``: small images as they are.
+        negatives: Corrupted real images given to D as further negatives, as a share of the batch; 0: none.
+        batch_size: Real images, and generated ones, per iteration.
+        iterations: Length of the run; each is one step of G and one of D.
+        discriminator_rate: Adam's learning rate for D.
+        generator_rate: Adam's learning rate for G.
+        beta1: Adam's decay of the mean gradient.
+        beta2: Adam's decay of the squared gradient.
+        discriminator_average: Decay per iteration of the average of D's weights that becomes the metric.
+        generator_average: Decay per iteration of the average of G's weights used for samples and statistics.
+        precision: Arithmetic of the convolutions: ``"float32"``, or ``"bfloat16"`` through autocast.
+        seed: Seed of weights, latents, crops and corruptions.
+        log_interval: Iterations between two lines of ``stats.jsonl``.
+        checkpoint_interval: Iterations between two checkpoints.
+        milestone_interval: Iterations between two checkpoints that are kept for good.
+        sample_interval: Iterations between two grids of generated images.
+    """
+
+    width: int = 48
+    generator_width: int = 24
+    latent_size: int = 128
+    image_size: int = 32
+    slope: float = 0.2
+    head: Literal["pooled", "position"] = "position"
+    gain: float = 8.0
+    spectral_norm: bool = True
+    loss: Literal["hinge", "least-squares"] = "hinge"
+    gamma: float = 0.0
+    noise_std: float = 0.01
+    augmentation: Literal["none", "flip", "paper", "multiscale"] = "multiscale"
+    negatives: float = 0.5
+    batch_size: int = 64
+    iterations: int = 30_000
+    discriminator_rate: float = 4e-4
+    generator_rate: float = 1e-4
+    beta1: float = 0.0
+    beta2: float = 0.999
+    discriminator_average: float = 0.9995
+    generator_average: float = 0.995
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+    log_interval: int = 100
+    checkpoint_interval: int = 500
+    milestone_interval: int = 5_000
+    sample_interval: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            choices = get_args(kind)
+            if choices and getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name in ("batch_size", "iterations", "log_interval", "checkpoint_interval", "milestone_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.negatives <= 1:
+            raise ValueError(f"negatives is a share of the batch in [0, 1], got {self.negatives}")
+        if not self.noise_std >= 0 or not self.gamma >= 0:
+            raise ValueError(f"gamma and noise_std must not be negative, got {self.gamma} and {self.noise_std}")
+        _ = self.discriminator, self.generator  # these check what they are made of
+
+    @property
+    def discriminator(self) -> DiscriminatorConfig:
+        """Shape of the discriminator."""
+        return DiscriminatorConfig(
+            self.width, self.image_size, self.slope, self.head, self.gain, self.spectral_norm
+        )
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """Shape of the generator."""
+        return GeneratorConfig(self.generator_width, self.latent_size, self.image_size)
+
+    def override(self, assignments: Iterable[str]) -> Recipe:
+        """Change settings given as text.
+
+        Args:
+            assignments: ``"name=value"`` each.
+
+        Raises:
+            ValueError: Unknown name, or a value of the wrong kind.
+
+        Example:
+            >>> Recipe().override(["width=64", "spectral_norm=no"]).width
+            64
+        """
+        kinds = get_type_hints(type(self))
+        changes: dict[str, Any] = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if name not in kinds or not equals:
+                known = ", ".join(field.name for field in fields(self))
+                raise ValueError(f"expected NAME=VALUE with one of the settings {known}; got {assignment!r}")
+            changes[name] = _parse(name, text, kinds[name])
+        return replace(self, **changes)
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in answers:
+            raise ValueError(f"{name} must be yes or no, got {text!r}")
+        return answers[text.lower()]
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number ({kind.__name__}), got {text!r}") from None
+    return text
+
+
+RECIPES = {"imagenet": Recipe()}

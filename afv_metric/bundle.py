@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from afv_metric.files import finish_file
 from afv_metric.fisher import Energy
 from afv_metric.forms import FORMS, FormName
 from afv_metric.hub import find_bundle, sha256_of
@@ -122,8 +123,7 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
         (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (temporary / _CARD).write_text(bundle.card)
         for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+            finish_file(path)
         _put_in_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -60,6 +60,7 @@ class Comparison:
         differentiable = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
         if differentiable or weights is not None:
             first, second = (images.expand(count, -1, -1, -1) for images in (first, second))
+            weights = None if weights is None else weights.expand(count, -1, -1, -1)
         if differentiable:
             values: Tensor = _Differentiable.apply(first, second, weights, self)  # type: ignore[no-untyped-call]
             return values
@@ -108,7 +109,7 @@ class Comparison:
         wanted: tuple[bool, bool],
         cotangent: Tensor | None,
     ) -> _Compared:
-        seen = [self._see(one, weights) for one in images]
+        seen = [self.see(one, weights) for one in images]
         # With the sigmoid energy delta depends on the image through one factor, here a variable of value 1.
         factors = [torch.ones_like(one.slope, requires_grad=want) for one, want in zip(seen, wanted, strict=True)]
         of_inputs: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -145,7 +146,8 @@ class Comparison:
         )
         return _Compared(total, (first, second))
 
-    def _see(self, images: Tensor, weights: Tensor | None) -> Activations:
+    def see(self, images: Tensor, weights: Tensor | None) -> Activations:
+        """The engine's forward pass; the weights ``(N, 1, H, W)`` are those of the pixels."""
         if weights is not None:
             height, width = (side // self.engine.stride for side in images.shape[2:])
             weights = F.adaptive_avg_pool2d(weights, (height, width))

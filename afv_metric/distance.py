@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,20 @@ __all__ = ["AFVDistance", "Embedding", "Reduction"]
 Reduction = Literal["none", "mean", "sum"]
 
 
+class EmbeddedLevel(NamedTuple):
+    """What :meth:`AFVDistance.embed` keeps of one level of N images.
+
+    Attributes:
+        share: Weight of the level in the distance.
+        weights: Weights of the positions, or None.
+        layers: Descriptions of the layers, last layer first: tensors whose first dimension is N.
+    """
+
+    share: float
+    weights: Tensor | None
+    layers: list[Description]
+
+
 @dataclass(frozen=True)
 class Embedding:
     """What :meth:`AFVDistance.embed` keeps of N images, to be compared with many others.
@@ -31,16 +45,16 @@ class Embedding:
     Attributes:
         form: Form of the distance that it is for.
         size: Height and width of the images.
-        layers: For each level that counts, for each layer, tensors whose first dimension is N.
+        levels: What is kept of each level that counts.
     """
 
     form: FormName
     size: tuple[int, int]
-    layers: list[list[Description]]
+    levels: list[EmbeddedLevel]
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.layers[0][0][0])
+        return len(self.levels[0].layers[0][0])
 
 
 class AFVDistance(nn.Module):
@@ -137,6 +151,8 @@ class AFVDistance(nn.Module):
             mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``. Pixels farther from any positive
                 weight than the network sees have no influence. Where all are 0 the distance is 0.
 
+        The last row and column are repeated until all levels are whole strides of the network; these have no weight.
+
         Returns:
             Distances ``(N,)``; a scalar for a reduction; maps ``(N, 1, H, W)`` for ``spatial``. At least float32.
 
@@ -154,19 +170,15 @@ class AFVDistance(nn.Module):
             raise ValueError(
                 f"img0 and img1 must hold as many images, or one of them a single one; got {len(first)} and {len(second)}"
             )
-        weights = None if mask is None else self._prepare_mask(mask, first, second)
+        weights = self._weights(first, max(len(first), len(second)), mask)
         comparison = Comparison(self.engine, self.compared, self.spatial, self.chunk_size)
         total: Tensor | None = None
-        pyramids = zip(self._pyramid(first), self._pyramid(second), strict=True)
-        for level, ((x, weight), (y, _)) in enumerate(pyramids):
-            if not weight:
-                continue
-            values = comparison(x, y, None if weights is None else _shrink_weights(weights, 2**level, x))
-            if self.spatial and level:
-                values = F.interpolate(values, scale_factor=2**level, mode="bilinear")
+        for (level, share, x), (_, _, y) in zip(self._pyramid(first), self._pyramid(second), strict=True):
+            values = comparison(x, y, None if weights is None else F.avg_pool2d(weights, 2**level))
             if self.spatial:
+                values = F.interpolate(values, scale_factor=2**level, mode="bilinear") if level else values
                 values = values[..., : first.shape[2], : first.shape[3]]
-            total = weight * values if total is None else total + weight * values
+            total = share * values if total is None else total + share * values
         assert total is not None
         self._range_checked = True
         # Kernels may round a batch of one and a batch of many differently; equal images are at 0 all the same.
@@ -188,15 +200,21 @@ class AFVDistance(nn.Module):
         """
         prepared = self._prepare(images, normalize, "images")
         comparison = Comparison(self.engine, self.compared)
-        levels: list[list[Description]] = []
-        for level, weight in self._pyramid(prepared):
-            if not weight:
-                continue
+        weights = self._weights(prepared, 1)
+        levels = []
+        for level, share, pyramid_images in self._pyramid(prepared):
+            level_weights = None if weights is None else F.avg_pool2d(weights, 2**level)
             chunks = [
-                [self.compared.describe(self.engine, signals) for signals in comparison.stream(self.engine(chunk))]
-                for chunk in level.split(self.chunk_size or max(len(level), 1))
+                [
+                    self.compared.describe(self.engine, signals)
+                    for signals in comparison.stream(comparison.see(chunk, level_weights))
+                ]
+                for chunk in pyramid_images.split(self.chunk_size or max(len(prepared), 1))
             ]
-            levels.append([tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*chunks, strict=True)])
+            layers: list[Description] = [
+                tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*chunks, strict=True)
+            ]
+            levels.append(EmbeddedLevel(share, level_weights, layers))
         height, width = prepared.shape[2:]
         return Embedding(self.form, (height, width), levels)
 
@@ -226,15 +244,14 @@ class AFVDistance(nn.Module):
                 f"embeddings must be of the form {self.form!r} and of one image size; got {first.form!r} {first.size} "
                 f"and {second.form!r} {second.size}"
             )
-        weights = [weight for weight in self.levels if weight]
         rows = []
         for row in range(len(first)):
-            total = torch.zeros((), device=first.layers[0][0][0].device)
-            for weight, layers0, layers1 in zip(weights, first.layers, second.layers, strict=True):
-                for back, (one, many) in enumerate(zip(layers0, layers1, strict=True)):
-                    layer = len(layers0) - 1 - back
-                    term = self.compared.term(layer, [part[row : row + 1] for part in one], many, None)
-                    total = total + weight * term
+            total = torch.zeros((), device=self._like.device)
+            for one, many in zip(first.levels, second.levels, strict=True):
+                for back, (description, descriptions) in enumerate(zip(one.layers, many.layers, strict=True)):
+                    layer = len(one.layers) - 1 - back
+                    single = [part[row : row + 1] for part in description]
+                    total = total + one.share * self.compared.term(layer, single, descriptions, one.weights)
             rows.append(total)
         return torch.stack(rows)
 
@@ -270,34 +287,36 @@ class AFVDistance(nn.Module):
             self._range_warned = self._range_warned or warned
         return prepared
 
-    def _prepare_mask(self, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def _weights(self, images: Tensor, count: int, mask: Tensor | None = None) -> Tensor | None:
+        """Weights of all pixels of the padded images, or None where all are 1: what is padded has weight 0."""
+        height, width = images.shape[2:]
+        padding = (0, -width % self._multiple, 0, -height % self._multiple)
+        if mask is None:
+            return F.pad(images.new_ones(1, 1, height, width), padding) if any(padding) else None
         if not isinstance(mask, Tensor):
             raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
-        weights = mask.to(self._like)
-        weights = weights[(None,) * (4 - weights.ndim)] if weights.ndim < 4 else weights
-        count = max(len(first), len(second))
-        if weights.ndim != 4 or weights.shape[1:] != (1, *first.shape[2:]) or len(weights) not in (1, count):
+        weights = mask[None, None] if mask.ndim == 2 else mask
+        if weights.ndim != 4 or weights.shape[1:] != (1, height, width) or len(weights) not in (1, count):
             raise ValueError(
-                f"mask must have shape ({count}, 1, {first.shape[2]}, {first.shape[3]}) or "
-                f"({first.shape[2]}, {first.shape[3]}), got {tuple(mask.shape)}"
+                f"mask must have shape ({count}, 1, {height}, {width}) or ({height}, {width}), got {tuple(mask.shape)}"
             )
-        return weights.expand(count, -1, -1, -1)
+        return F.pad(weights.to(self._like), padding)
 
-    def _pyramid(self, images: Tensor) -> Iterator[tuple[Tensor, float]]:
-        """Every level, padded to whole strides, with its weight; each is the 2x2 mean of the one before."""
-        for level, weight in enumerate(self.levels):
+    def _pyramid(self, images: Tensor) -> Iterator[tuple[int, float, Tensor]]:
+        """Levels that count, with their weights; each is the 2x2 mean of the one before."""
+        images = pad_to_multiple(images, self._multiple)
+        for level, share in enumerate(self.levels):
             if level:
                 images = F.avg_pool2d(images, 2)
-            images = pad_to_multiple(images, self.engine.stride)
-            yield images, weight
+            if share:
+                yield level, share, images
+
+    @property
+    def _multiple(self) -> int:
+        """Sides that are multiples of this are whole strides of the network at every level."""
+        return self.engine.stride * int(2 ** (len(self.levels) - 1))
 
     @property
     def _like(self) -> Tensor:
         return self.engine.discriminator.head.weight
 
-
-def _shrink_weights(weights: Tensor, scale: int, level: Tensor) -> Tensor:
-    """Weights of the positions of a level; what was padded has none."""
-    height, width = level.shape[2:]
-    padding = (0, width * scale - weights.shape[3], 0, height * scale - weights.shape[2])
-    return F.avg_pool2d(F.pad(weights, padding), scale)

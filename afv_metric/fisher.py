@@ -21,7 +21,7 @@ from torch.nn.grad import conv2d_weight
 
 from afv_metric.networks import Discriminator, PooledConv2d
 
-__all__ = ["Activations", "Energy", "FisherEngine", "Signals", "mean_of_shifts"]
+__all__ = ["Activations", "Energy", "FisherEngine", "Signals", "mean_of_neighbours"]
 
 Energy = Literal["logit", "sigmoid"]
 
@@ -59,13 +59,13 @@ class Signals(NamedTuple):
     delta: Tensor
 
 
-def mean_of_shifts(maps: Tensor) -> Tensor:
+def mean_of_neighbours(maps: Tensor) -> Tensor:
     """Mean of every 2x2 neighbourhood of zero-padded maps: ``(N, C, H, W)`` to ``(N, C, H + 1, W + 1)``.
 
     Mean pooling and convolution commute: a 3x3 convolution followed by 2x2 mean pooling is a 3x3 convolution of
     stride 2 over these means. The layer's score then costs 9 products a pooled position and needs no folding.
     """
-    return F.avg_pool2d(maps, 2, stride=1, padding=1)
+    return _sum_of_neighbours(F.pad(maps, (1, 1, 1, 1))) / 4
 
 
 class FisherEngine(nn.Module):
@@ -191,7 +191,7 @@ class FisherEngine(nn.Module):
         delta = delta * (self.training_positions / positions)
         pooled = isinstance(layer, PooledConv2d)
         if pooled:
-            inputs = mean_of_shifts(inputs)
+            inputs = mean_of_neighbours(inputs)
         # One group an image: the batch becomes channels, and the weight gradients of all images one call.
         weight = conv2d_weight(
             inputs.to(delta.dtype).reshape(1, -1, *inputs.shape[2:]),
@@ -241,15 +241,21 @@ class FisherEngine(nn.Module):
 
 def _convolve(layer: nn.Conv2d, maps: Tensor) -> Tensor:
     if isinstance(layer, PooledConv2d):
-        return F.conv2d(mean_of_shifts(maps), layer.weight, layer.bias, stride=2)
+        return F.conv2d(_sum_of_neighbours(F.pad(maps, (1, 1, 1, 1))), layer.weight / 4, layer.bias, stride=2)
     return F.conv2d(maps, layer.weight, layer.bias, padding=layer.padding)
 
 
 def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
     """Gradient at a layer's input from the one at its output."""
     if isinstance(layer, PooledConv2d):
-        return F.avg_pool2d(F.conv_transpose2d(gradient, layer.weight, stride=2), 2, stride=1)
+        return _sum_of_neighbours(F.conv_transpose2d(gradient, layer.weight / 4, stride=2))
     return F.conv_transpose2d(gradient, layer.weight, padding=layer.padding)
+
+
+def _sum_of_neighbours(maps: Tensor) -> Tensor:
+    """Sum of every 2x2 neighbourhood, by slices: mean pooling of stride 1 has no fast kernel on the CPU."""
+    rows = maps[..., :-1, :] + maps[..., 1:, :]
+    return rows[..., :-1] + rows[..., 1:]
 
 
 def _given(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.fisher import FisherEngine, Signals, mean_of_shifts
+from afv_metric.fisher import FisherEngine, Signals, mean_of_neighbours
 from afv_metric.networks import PooledConv2d
 from afv_metric.statistics import FisherStatistics, inverse_root, inverse_root_matrix
 
@@ -24,6 +24,7 @@ FormName = Literal["fisher", "local", "activation"]
 Description = Sequence[Tensor]
 
 _FLOOR = 1e-3  # of a vector's squared length, in units of its mean over the statistics
+_BEND = 1e-6  # of a pooled map, below which its root is bent
 
 
 class Form(nn.Module):
@@ -104,11 +105,8 @@ class FisherForm(Form):
             self._hold(f"bias_mean_{index}", layer.bias_mean)
 
     def describe(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Whitened scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``."""
-        # The mean of the score cancels in a difference, and is left out.
-        weight, bias = engine.score(signals)
-        index = signals.layer
-        return weight * self.get_buffer(f"weight_{index}"), bias * self.get_buffer(f"bias_{index}")
+        """Scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``, neither centred nor whitened."""
+        return engine.score(signals)
 
     def vector(self, engine: FisherEngine, signals: Signals) -> Tensor:
         """Part of the Adversarial Fisher Vector, eq. 6: centred and whitened scores, weights before biases, ``(N, P)``."""
@@ -119,16 +117,19 @@ class FisherForm(Form):
         return torch.cat(parts, 1)
 
     def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
-        """Sum of squared differences over the layer's parameters; weights have acted on the energy already."""
-        squares = [_difference(a, b).square().flatten(1).sum(1) for a, b in zip(first, second, strict=True)]
-        return (squares[0] + squares[1]) / self.parameter_count
+        """Whitened sum of squared differences over the layer's parameters; weights have acted on the energy already."""
+        total = 0.0
+        for name, a, b in zip(("weight", "bias"), first, second, strict=True):
+            squares = _difference(a, b).flatten(1).square()
+            total = total + squares @ self.get_buffer(f"{name}_{layer}").flatten().square().to(squares.dtype)
+        return total / self.parameter_count
 
     def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
         """Whitened scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
         index, inputs, delta = signals
         layer = engine.layers[index]
         if isinstance(layer, PooledConv2d):
-            columns = F.unfold(mean_of_shifts(inputs), 3, stride=2)
+            columns = F.unfold(mean_of_neighbours(inputs), 3, stride=2)
             side = self.window // (2 * engine.reduction(index))
         else:
             columns = F.unfold(inputs, layer.kernel_size, padding=layer.padding)
@@ -255,9 +256,15 @@ def _cut(maps: Tensor, side: int) -> Tensor:
 
 
 def _pool(maps: Tensor, weights: Tensor | None) -> Tensor:
-    """Pool a map of squared differences over positions: ``(N, 1, H, W)`` to ``(N,)``."""
+    """Root mean square of a map over positions, which people agree with more than the mean: ``(N,)``.
+
+    The root is bent to a parabola below 1e-6, so that its derivative is finite where both images are equal.
+    """
+    squares = maps.square()
     if weights is None:
-        return maps.mean((1, 2, 3))
-    weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), maps.shape[2:])
-    total = weights.sum((1, 2, 3)).clamp_min(torch.finfo(maps.dtype).tiny)
-    return (maps * weights).sum((1, 2, 3)) / total
+        mean = squares.mean((1, 2, 3))
+    else:
+        weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), maps.shape[2:])
+        total = weights.sum((1, 2, 3)).clamp_min(torch.finfo(maps.dtype).tiny)
+        mean = (squares * weights).sum((1, 2, 3)) / total
+    return mean / ((mean + _BEND**2).sqrt() + _BEND)

@@ -106,7 +106,7 @@ def check_range(images: Tensor, *, normalize: bool, name: str = "images", warn: 
     warnings.warn(
         f"{name} have values from {low:.4g} to {high:.4g}, none negative: if they are in [0, 1], pass normalize=True. "
         "This is said once.",
-        stacklevel=4,
+        stacklevel=6,  # the caller of the metric, behind two frames of ours and three of nn.Module
     )
     return True
 

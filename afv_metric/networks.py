@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 __all__ = [
     "Discriminator",
@@ -276,8 +276,11 @@ class Discriminator(nn.Module):
         plain.load_state_dict(state, assign=True)
         for source, target in zip(plain.convolutions(), self.convolutions(), strict=True):
             factor = self.config.gain if target is self.head else 1.0
-            # Assignment goes through the parametrization, which normalises again what it is given.
-            target.weight = nn.Parameter((source.weight / factor).to(target.weight))
+            weight = (source.weight / factor).to(target.weight)
+            if parametrize.is_parametrized(target):
+                target.weight = weight  # through the parametrization, which normalises again what it is given
+            else:
+                target.weight.copy_(weight)
             if source.bias is not None and target.bias is not None:
                 target.bias.copy_(source.bias / factor)
 

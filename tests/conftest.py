@@ -1,0 +1,43 @@
+"""Fixtures: small networks in float64, their statistics, and the tiny bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from afv_metric.bundle import Bundle, load_bundle
+from afv_metric.fisher import FisherEngine
+from afv_metric.networks import Discriminator, DiscriminatorConfig
+from afv_metric.statistics import FisherStatistics, collect_statistics
+
+# Time limits would make slow machines fail; speed lives in benchmarks.
+settings.register_profile("default", deadline=None, max_examples=12)
+settings.load_profile("default")
+
+TINY_BUNDLE = Path(__file__).parent / "data" / "tiny-bundle"
+
+
+def make_discriminator(width: int = 4, seed: int = 0, **settings: object) -> Discriminator:
+    """A baked discriminator in float64; a large gain keeps its energies away from 0."""
+    torch.manual_seed(seed)
+    config = DiscriminatorConfig(width=width, **{"slope": 0.2, "gain": 8.0, **settings})  # type: ignore[arg-type]
+    return Discriminator(config).double().baked()
+
+
+def make_images(count: int = 3, height: int = 32, width: int = 32, seed: int = 1) -> torch.Tensor:
+    """Images (N, 3, H, W) in [-1, 1], float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, height, width, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def make_statistics(discriminator: Discriminator, energy: str = "logit") -> FisherStatistics:
+    """Statistics over a few random images."""
+    return collect_statistics(FisherEngine(discriminator.baked(), energy), [make_images(6, seed=2)])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return load_bundle(TINY_BUNDLE, generator=True)

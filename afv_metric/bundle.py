@@ -156,7 +156,9 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
     try:
         config = json.loads(content)
     except ValueError as error:
-        raise BundleError(f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again") from error
+        raise BundleError(
+            f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again"
+        ) from error
     if not isinstance(config, dict) or config.get("schema_version") != SCHEMA_VERSION:
         found = config.get("schema_version") if isinstance(config, dict) else None
         raise BundleError(
@@ -179,9 +181,7 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
     discriminator.load_state_dict(weights, assign=True)
     if with_generator:
         expected = {name: value.shape for name, value in network.state_dict().items()}
-        network.load_state_dict(
-            _read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True
-        )
+        network.load_state_dict(_read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True)
     card = folder / _CARD
     return Bundle(
         name=config["name"],
@@ -234,10 +234,9 @@ def _expected_model(discriminator: Discriminator) -> dict[str, torch.Size]:
     for name in _layer_names(discriminator):
         weight = state[f"{name}.weight"].shape
         outputs, inputs = weight[:2]
-        shapes = LayerStatistics(  # type: ignore[arg-type]
-            weight, weight, (outputs,), (outputs,), (inputs, inputs), (outputs, outputs)  # type: ignore[arg-type]
-        )  # fmt: skip
-        expected |= {f"statistics.{name}.{key}": torch.Size(shape) for key, shape in shapes._asdict().items()}
+        shapes = (weight, weight, (outputs,), (outputs,), (inputs, inputs), (outputs, outputs))
+        for key, shape in zip(LayerStatistics._fields, shapes, strict=True):
+            expected[f"statistics.{name}.{key}"] = torch.Size(shape)
     return expected
 
 

@@ -221,6 +221,8 @@ def _matrix(options: argparse.Namespace) -> list[str]:
     table = [[f"{distances[one, other]:.6g}" if (one, other) in distances else "" for other in names] for one in names]
     printable = [_printable(name) for name in names]
     _write_csv([["", *printable], *([name, *row] for name, row in zip(printable, table, strict=True))], options.csv)
+    if not names:
+        problems.append(f"{options.folder}: holds no image")
     if len(groups) > 1:
         listing = "; ".join(f"{size}: {', '.join(map(_printable, group))}" for size, group in groups.items())
         problems.append(f"images of different sizes are not compared, {listing}")

@@ -62,7 +62,7 @@ class Comparison:
             first, second = (images.expand(count, -1, -1, -1) for images in (first, second))
             weights = None if weights is None else weights.expand(count, -1, -1, -1)
         if differentiable:
-            values: Tensor = _Differentiable.apply(first, second, weights, self)  # type: ignore[no-untyped-call]
+            values: Tensor = _Differentiable.apply(first, second, weights, self)
             return values
         return self._compare((first, second), weights).values
 
@@ -151,16 +151,17 @@ class Comparison:
         if weights is not None:
             height, width = (side // self.engine.stride for side in images.shape[2:])
             weights = F.adaptive_avg_pool2d(weights, (height, width))
-        return self.engine(images, weights)
+        seen: Activations = self.engine(images, weights)
+        return seen
 
     def _value(self, pair: tuple[Signals, ...], weights: Tensor | None, size: torch.Size) -> Tensor:
         """One layer's part of the distances, or of the maps on the pixels of the image."""
         layer = pair[0].layer
         if not self.spatial:
-            descriptions = [self.form.describe(self.engine, signals) for signals in pair]
-            return self.form.term(layer, *descriptions, weights)
-        descriptions = [self.form.describe_for_map(self.engine, signals) for signals in pair]
-        places = self.form.map(layer, *descriptions)
+            first, second = (self.form.describe(self.engine, signals) for signals in pair)
+            return self.form.term(layer, first, second, weights)
+        first, second = (self.form.describe_for_map(self.engine, signals) for signals in pair)
+        places = self.form.map(layer, first, second)
         scale = self.form.map_scale(self.engine, layer)
         pixels = F.interpolate(places, scale_factor=scale, mode="bilinear") if scale > 1 else places
         return pixels[..., : size[0], : size[1]]
@@ -170,9 +171,7 @@ class _Differentiable(torch.autograd.Function):
     """The comparison as an operation of autograd, with an analytic first derivative and a clear error for a second."""
 
     @staticmethod
-    def forward(
-        context: Any, first: Tensor, second: Tensor, weights: Tensor | None, comparison: Comparison
-    ) -> Tensor:
+    def forward(context: Any, first: Tensor, second: Tensor, weights: Tensor | None, comparison: Comparison) -> Tensor:
         """Compare; the gradients of distances, but not of maps, are computed on the way."""
         context.comparison = comparison
         context.autocast = torch.is_autocast_enabled(first.device.type), torch.get_autocast_dtype(first.device.type)
@@ -201,7 +200,7 @@ class _Differentiable(torch.autograd.Function):
             )
         if torch.is_grad_enabled():
             gradients = tuple(
-                None if gradient is None else _FirstDerivative.apply(gradient, first, second, cotangent)  # type: ignore[no-untyped-call]
+                None if gradient is None else _FirstDerivative.apply(gradient, first, second, cotangent)
                 for gradient in gradients
             )
         return (*gradients, None, None)

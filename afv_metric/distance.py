@@ -123,9 +123,7 @@ class AFVDistance(nn.Module):
         # The vectors of eq. 6 belong to every bundle, whatever the form of the distance.
         self.fisher = FisherForm(self.engine, bundle.statistics, bundle.epsilon)
         self.compared = (
-            self.fisher
-            if self.form == "fisher"
-            else FORMS[self.form](self.engine, bundle.statistics, bundle.epsilon)
+            self.fisher if self.form == "fisher" else FORMS[self.form](self.engine, bundle.statistics, bundle.epsilon)
         )
         self._range_checked = self._range_warned = False
         self.train(False)
@@ -144,8 +142,8 @@ class AFVDistance(nn.Module):
         """Distance between images.
 
         Args:
-            img0: ``(N, 3, H, W)`` or ``(3, H, W)``: floating point in [-1, 1] (in [0, 1] with ``normalize``), or uint8 in
-                [0, 255]; one channel stands for grey. H and W are at least 32.
+            img0: ``(N, 3, H, W)`` or ``(3, H, W)``: floating point in [-1, 1] (in [0, 1] with ``normalize``), or
+                uint8 in [0, 255]; one channel stands for grey. H and W are at least 32.
             img1: Likewise, of the same size. One image is compared with every image of a batch.
             normalize: Overrides the setting of the module.
             mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``. Pixels farther from any positive
@@ -168,7 +166,8 @@ class AFVDistance(nn.Module):
             )
         if len(first) != len(second) and 1 not in (len(first), len(second)):
             raise ValueError(
-                f"img0 and img1 must hold as many images, or one of them a single one; got {len(first)} and {len(second)}"
+                "img0 and img1 must hold as many images, or one of them a single one; "
+                f"got {len(first)} and {len(second)}"
             )
         weights = self._weights(first, max(len(first), len(second)), mask)
         comparison = Comparison(self.engine, self.compared, self.spatial, self.chunk_size)
@@ -319,4 +318,3 @@ class AFVDistance(nn.Module):
     @property
     def _like(self) -> Tensor:
         return self.engine.discriminator.head.weight
-

@@ -100,10 +100,8 @@ class FisherEngine(nn.Module):
         self.slope = discriminator.config.slope
         self.stride = discriminator.stride
         self.training_positions = (discriminator.config.image_size // self.stride) ** 2
-        self.layer_names = [
-            name for name, layer in discriminator.named_modules() if isinstance(layer, nn.Conv2d)
-        ]
-        self.layers: list[nn.Conv2d] = list(discriminator.convolutions())
+        self.layers = list(discriminator.convolutions())
+        self.blocks = discriminator.residual_blocks()
         for layer in self.layers:
             for name, parameter in list(layer.named_parameters()):
                 delattr(layer, name)
@@ -111,7 +109,7 @@ class FisherEngine(nn.Module):
 
     def reduction(self, layer: int) -> int:
         """Side, in pixels of the image, of one position of a layer's input."""
-        return int(2 ** sum(block.pooled for block in self.discriminator.blocks[: layer // 3]))
+        return int(2 ** sum(block.pooled for block in self.blocks[: layer // 3]))
 
     def forward(self, images: Tensor, weights: Tensor | None = None) -> Activations:
         """Forward pass.
@@ -122,7 +120,7 @@ class FisherEngine(nn.Module):
         """
         blocks: list[tuple[Tensor, Tensor]] = []
         maps = images
-        for block in self.discriminator.blocks:
+        for block in self.blocks:
             hidden = maps if block.first else F.leaky_relu(maps, self.slope)
             hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope)
             blocks.append((maps, hidden))
@@ -153,7 +151,7 @@ class FisherEngine(nn.Module):
         delta = (weights / self.training_positions * seen.slope[:, None, None, None]).to(seen.last.dtype)
         yield Signals(layer, F.leaky_relu(seen.last, self.slope), delta)
         delta = self._through_activation(delta * head.weight, seen.last)
-        for block, (maps, hidden) in zip(reversed(self.discriminator.blocks), reversed(seen.blocks), strict=True):
+        for block, (maps, hidden) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
             yield Signals(layer + 2, maps, delta)
             yield Signals(layer + 1, hidden, delta)
@@ -169,7 +167,7 @@ class FisherEngine(nn.Module):
         layer = len(self.layers) - 1
         nothing = seen.last.new_empty(0)
         yield Signals(layer, F.leaky_relu(seen.last, self.slope), nothing)
-        for block, (maps, hidden) in zip(reversed(self.discriminator.blocks), reversed(seen.blocks), strict=True):
+        for block, (maps, hidden) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
             yield Signals(layer + 2, maps, nothing)
             yield Signals(layer + 1, hidden, nothing)
@@ -193,7 +191,7 @@ class FisherEngine(nn.Module):
         if pooled:
             inputs = mean_of_neighbours(inputs)
         # One group an image: the batch becomes channels, and the weight gradients of all images one call.
-        weight = conv2d_weight(
+        weight: Tensor = conv2d_weight(
             inputs.to(delta.dtype).reshape(1, -1, *inputs.shape[2:]),
             (count * layer.out_channels, layer.in_channels, *layer.kernel_size),
             delta.reshape(1, -1, *delta.shape[2:]),
@@ -224,7 +222,7 @@ class FisherEngine(nn.Module):
             of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
             gradient = gradient + of_logits * head.weight
         gradient = self._through_activation(gradient, seen.last)
-        for block, (maps, hidden) in zip(reversed(self.discriminator.blocks), reversed(seen.blocks), strict=True):
+        for block, (maps, hidden) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
             inner = _input_gradient(block.conv2, gradient) + _given(of_inputs[layer + 1], hidden)
             inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
@@ -249,7 +247,7 @@ def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
     """Gradient at a layer's input from the one at its output."""
     if isinstance(layer, PooledConv2d):
         return _sum_of_neighbours(F.conv_transpose2d(gradient, layer.weight / 4, stride=2))
-    return F.conv_transpose2d(gradient, layer.weight, padding=layer.padding)
+    return F.conv_transpose2d(gradient, layer.weight, padding=layer.kernel_size[0] // 2)
 
 
 def _sum_of_neighbours(maps: Tensor) -> Tensor:

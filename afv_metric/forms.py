@@ -7,6 +7,7 @@ first dimensions of two descriptions broadcast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -105,11 +106,11 @@ class FisherForm(Form):
             self._hold(f"bias_mean_{index}", layer.bias_mean)
 
     def describe(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``, neither centred nor whitened."""
+        """Plain scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``."""
         return engine.score(signals)
 
     def vector(self, engine: FisherEngine, signals: Signals) -> Tensor:
-        """Part of the Adversarial Fisher Vector, eq. 6: centred and whitened scores, weights before biases, ``(N, P)``."""
+        """Part of the vector of eq. 6, ``(N, P)``: centred and whitened scores, weights before biases."""
         parts = []
         for name, score in zip(("weight", "bias"), engine.score(signals), strict=True):
             mean = self.get_buffer(f"{name}_mean_{signals.layer}")
@@ -118,11 +119,12 @@ class FisherForm(Form):
 
     def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
         """Whitened sum of squared differences over the layer's parameters; weights have acted on the energy already."""
-        total = 0.0
+        parts = []
         for name, a, b in zip(("weight", "bias"), first, second, strict=True):
             squares = _difference(a, b).flatten(1).square()
-            total = total + squares @ self.get_buffer(f"{name}_{layer}").flatten().square().to(squares.dtype)
-        return total / self.parameter_count
+            information = self.get_buffer(f"{name}_{layer}").flatten().square()
+            parts.append(squares.mv(information.to(squares.dtype)))
+        return (parts[0] + parts[1]) / self.parameter_count
 
     def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
         """Whitened scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
@@ -132,7 +134,7 @@ class FisherForm(Form):
             columns = F.unfold(mean_of_neighbours(inputs), 3, stride=2)
             side = self.window // (2 * engine.reduction(index))
         else:
-            columns = F.unfold(inputs, layer.kernel_size, padding=layer.padding)
+            columns = F.unfold(inputs, layer.kernel_size, padding=layer.kernel_size[0] // 2)
             side = self.window // engine.reduction(index)
         columns = _cut(columns.unflatten(2, delta.shape[2:]).to(delta.dtype), side)
         delta = _cut(delta * (engine.training_positions * engine.stride**2 / self.window**2), side)
@@ -217,7 +219,7 @@ class ActivationForm(_PositionForm):
 
     def map(self, layer: int, first: Description, second: Description) -> Tensor:
         """Squared difference of the directions at each position."""
-        return _difference(first[0], second[0]).square().sum(1, keepdim=True) / self.layer_count
+        return (first[0] - second[0]).square().sum(1, keepdim=True) / self.layer_count
 
 
 FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, "local": LocalForm, "activation": ActivationForm}
@@ -225,33 +227,32 @@ FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, "local": LocalForm, "
 
 def _whitening(factor: Tensor, epsilon: float) -> Tensor:
     """Inverse root of a factor, scaled so that whitened vectors have a mean squared length of about 1."""
-    return inverse_root_matrix(factor, epsilon) / len(factor) ** 0.5
+    return inverse_root_matrix(factor, epsilon) / math.sqrt(len(factor))
 
 
 def _whiten(maps: Tensor, matrix: Tensor) -> Tensor:
-    return F.conv2d(maps, matrix.to(maps.dtype)[:, :, None, None])
+    return _at_least_float32(F.conv2d(maps, matrix.to(maps.dtype)[:, :, None, None]))
 
 
 def _difference(first: Tensor, second: Tensor) -> Tensor:
-    """first - second, in float32 where the tensors are of half precision."""
-    if first.dtype.itemsize < 4:
-        return first.float() - second.float()
-    return first - second
+    return _at_least_float32(first) - _at_least_float32(second)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 def _squared_lengths(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Squared lengths, over channels, of the difference and of both: ``(N, 1, H, W)`` each."""
-    difference = _difference(first, second)
-    return tuple(  # type: ignore[return-value]
-        vectors.to(difference.dtype).square().sum(1, keepdim=True) for vectors in (difference, first, second)
-    )
+    difference, one, other = (vectors.square().sum(1, keepdim=True) for vectors in (first - second, first, second))
+    return difference, one, other
 
 
 def _cut(maps: Tensor, side: int) -> Tensor:
     """Cut maps into square windows, the last ones filled with zeros: ``(N, C, H, W)`` to ``(N, h, w, C, side^2)``."""
     height, width = maps.shape[2:]
     maps = F.pad(maps, (0, -width % side, 0, -height % side))
-    windows = maps.unflatten(2, (-1, side)).unflatten(4, (-1, side))
+    windows: Tensor = maps.unflatten(2, (-1, side)).unflatten(4, (-1, side))
     return windows.permute(0, 2, 4, 1, 3, 5).flatten(4)
 
 
@@ -264,7 +265,7 @@ def _pool(maps: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         mean = squares.mean((1, 2, 3))
     else:
-        weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), maps.shape[2:])
+        weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), (maps.shape[2], maps.shape[3]))
         total = weights.sum((1, 2, 3)).clamp_min(torch.finfo(maps.dtype).tiny)
         mean = (squares * weights).sum((1, 2, 3)) / total
     return mean / ((mean + _BEND**2).sqrt() + _BEND)

@@ -36,8 +36,9 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
         ValueError: If their shape is none of the above, or a side is shorter than :data:`SMALLEST_SIDE`.
 
     Example:
-        >>> to_network_range(torch.full((32, 32), 255, dtype=torch.uint8)[None], normalize=False, dtype=torch.float32).max()
-        tensor(1.)
+        >>> white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+        >>> to_network_range(white, normalize=False, dtype=torch.float32).unique()
+        tensor([1.])
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(images).__name__}; see torchvision.io.read_image")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,10 +205,14 @@ class Discriminator(nn.Module):
         """Every convolution, in the order of the forward pass."""
         return (module for module in self.modules() if isinstance(module, nn.Conv2d))
 
+    def residual_blocks(self) -> list[DiscriminatorBlock]:
+        """The blocks, in the order of the forward pass."""
+        return cast(list[DiscriminatorBlock], list(self.blocks))
+
     @property
     def stride(self) -> int:
         """Pixels of the image for one position of the last map, along each axis."""
-        return 2 ** sum(block.pooled for block in self.blocks)
+        return int(2 ** sum(block.pooled for block in self.residual_blocks()))
 
     def forward(self, images: Tensor) -> Tensor:
         """The energies that the training loss sees.

@@ -132,7 +132,8 @@ def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> Fishe
 def _second_moment(maps: Tensor) -> Tensor:
     """E[v v^T] over images and positions: ``(N, C, H, W)`` to ``(C, C)``."""
     vectors = maps.double().transpose(0, 1).flatten(1)
-    return vectors @ vectors.T / vectors.shape[1]
+    moment: Tensor = vectors @ vectors.T / vectors.shape[1]
+    return moment
 
 
 def inverse_root(variance: Tensor, epsilon: float) -> Tensor:

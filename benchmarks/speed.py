@@ -117,7 +117,9 @@ def seconds(function: Callable[..., object], *arguments: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def ratio(ours: Callable[..., object], theirs: Callable[..., object], arguments: tuple[Tensor, ...], repeats: int) -> str:
+def ratio(
+    ours: Callable[..., object], theirs: Callable[..., object], arguments: tuple[Tensor, ...], repeats: int
+) -> str:
     """Median time of the second over the first, in turns after one warm-up each."""
     seconds(ours, *arguments), seconds(theirs, *arguments)
     pairs = [(seconds(ours, *arguments), seconds(theirs, *arguments)) for _ in range(repeats)]
@@ -168,7 +170,8 @@ def fisher_lines(width: int, batch: int, repeats: int) -> None:
     print(f"  largest relative difference of gradients {largest_difference(ours(*images), theirs(*images)):.1e}")
     print("  fisher loss, against vmap with double backward:", ratio(ours, theirs, images, repeats))
     peaks = [peak_memory(which, width, 64) for which in ("ours", "vmap")]
-    print(f"  peak extra memory at batch 64: ours {peaks[0]:.0f} MiB, vmap {peaks[1]:.0f} MiB, share {peaks[0] / peaks[1]:.2f}")
+    print(f"  peak extra memory at batch 64: ours {peaks[0]:.0f} MiB, vmap {peaks[1]:.0f} MiB", end="")
+    print(f", share {peaks[0] / peaks[1]:.2f}")
 
 
 def floor_lines(width: int, batch: int, repeats: int) -> None:
@@ -182,7 +185,10 @@ def floor_lines(width: int, batch: int, repeats: int) -> None:
     with torch.inference_mode():
         for name, floor in (("fisher", 3), ("local", 2), ("activation", 1)):
             form = FORMS[name](rivals.engine, rivals.statistics, EPSILON)  # type: ignore[index]
-            pairs = [(seconds(Comparison(rivals.engine, form), *images), seconds(forwards, *images)) for _ in range(repeats + 1)]
+            pairs = [
+                (seconds(Comparison(rivals.engine, form), *images), seconds(forwards, *images))
+                for _ in range(repeats + 1)
+            ]
             passes = statistics.median(a / b for a, b in pairs[1:])
             print(f"  {name}: {passes:.2f} forward passes a score, floor {floor}: {passes / floor:.2f}x the floor")
 

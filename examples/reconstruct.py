@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from afv_metric.images import read_image
 
 
 def reconstruct(
-    metric: AFVDistance, target: Tensor, start: Tensor, steps: int = 300, rate: float = 0.05
+    metric: AFVDistance, target: Tensor, start: Tensor, steps: int = 300, rate: float = 0.02
 ) -> tuple[Tensor, list[float]]:
     """Lower the distance to a target with Adam over the pixels, which stay in [-1, 1].
 
@@ -32,14 +33,14 @@ def reconstruct(
         target: Image ``(1, 3, H, W)`` in [-1, 1].
         start: Where to start from, likewise.
         steps: Steps of Adam.
-        rate: Step size of the first; it falls to 0 along a quarter of a cosine wave.
+        rate: Step size of the first; it falls to 0 in a straight line.
 
     Returns:
         The last image, and ``steps + 1`` distances: those of the start, and of the image after each step.
     """
     image = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(np.cos(np.pi / 2 * step / steps)))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
     distances = []
     for _ in range(steps):
         distance = metric(image, target).sum()
@@ -76,18 +77,18 @@ def write_results(folder: Path, images: list[Tensor], distances: list[float]) ->
     figure.savefig(folder / "curve.png")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demonstration."""
     parser = argparse.ArgumentParser(description="Reconstruct an image by lowering its distance to the original.")
     parser.add_argument("image", type=Path)
     parser.add_argument("--start", choices=["blur", "noise"], default="blur", help="what to start from (blur)")
     parser.add_argument("--steps", type=int, default=300, help="steps of Adam (300)")
-    parser.add_argument("--rate", type=float, default=0.05, help="step size at the start (0.05)")
+    parser.add_argument("--rate", type=float, default=0.02, help="step size at the start (0.02)")
     parser.add_argument("--form", choices=["fisher", "local", "activation"], help="default: the bundle's")
     parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     metric = AFVDistance(options.weights, form=options.form).to(options.device)
     target = read_image(options.image).to(options.device) / 127.5 - 1

@@ -41,7 +41,9 @@ def energy(discriminator: Discriminator, image: Tensor, kind: str = "logit", con
     return mean.sigmoid() if kind == "sigmoid" else mean
 
 
-def scores(discriminator: Discriminator, images: Tensor, kind: str = "logit", weights=None) -> list[tuple[Tensor, Tensor]]:
+def scores(
+    discriminator: Discriminator, images: Tensor, kind: str = "logit", weights=None
+) -> list[tuple[Tensor, Tensor]]:
     """dE/dW and dE/db of each layer, (N, ...) each: one backward pass an image."""
     parameters = [p for name in layer_names(discriminator) for p in discriminator.get_submodule(name).parameters()]
     rows = []

@@ -1,15 +1,15 @@
 """The three forms and their gradients against the oracle."""
 
+import oracle
 import pytest
 import torch
+from conftest import make_discriminator, make_images, make_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracle
 from afv_metric.comparison import Comparison
 from afv_metric.fisher import FisherEngine
 from afv_metric.forms import FORMS
-from conftest import make_discriminator, make_images, make_statistics
 
 EPSILON = 0.03
 ALL = pytest.mark.parametrize("form", list(FORMS))
@@ -109,7 +109,9 @@ def test_fisher_gradient_is_that_of_double_backward():
     comparison, statistics = _comparison(discriminator, "fisher")
     first, second = make_images(1, seed=1).requires_grad_(), make_images(1, seed=2)
     comparison(first, second).sum().backward()
-    parameters = [p for name in oracle.layer_names(discriminator) for p in discriminator.get_submodule(name).parameters()]
+    parameters = [
+        p for name in oracle.layer_names(discriminator) for p in discriminator.get_submodule(name).parameters()
+    ]
     image = first.detach().requires_grad_()
     of_first = torch.autograd.grad(oracle.energy(discriminator, image), parameters, create_graph=True)
     of_second = torch.autograd.grad(oracle.energy(discriminator, second), parameters)

@@ -3,12 +3,12 @@ import copy
 import pytest
 import safetensors.torch
 import torch
+from conftest import TINY_BUNDLE, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
 from afv_metric import AFVDistance
 from afv_metric.forms import FORMS
-from conftest import TINY_BUNDLE, make_images
 
 ALL = pytest.mark.parametrize("form", list(FORMS))
 
@@ -131,11 +131,16 @@ def test_the_finest_level_alone_is_the_distance_at_native_resolution(bundle):
 
     first, second = _pair(2, 32, 32)
     metrics = {
-        levels: AFVDistance(dataclasses.replace(bundle, levels=levels))
-        for levels in [(1.0,), (0.0, 1.0), (0.25, 0.75)]
+        levels: AFVDistance(dataclasses.replace(bundle, levels=levels)) for levels in [(1.0,), (0.0, 1.0), (0.25, 0.75)]
     }
     fine, coarse, both = (metric(first, second) for metric in metrics.values())
-    shrunk = [torch.nn.functional.avg_pool2d(x, 2) for x in (torch.nn.functional.interpolate(first, scale_factor=2), torch.nn.functional.interpolate(second, scale_factor=2))]
+    shrunk = [
+        torch.nn.functional.avg_pool2d(x, 2)
+        for x in (
+            torch.nn.functional.interpolate(first, scale_factor=2),
+            torch.nn.functional.interpolate(second, scale_factor=2),
+        )
+    ]
     torch.testing.assert_close(metrics[(1.0,)](*shrunk), fine, rtol=1e-5, atol=0)
     torch.testing.assert_close(both, 0.25 * fine + 0.75 * coarse)
 
@@ -193,7 +198,10 @@ def test_embedding_in_chunks(bundle):
     images = _pair(4)[0]
     whole, chunked = AFVDistance(bundle), AFVDistance(bundle, chunk_size=3)
     torch.testing.assert_close(
-        chunked.distance_between(chunked.embed(images)), whole.distance_between(whole.embed(images)), rtol=1e-5, atol=1e-9
+        chunked.distance_between(chunked.embed(images)),
+        whole.distance_between(whole.embed(images)),
+        rtol=1e-5,
+        atol=1e-9,
     )
 
 
@@ -326,9 +334,9 @@ def test_a_range_that_may_be_a_mistake_is_named_once(bundle):
     images = torch.rand(2, 3, 32, 32)
     with pytest.warns(UserWarning, match="pass normalize=True") as caught:
         metric(images, images)
-        metric(images, images)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+    metric(images, images)  # a second warning would be an error here
     metric(torch.tensor(1.0000001).expand(1, 3, 32, 32), -torch.ones(1, 3, 32, 32))
     with pytest.raises(ValueError, match="as normalize=True says"):
         metric(images - 1, images, normalize=True)

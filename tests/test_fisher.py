@@ -1,12 +1,12 @@
+import oracle
 import pytest
 import torch
+from conftest import make_discriminator, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-import oracle
 from afv_metric.fisher import FisherEngine
 from afv_metric.networks import Discriminator, DiscriminatorConfig
-from conftest import make_discriminator, make_images
 
 
 def _scores(engine, images, weights=None):
@@ -32,7 +32,9 @@ def _assert_same(ours, theirs, tolerance=1e-11):
 def test_scores_are_the_gradients_of_autograd(count, width, height, breadth, slope, energy, seed):
     discriminator = make_discriminator(width, seed, slope=slope)
     images = make_images(count, height, breadth, seed)
-    _assert_same(_scores(FisherEngine(discriminator.baked(), energy), images), oracle.scores(discriminator, images, energy))
+    _assert_same(
+        _scores(FisherEngine(discriminator.baked(), energy), images), oracle.scores(discriminator, images, energy)
+    )
 
 
 def test_scores_of_the_larger_network():

@@ -48,10 +48,7 @@ print(json.dumps(answers))
 def bundle(model: bytes = MODEL, **changes: object) -> dict[str, bytes]:
     """Make the files of a bundle in memory; ``changes`` replace entries of its config."""
     weights = {"model.safetensors": model, "generator.safetensors": GENERATOR}
-    entries = {
-        file: {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
-        for file, body in weights.items()
-    }
+    entries = {file: {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)} for file, body in weights.items()}
     config = json.dumps({"files": entries} | changes).encode()
     return {**weights, "config.json": config, "README.md": b"# A bundle"}
 

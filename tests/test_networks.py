@@ -1,7 +1,9 @@
 import pytest
 import torch
+from conftest import make_discriminator, make_images
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import energy
 from torch.nn import functional as F
 
 from afv_metric.networks import (
@@ -12,8 +14,6 @@ from afv_metric.networks import (
     PooledConv2d,
     UpsampledConv2d,
 )
-from conftest import make_discriminator, make_images
-from oracle import energy
 
 
 def _values_and_gradients(function, *leaves):
@@ -124,7 +124,10 @@ def test_generator_shapes_and_range(image_size):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_memory_formats_and_autocast_agree(memory_format):
     torch.manual_seed(0)
-    discriminator, generator = Discriminator(DiscriminatorConfig(width=8)).eval(), Generator(GeneratorConfig(width=8)).eval()
+    discriminator, generator = (
+        Discriminator(DiscriminatorConfig(width=8)).eval(),
+        Generator(GeneratorConfig(width=8)).eval(),
+    )
     latents = generator.sample_latents(2)
     expected = discriminator(generator(latents))
     discriminator, generator = (net.to(memory_format=memory_format) for net in (discriminator, generator))

@@ -1,12 +1,12 @@
+import oracle
 import pytest
 import torch
+from conftest import make_discriminator, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-import oracle
 from afv_metric.fisher import FisherEngine
 from afv_metric.statistics import collect_statistics, inverse_root, inverse_root_matrix
-from conftest import make_discriminator, make_images
 
 
 @pytest.mark.parametrize("energy", ["logit", "sigmoid"])

@@ -1,4 +1,4 @@
-"""``python -m afv_metric.train RECIPE --data PATH --out RUN`` and ``python -m afv_metric.train export RUN --out BUNDLE``."""
+"""``python -m afv_metric.train RECIPE --data PATH --out RUN``, and ``... export RUN --out BUNDLE``."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def load_images(root: str | Path, size: int, *, quiet: bool = False) -> Tensor:
     def decode(index: int) -> bool:
         try:
             with Image.open(paths[index]) as image:
-                images[index] = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BOX)
+                images[index] = np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BOX))
         except (OSError, ValueError, Image.DecompressionBombError):
             return False
         return True

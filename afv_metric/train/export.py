@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.bundle import Bundle
-from afv_metric.fisher import FisherEngine
+from afv_metric.fisher import Energy, FisherEngine
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.statistics import FisherStatistics, collect_statistics
 from afv_metric.train.checkpoint import latest_checkpoint, load_checkpoint
@@ -25,7 +25,7 @@ _BATCH = 100
 
 
 def sample_statistics(
-    discriminator: Discriminator, generator: Generator, energy: Any, samples: int, seed: int, *, quiet: bool = True
+    discriminator: Discriminator, generator: Generator, energy: Energy, samples: int, seed: int, *, quiet: bool = True
 ) -> FisherStatistics:
     """Fisher statistics of a discriminator over samples of a generator.
 
@@ -79,7 +79,9 @@ def export_run(
     """
     path = Path(run) if Path(run).is_file() else latest_checkpoint(run)
     if path is None:
-        raise FileNotFoundError(f"no checkpoint in {run}; train first: python -m afv_metric.train RECIPE --data ... --out {run}")
+        raise FileNotFoundError(
+            f"no checkpoint in {run}; train first: python -m afv_metric.train RECIPE --data ... --out {run}"
+        )
     saved = load_checkpoint(path)
     recipe = Recipe(**saved["recipe"])
     discriminator = Discriminator(recipe.discriminator.plain())
@@ -87,7 +89,7 @@ def export_run(
     generator = Generator(recipe.generator)
     generator.load_state_dict(saved["averaged_generator"])
     discriminator, generator = discriminator.to(device).eval(), generator.to(device).eval()
-    energy = "logit" if recipe.loss == "hinge" else "sigmoid"
+    energy: Energy = "logit" if recipe.loss == "hinge" else "sigmoid"
     statistics = sample_statistics(discriminator, generator, energy, samples, seed, quiet=quiet)
     training = {"iterations": saved["iteration"], "hours": round(saved["seconds"] / 3600, 2), "recipe": asdict(recipe)}
     return Bundle(
@@ -121,9 +123,7 @@ def random_bundle(bundle: Bundle, *, samples: int = 1_000, quiet: bool = True) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         discriminator = Discriminator(recipe.discriminator).baked()
-    statistics = sample_statistics(
-        discriminator, bundle.generator, bundle.energy, samples, recipe.seed, quiet=quiet
-    )
+    statistics = sample_statistics(discriminator, bundle.generator, bundle.energy, samples, recipe.seed, quiet=quiet)
     return replace(
         bundle, name=f"{bundle.name}-random", discriminator=discriminator, statistics=statistics, training={}, hash=""
     )

@@ -76,6 +76,7 @@ class _State:
         if torch.cuda.is_available() and "random_cuda" in saved:
             torch.cuda.set_rng_state_all(saved["random_cuda"])
 
+    @torch.no_grad()
     def update_averages(self, recipe: Recipe) -> None:
         # Early on the horizon of the average grows with the run, so that it forgets the random start.
         ramp = (1 + self.iteration) / (10 + self.iteration)
@@ -84,12 +85,10 @@ class _State:
             decay = min(recipe.discriminator_average, ramp)
             average.lerp_(current[name], 1 - decay**_AVERAGE_EVERY)
         decay = min(recipe.generator_average, ramp)
-        for average, weight in zip(
-            self.averaged_generator.parameters(), self.generator.parameters(), strict=True
-        ):
-            average.lerp_(weight, 1 - decay**_AVERAGE_EVERY)
-        for average, buffer in zip(self.averaged_generator.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(buffer)
+        for mean, weight in zip(self.averaged_generator.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay**_AVERAGE_EVERY)
+        for kept, buffer in zip(self.averaged_generator.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(buffer)
 
 
 def train(
@@ -108,7 +107,7 @@ def train(
             its intervals.
         data: Folder of images.
         out: Folder of the run; a checkpoint in it is resumed.
-        init: Bundle whose two networks a new run starts from.
+        init: Bundle, with its generator, whose two networks a new run starts from.
         device: Where to train.
         quiet: Show no progress bars.
 
@@ -131,9 +130,7 @@ def train(
         state.from_checkpoint(saved)
         _log.info("resuming %s at iteration %d", out, state.iteration)
     elif init is not None:
-        state.discriminator.load_baked(init.discriminator.state_dict())
-        state.generator.load_state_dict(init.generator().state_dict())
-        state.restart_averages()
+        _start_from(state, init)
     with replacing(out / "recipe.json") as temporary:
         temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     fixed_latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
@@ -157,6 +154,21 @@ def train(
     save_checkpoint(out, state.to_checkpoint(recipe))
     _save_samples(out, state, fixed_latents)
     return out
+
+
+def _start_from(state: _State, bundle: Bundle) -> None:
+    """Give both networks the weights of a bundle."""
+    if bundle.generator is None:
+        raise ValueError("to start from a bundle its generator is needed: load_bundle(..., generator=True)")
+    try:
+        state.discriminator.load_baked(bundle.discriminator.state_dict())
+        state.generator.load_state_dict(bundle.generator.state_dict())
+    except RuntimeError as error:
+        shapes = bundle.discriminator.config, bundle.generator.config
+        raise ValueError(
+            f"the networks of the bundle {bundle.name} have other shapes than the recipe: {shapes[0]} and {shapes[1]}"
+        ) from error
+    state.restart_averages()
 
 
 def _iterate(state: _State, recipe: Recipe, images: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -198,7 +210,7 @@ def _iterate(state: _State, recipe: Recipe, images: Tensor, device: torch.device
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
 
 

@@ -92,9 +92,7 @@ class Recipe:
     @property
     def discriminator(self) -> DiscriminatorConfig:
         """Shape of the discriminator."""
-        return DiscriminatorConfig(
-            self.width, self.image_size, self.slope, self.head, self.gain, self.spectral_norm
-        )
+        return DiscriminatorConfig(self.width, self.image_size, self.slope, self.head, self.gain, self.spectral_norm)
 
     @property
     def generator(self) -> GeneratorConfig:

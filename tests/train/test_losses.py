@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from afv_metric.train.losses import discriminator_loss, generator_loss, pull_to_average
+
+
+def test_hinge_by_hand():
+    real, fake, corrupted = torch.tensor([[2.0], [0.5]]), torch.tensor([[-2.0], [0.0]]), torch.tensor([[1.0]])
+    # real: (0 + 0.5) / 2; fake: (0 + 1) / 2; corrupted: 2; kinds of negatives weigh the same
+    assert discriminator_loss("hinge", real, [fake]).item() == pytest.approx(0.25 + 0.5)
+    assert discriminator_loss("hinge", real, [fake, corrupted]).item() == pytest.approx(0.25 + (0.5 + 2) / 2)
+    assert generator_loss("hinge", fake).item() == pytest.approx(1.0)
+
+
+def test_least_squares_by_hand():
+    logits = torch.logit(torch.tensor([[0.9], [0.7]]))
+    negatives = torch.logit(torch.tensor([[0.2], [0.4]]))
+    expected = (0.01 + 0.09) / 2 + (0.04 + 0.16) / 2
+    assert discriminator_loss("least-squares", logits, [negatives]).item() == pytest.approx(expected)
+    assert generator_loss("least-squares", negatives).item() == pytest.approx((0.64 + 0.36) / 2)
+
+
+def test_the_pull_to_the_average_is_the_squared_distance_of_images():
+    images, averaged = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
+    assert pull_to_average(images, averaged, 0.0).item() == pytest.approx(0.25 * 48)
+    torch.manual_seed(0)
+    noisy = torch.stack([pull_to_average(averaged, averaged, 0.1) for _ in range(200)])
+    assert noisy.mean().item() == pytest.approx(0.01 * 48, rel=0.1)

@@ -1,0 +1,36 @@
+import pytest
+
+from afv_metric.train.recipes import RECIPES, Recipe
+
+
+def test_every_setting_is_documented_and_every_documented_one_exists():
+    import dataclasses
+
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    lines = Recipe.__doc__.split("Attributes:")[1].splitlines()
+    documented = {line.split(":")[0].strip() for line in lines if line.startswith("    " * 2) and line[8] != " "}
+    assert documented == names
+
+
+def test_overriding():
+    recipe = RECIPES["imagenet"].override(["width=64", "gain=2.5", "spectral_norm=no", "loss=least-squares"])
+    assert (recipe.width, recipe.gain, recipe.spectral_norm, recipe.loss) == (64, 2.5, False, "least-squares")
+    assert recipe.discriminator.width == 64
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("depth=3", "one of the settings width"),
+        ("width", "expected NAME=VALUE"),
+        ("width=wide", r"width must be a number \(int\)"),
+        ("spectral_norm=perhaps", "must be yes or no"),
+        ("loss=l2", "loss must be one of hinge, least-squares"),
+        ("negatives=2", "share of the batch"),
+        ("batch_size=0", "batch_size must be at least 1"),
+        ("image_size=48", "image_size must be 32 or 64"),
+    ],
+)
+def test_wrong_settings_are_refused(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe().override([assignment])

@@ -84,7 +84,8 @@ def _make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print JSON, with all digits")
     compare.add_argument("--map", type=Path, metavar="PNG", help="write a heat map of the distance to the one IMG")
     dirs = add("dirs", _dirs, "distances of the images that have the same name in two folders, and their mean")
-    dirs.add_argument("folders", type=Path, nargs=2, metavar=("DIR0", "DIR1"))
+    dirs.add_argument("folder0", type=Path, metavar="DIR0")
+    dirs.add_argument("folder1", type=Path, metavar="DIR1")
     matrix = add("matrix", _matrix, "distances of all pairs of the images in a folder")
     matrix.add_argument("folder", type=Path, metavar="DIR")
     info = add("info", _info, "what is in a bundle")
@@ -160,7 +161,7 @@ def _compare(options: argparse.Namespace) -> list[str]:
 def _dirs(options: argparse.Namespace) -> list[str]:
     import torch
 
-    folders = options.folders
+    folders = (options.folder0, options.folder1)
     files = [_list_files(folder) for folder in folders]
     common = [name for name in files[0] if name in files[1]]
     problems = [

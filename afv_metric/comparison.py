@@ -158,8 +158,7 @@ class Comparison:
         """One layer's part of the distances, or of the maps on the pixels of the image."""
         layer = pair[0].layer
         if not self.spatial:
-            first, second = (self.form.describe(self.engine, signals) for signals in pair)
-            return self.form.term(layer, first, second, weights)
+            return self.form.compare(self.engine, *pair, weights)
         first, second = (self.form.describe_for_map(self.engine, signals) for signals in pair)
         places = self.form.map(layer, first, second)
         scale = self.form.map_scale(self.engine, layer)

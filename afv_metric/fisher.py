@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from afv_metric.networks import Discriminator, PooledConv2d
+from afv_metric.networks import Discriminator, PooledConv2d, sum_of_shifts
 
 __all__ = ["Activations", "Energy", "FisherEngine", "Signals", "mean_of_neighbours"]
 
@@ -65,7 +65,10 @@ def mean_of_neighbours(maps: Tensor) -> Tensor:
     Mean pooling and convolution commute: a 3x3 convolution followed by 2x2 mean pooling is a 3x3 convolution of
     stride 2 over these means. The layer's score then costs 9 products a pooled position and needs no folding.
     """
-    return _sum_of_neighbours(F.pad(maps, (1, 1, 1, 1))) / 4
+    maps = F.pad(maps, (1, 1, 1, 1))
+    # By slices: mean pooling of stride 1 has no fast kernel on the CPU.
+    rows = maps[..., :-1, :] + maps[..., 1:, :]
+    return (rows[..., :-1] + rows[..., 1:]) / 4
 
 
 class FisherEngine(nn.Module):
@@ -106,6 +109,9 @@ class FisherEngine(nn.Module):
             for name, parameter in list(layer.named_parameters()):
                 delattr(layer, name)
                 layer.register_buffer(name, parameter.detach().clone(), persistent=False)
+            forward, backward = _kernels(layer)
+            layer.register_buffer("forward_kernel", forward, persistent=False)
+            layer.register_buffer("backward_kernel", backward, persistent=False)
 
     def reduction(self, layer: int) -> int:
         """Side, in pixels of the image, of one position of a layer's input."""
@@ -173,33 +179,46 @@ class FisherEngine(nn.Module):
             yield Signals(layer + 1, hidden, nothing)
             yield Signals(layer, maps if block.first else F.leaky_relu(maps, self.slope), nothing)
 
-    def score(self, signals: Signals) -> tuple[Tensor, Tensor]:
+    def score(self, signals: Signals, minus: Signals | None = None) -> tuple[Tensor, Tensor]:
         """Fisher score of one layer for each image: gradients of the mean energy, before centring.
 
         Args:
             signals: One element of :meth:`signals`.
+            minus: That of other images, whose scores are subtracted within the same sum over positions; cheaper and
+                more exact than a difference of two scores.
 
         Returns:
             dE/dW ``(N, C_out, C_in, k, k)`` and dE/db ``(N, C_out)``.
         """
-        layer, inputs, delta = self.layers[signals.layer], signals.inputs, signals.delta
-        count = len(inputs)
-        # delta was scaled to the positions of a training image; the score is that of the mean over this image's.
-        positions = inputs.shape[2] * inputs.shape[3] * self.reduction(signals.layer) ** 2 / self.stride**2
-        delta = delta * (self.training_positions / positions)
+        layer = self.layers[signals.layer]
         pooled = isinstance(layer, PooledConv2d)
-        if pooled:
-            inputs = mean_of_neighbours(inputs)
-        # One group an image: the batch becomes channels, and the weight gradients of all images one call.
+        inputs, delta = (part[None] for part in self._for_score(signals))
+        if minus is not None:
+            others, other_delta = self._for_score(minus)
+            inputs, delta = torch.stack([inputs[0], others]), torch.stack([delta[0], -other_delta])
+        # One group an image: images become channels, and the weight gradients of all of them one call, which sums over
+        # what is left of the batch.
+        count = inputs.shape[1]
         weight: Tensor = conv2d_weight(
-            inputs.to(delta.dtype).reshape(1, -1, *inputs.shape[2:]),
+            inputs.flatten(1, 2),
             (count * layer.out_channels, layer.in_channels, *layer.kernel_size),
-            delta.reshape(1, -1, *delta.shape[2:]),
+            delta.flatten(1, 2),
             stride=2 if pooled else 1,
             padding=0 if pooled else layer.padding,
             groups=count,
         )
-        return weight.unflatten(0, (count, layer.out_channels)), delta.sum((2, 3))
+        return weight.unflatten(0, (count, layer.out_channels)), delta.sum((0, 3, 4))
+
+    def _for_score(self, signals: Signals) -> tuple[Tensor, Tensor]:
+        """Inputs and delta, such that a convolution's weight gradient is the score of the mean energy."""
+        inputs, delta = signals.inputs, signals.delta
+        # delta was scaled to the positions of a training image; the score is that of the mean over this image's.
+        positions = inputs.shape[2] * inputs.shape[3] * self.reduction(signals.layer) ** 2 / self.stride**2
+        if positions != self.training_positions:
+            delta = delta * (self.training_positions / positions)
+        if isinstance(self.layers[signals.layer], PooledConv2d):
+            inputs = mean_of_neighbours(inputs)
+        return inputs.to(delta.dtype), delta
 
     def pull_back(
         self, seen: Activations, of_inputs: Sequence[Tensor | None], of_slope: Tensor | None = None
@@ -234,26 +253,30 @@ class FisherEngine(nn.Module):
 
     def _through_activation(self, gradient: Tensor, sign: Tensor) -> Tensor:
         """Gradient before a leaky ReLU, from the one behind it and anything with the sign of the input."""
-        return torch.where(sign > 0, gradient, gradient * self.slope)
+        through: Tensor = torch.ops.aten.leaky_relu_backward(gradient, sign, self.slope, False)
+        return through
+
+
+def _kernels(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Kernels of a layer's forward pass and of its input gradient, computed once as the weights are frozen."""
+    if isinstance(layer, PooledConv2d):
+        kernel = sum_of_shifts(layer.weight) / 4
+        return kernel, kernel
+    # The gradient of a convolution of stride 1 is one with the flipped kernel, which is faster than a transposed one.
+    return layer.weight, layer.weight.flip(2, 3).transpose(0, 1).contiguous()
 
 
 def _convolve(layer: nn.Conv2d, maps: Tensor) -> Tensor:
     if isinstance(layer, PooledConv2d):
-        return F.conv2d(_sum_of_neighbours(F.pad(maps, (1, 1, 1, 1))), layer.weight / 4, layer.bias, stride=2)
-    return F.conv2d(maps, layer.weight, layer.bias, padding=layer.padding)
+        return F.conv2d(maps, layer.get_buffer("forward_kernel"), layer.bias, stride=2, padding=1)
+    return F.conv2d(maps, layer.get_buffer("forward_kernel"), layer.bias, padding=layer.kernel_size[0] // 2)
 
 
 def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
     """Gradient at a layer's input from the one at its output."""
     if isinstance(layer, PooledConv2d):
-        return _sum_of_neighbours(F.conv_transpose2d(gradient, layer.weight / 4, stride=2))
-    return F.conv_transpose2d(gradient, layer.weight, padding=layer.kernel_size[0] // 2)
-
-
-def _sum_of_neighbours(maps: Tensor) -> Tensor:
-    """Sum of every 2x2 neighbourhood, by slices: mean pooling of stride 1 has no fast kernel on the CPU."""
-    rows = maps[..., :-1, :] + maps[..., 1:, :]
-    return rows[..., :-1] + rows[..., 1:]
+        return F.conv_transpose2d(gradient, layer.get_buffer("backward_kernel"), stride=2, padding=1)
+    return F.conv2d(gradient, layer.get_buffer("backward_kernel"), padding=layer.kernel_size[0] // 2)
 
 
 def _given(gradient: Tensor | None, like: Tensor) -> Tensor:

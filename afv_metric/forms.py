@@ -53,6 +53,10 @@ class Form(nn.Module):
         """Describe one layer of N images for :meth:`term`: tensors whose first dimension is N."""
         raise NotImplementedError
 
+    def compare(self, engine: FisherEngine, first: Signals, second: Signals, weights: Tensor | None) -> Tensor:
+        """The :meth:`term` of N pairs, directly from the stream."""
+        return self.term(first.layer, self.describe(engine, first), self.describe(engine, second), weights)
+
     def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
         """Compare one layer of N pairs.
 
@@ -119,15 +123,24 @@ class FisherForm(Form):
 
     def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
         """Whitened sum of squared differences over the layer's parameters; weights have acted on the energy already."""
+        return self._length(layer, [_difference(a, b) for a, b in zip(first, second, strict=True)])
+
+    def compare(self, engine: FisherEngine, first: Signals, second: Signals, weights: Tensor | None) -> Tensor:
+        """The same for the stream, with one weight gradient a pair instead of two."""
+        if len(first.inputs) != len(second.inputs):
+            return super().compare(engine, first, second, weights)
+        return self._length(first.layer, [_at_least_float32(part) for part in engine.score(first, minus=second)])
+
+    def _length(self, layer: int, difference: Sequence[Tensor], start: int = 1) -> Tensor:
+        """Whitened squared length over all dimensions from ``start`` on, a mean over the network's parameters."""
         parts = []
-        for name, a, b in zip(("weight", "bias"), first, second, strict=True):
-            squares = _difference(a, b).flatten(1).square()
+        for name, part in zip(("weight", "bias"), difference, strict=True):
             information = self.get_buffer(f"{name}_{layer}").flatten().square()
-            parts.append(squares.mv(information.to(squares.dtype)))
+            parts.append(part.flatten(start).square() @ information.to(part.dtype))
         return (parts[0] + parts[1]) / self.parameter_count
 
     def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Whitened scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
+        """Scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
         index, inputs, delta = signals
         layer = engine.layers[index]
         if isinstance(layer, PooledConv2d):
@@ -138,13 +151,11 @@ class FisherForm(Form):
             side = self.window // engine.reduction(index)
         columns = _cut(columns.unflatten(2, delta.shape[2:]).to(delta.dtype), side)
         delta = _cut(delta * (engine.training_positions * engine.stride**2 / self.window**2), side)
-        weight = delta @ columns.transpose(-1, -2) * self.get_buffer(f"weight_{index}").flatten(1)
-        return weight, delta.sum(-1) * self.get_buffer(f"bias_{index}")
+        return delta @ columns.transpose(-1, -2), delta.sum(-1)
 
     def map(self, layer: int, first: Description, second: Description) -> Tensor:
         """Sum of squared differences over the layer's parameters, for each window."""
-        squares = [_difference(a, b).square().flatten(3).sum(3) for a, b in zip(first, second, strict=True)]
-        return (squares[0] + squares[1])[:, None] / self.parameter_count
+        return self._length(layer, [_difference(a, b) for a, b in zip(first, second, strict=True)], 3)[:, None]
 
     def map_scale(self, engine: FisherEngine, layer: int) -> int:
         """A place of the map is a window."""

@@ -169,5 +169,5 @@ def inverse_root_matrix(factor: Tensor, epsilon: float) -> Tensor:
                 [0.0000, 1.0000]])
     """
     values, vectors = torch.linalg.eigh(factor.double())
-    root = (vectors * inverse_root(values.clamp_min(0), epsilon)) @ vectors.T
+    root: Tensor = (vectors * inverse_root(values.clamp_min(0), epsilon)) @ vectors.T
     return root.to(factor.dtype)

@@ -24,7 +24,7 @@ from afv_metric.images import read_image
 
 
 def reconstruct(
-    metric: AFVDistance, target: Tensor, start: Tensor, steps: int = 300, rate: float = 0.02
+    metric: AFVDistance, target: Tensor, start: Tensor, steps: int = 300, rate: float = 0.03
 ) -> tuple[Tensor, list[float]]:
     """Lower the distance to a target with Adam over the pixels, which stay in [-1, 1].
 
@@ -57,8 +57,10 @@ def reconstruct(
 def make_start(target: Tensor, kind: str) -> Tensor:
     """Blur the target, or forget it in favour of noise."""
     if kind == "blur":
-        return gaussian_blur(target, [13, 13], [2.5, 2.5])
-    return torch.randn(target.shape, generator=torch.Generator().manual_seed(0)).mul(0.3).clamp(-1, 1).to(target)
+        blurred: Tensor = gaussian_blur(target, [13, 13], [2.5, 2.5])
+        return blurred
+    noise = 0.3 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    return noise.clamp(-1, 1).to(target)
 
 
 def write_results(folder: Path, images: list[Tensor], distances: list[float]) -> None:
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--start", choices=["blur", "noise"], default="blur", help="what to start from (blur)")
     parser.add_argument("--steps", type=int, default=300, help="steps of Adam (300)")
-    parser.add_argument("--rate", type=float, default=0.02, help="step size at the start (0.02)")
+    parser.add_argument("--rate", type=float, default=0.03, help="step size at the start (0.03)")
     parser.add_argument("--form", choices=["fisher", "local", "activation"], help="default: the bundle's")
     parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
     parser.add_argument("--device", default="cpu")

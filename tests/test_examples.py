@@ -1,0 +1,90 @@
+"""The examples: the distance serves as a loss, and the pictures are those that their script draws."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from afv_metric import AFVDistance
+from afv_metric.images import read_image
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "examples" / "images"
+TINY_BUNDLE = ROOT / "tests" / "data" / "tiny-bundle"
+
+
+@pytest.fixture(scope="module")
+def example() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "examples" / "reconstruct.py"))
+
+
+@pytest.fixture
+def target() -> torch.Tensor:
+    pixels = read_image(PICTURES / "reference.png") / 127.5 - 1
+    return torch.nn.functional.interpolate(pixels, size=(32, 40), mode="area")
+
+
+# The gradient of the other two forms misses the jumps of the scores where a unit switches: their descent is rough.
+@pytest.mark.parametrize(("form", "factor"), [("activation", 10), ("local", 2), ("fisher", 2)])
+def test_reconstruction_lowers_the_distance(
+    example: dict[str, Any], target: torch.Tensor, form: Any, factor: float
+) -> None:
+    metric = AFVDistance(TINY_BUNDLE, form=form)
+    start = example["make_start"](target, "blur")
+    image, distances = example["reconstruct"](metric, target, start, steps=60)
+    assert len(distances) == 61
+    assert distances[0] == pytest.approx(float(metric(start, target)), rel=1e-5)
+    assert distances[-1] == pytest.approx(float(metric(image, target)), rel=1e-5)
+    assert distances[0] > factor * distances[-1]
+    assert image.shape == target.shape
+    assert image.abs().max() <= 1
+    assert not image.requires_grad
+
+
+def test_starts_differ(example: dict[str, Any], target: torch.Tensor) -> None:
+    blur, noise = (example["make_start"](target, kind) for kind in ("blur", "noise"))
+    error = [float((start - target).square().mean()) for start in (blur, noise)]
+    assert 0.001 < error[0] < 0.25 * error[1]
+    assert abs(np.corrcoef(noise.flatten(), target.flatten())[0, 1]) < 0.1
+
+
+def test_command_writes_its_results(
+    example: dict[str, Any], target: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = (target[0].permute(1, 2, 0) * 127.5 + 127.5).round().byte().numpy()
+    Image.fromarray(pixels).save(tmp_path / "target.png")
+    arguments = [str(tmp_path / "target.png"), "--start", "noise", "--steps", "5", "--weights", str(TINY_BUNDLE)]
+    example["main"]([*arguments, "--out", str(tmp_path / "out")])
+    with (tmp_path / "out" / "curve.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["step", "distance"]
+    assert [int(step) for step, _ in rows] == list(range(6))
+    first, last = float(rows[0][1]), float(rows[-1][1])
+    assert last < first
+    assert capsys.readouterr().out == (
+        f"activation: distance {first:.4g} to {last:.4g}, {first / last:.1f} times lower\n"
+    )
+    strip = np.asarray(Image.open(tmp_path / "out" / "strip.png"))
+    assert strip.shape == (32, 3 * 40, 3)
+    np.testing.assert_array_equal(strip[:, 80:], pixels)
+    assert (strip[:, :40] != strip[:, 40:80]).any()
+
+
+def test_pictures_are_what_the_script_draws(tmp_path: Path) -> None:
+    runpy.run_path(str(ROOT / "examples" / "make_images.py"))["main"](tmp_path)
+    names = sorted(path.name for path in PICTURES.iterdir())
+    assert names == sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 5
+    assert sum((PICTURES / name).stat().st_size for name in names) < 300_000
+    for name in names:
+        drawn, kept = (np.asarray(Image.open(folder / name)).astype(float) for folder in (tmp_path, PICTURES))
+        assert kept.shape == (128, 128, 3)
+        # Other versions of NumPy and Pillow may round otherwise.
+        assert np.abs(drawn - kept).mean() < 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afv_metric.fisher import Activations, FisherEngine, Signals
-from afv_metric.forms import Form
+from afv_metric.forms import Form, LayerGradient, differentiate
 
 __all__ = ["Comparison"]
 
@@ -110,41 +110,50 @@ class Comparison:
         cotangent: Tensor | None,
     ) -> _Compared:
         seen = [self.see(one, weights) for one in images]
-        # With the sigmoid energy delta depends on the image through one factor, here a variable of value 1.
-        factors = [torch.ones_like(one.slope, requires_grad=want) for one, want in zip(seen, wanted, strict=True)]
-        of_inputs: tuple[list[Tensor], list[Tensor]] = ([], [])
-        of_factors = [torch.zeros_like(factor) for factor in factors]
-        with_factors = self.form.needs_delta and self.engine.energy == "sigmoid"
+        gradients: tuple[list[LayerGradient], list[LayerGradient]] = ([], [])
         total: Tensor | None = None
-        for pair in zip(*map(self.stream, seen), strict=True):
-            with torch.set_grad_enabled(any(wanted)):
-                if any(wanted):
-                    pair = tuple(
-                        Signals(
-                            signals.layer,
-                            signals.inputs.detach().requires_grad_(want),
-                            signals.delta * factor[:, None, None, None] if with_factors and want else signals.delta,
-                        )
-                        for signals, factor, want in zip(pair, factors, wanted, strict=True)
-                    )
-                value = self._value(pair, weights, images[0].shape[2:])
-                objective = value.sum() if cotangent is None else (value * cotangent).sum()
-            for side in (0, 1):
-                if wanted[side]:
-                    leaves = [pair[side].inputs, *([factors[side]] if with_factors else [])]
-                    of_input, *of_factor = torch.autograd.grad(objective, leaves, retain_graph=True)
-                    of_inputs[side].append(of_input)
-                    if of_factor:
-                        of_factors[side] += of_factor[0]
-            total = value.detach() if total is None else total + value.detach()
+        for first, second in zip(*map(self.stream, seen), strict=True):
+            value, of_layer = self._layer((first, second), weights, images[0].shape[2:], wanted, cotangent)
+            total = value if total is None else total + value
+            for side, of_side in enumerate(of_layer):
+                gradients[side].append(of_side)
         assert total is not None
-        first, second = (
-            self.engine.pull_back(seen[side], of_inputs[side][::-1], of_factors[side]).to(images[side].dtype)
-            if wanted[side]
-            else None
+        of_images = [
+            self._pull_back(seen[side], gradients[side]).to(images[side].dtype) if wanted[side] else None
             for side in (0, 1)
-        )
-        return _Compared(total, (first, second))
+        ]
+        return _Compared(total, (of_images[0], of_images[1]))
+
+    def _layer(
+        self,
+        pair: tuple[Signals, Signals],
+        weights: Tensor | None,
+        size: torch.Size,
+        wanted: tuple[bool, bool],
+        cotangent: Tensor | None,
+    ) -> tuple[Tensor, list[LayerGradient]]:
+        """One layer's part of the distances, or of the maps on the pixels of the image; and gradients if wanted."""
+        if not self.spatial:
+            if any(wanted):
+                return self.form.differentiate(self.engine, pair, weights, wanted)
+            return self.form.compare(self.engine, *pair, weights), []
+
+        def on_pixels(first: Signals, second: Signals) -> Tensor:
+            descriptions = [self.form.describe_for_map(self.engine, signals) for signals in (first, second)]
+            places = self.form.map(first.layer, descriptions[0], descriptions[1])
+            scale = self.form.map_scale(self.engine, first.layer)
+            pixels = F.interpolate(places, scale_factor=scale, mode="bilinear") if scale > 1 else places
+            pixels = pixels[..., : size[0], : size[1]]
+            return pixels if cotangent is None else pixels * cotangent
+
+        if any(wanted):
+            return differentiate(self.engine, on_pixels, pair, wanted)
+        return on_pixels(*pair), []
+
+    def _pull_back(self, seen: Activations, gradients: list[LayerGradient]) -> Tensor:
+        of_slopes = [gradient.of_slope for gradient in gradients if gradient.of_slope is not None]
+        of_slope = torch.stack(of_slopes).sum(0) if of_slopes else None
+        return self.engine.pull_back(seen, [gradient.of_inputs for gradient in gradients[::-1]], of_slope)
 
     def see(self, images: Tensor, weights: Tensor | None) -> Activations:
         """The engine's forward pass; the weights ``(N, 1, H, W)`` are those of the pixels."""
@@ -153,17 +162,6 @@ class Comparison:
             weights = F.adaptive_avg_pool2d(weights, (height, width))
         seen: Activations = self.engine(images, weights)
         return seen
-
-    def _value(self, pair: tuple[Signals, ...], weights: Tensor | None, size: torch.Size) -> Tensor:
-        """One layer's part of the distances, or of the maps on the pixels of the image."""
-        layer = pair[0].layer
-        if not self.spatial:
-            return self.form.compare(self.engine, *pair, weights)
-        first, second = (self.form.describe_for_map(self.engine, signals) for signals in pair)
-        places = self.form.map(layer, first, second)
-        scale = self.form.map_scale(self.engine, layer)
-        pixels = F.interpolate(places, scale_factor=scale, mode="bilinear") if scale > 1 else places
-        return pixels[..., : size[0], : size[1]]
 
 
 class _Differentiable(torch.autograd.Function):

@@ -65,10 +65,7 @@ def mean_of_neighbours(maps: Tensor) -> Tensor:
     Mean pooling and convolution commute: a 3x3 convolution followed by 2x2 mean pooling is a 3x3 convolution of
     stride 2 over these means. The layer's score then costs 9 products a pooled position and needs no folding.
     """
-    maps = F.pad(maps, (1, 1, 1, 1))
-    # By slices: mean pooling of stride 1 has no fast kernel on the CPU.
-    rows = maps[..., :-1, :] + maps[..., 1:, :]
-    return (rows[..., :-1] + rows[..., 1:]) / 4
+    return _sum_of_neighbours(F.pad(maps, (1, 1, 1, 1))) / 4
 
 
 class FisherEngine(nn.Module):
@@ -209,6 +206,36 @@ class FisherEngine(nn.Module):
         )
         return weight.unflatten(0, (count, layer.out_channels)), delta.sum((0, 3, 4))
 
+    def through_score(self, signals: Signals, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients of an objective with respect to what :meth:`score` was computed from.
+
+        Args:
+            signals: One element of :meth:`signals`.
+            of_weight: Gradient with respect to dE/dW, ``(N, C_out, C_in, k, k)``.
+            of_bias: Gradient with respect to dE/db, ``(N, C_out)``.
+
+        Returns:
+            The gradient with respect to the layer's inputs ``(N, C_in, H, W)``, and with respect to the logarithm of
+            dE/ds ``(N,)``, which scales delta; None for the logit energy, where dE/ds is constant.
+        """
+        layer = self.layers[signals.layer]
+        inputs, delta = self._for_score(signals)
+        count = len(delta)
+        pooled = isinstance(layer, PooledConv2d)
+        # The adjoint of the weight gradient: delta spread by one kernel an image.
+        spread = F.conv_transpose2d(
+            delta.reshape(1, -1, *delta.shape[2:]),
+            of_weight.flatten(0, 1).to(delta.dtype),
+            stride=2 if pooled else 1,
+            padding=0 if pooled else layer.kernel_size[0] // 2,
+            groups=count,
+        ).view_as(inputs)
+        of_slope = None
+        if self.energy == "sigmoid":
+            # The score is linear in delta and, but for the bias, in the inputs: <gradient, score> is either way.
+            of_slope = (spread * inputs).sum((1, 2, 3)) + (of_bias * delta.sum((2, 3))).sum(1)
+        return (_sum_of_neighbours(spread) / 4 if pooled else spread), of_slope
+
     def _for_score(self, signals: Signals) -> tuple[Tensor, Tensor]:
         """Inputs and delta, such that a convolution's weight gradient is the score of the mean energy."""
         inputs, delta = signals.inputs, signals.delta
@@ -277,6 +304,12 @@ def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
     if isinstance(layer, PooledConv2d):
         return F.conv_transpose2d(gradient, layer.get_buffer("backward_kernel"), stride=2, padding=1)
     return F.conv2d(gradient, layer.get_buffer("backward_kernel"), padding=layer.kernel_size[0] // 2)
+
+
+def _sum_of_neighbours(maps: Tensor) -> Tensor:
+    """Sum of every 2x2 neighbourhood, by slices: mean pooling of stride 1 has no fast kernel on the CPU."""
+    rows = maps[..., :-1, :] + maps[..., 1:, :]
+    return rows[..., :-1] + rows[..., 1:]
 
 
 def _given(gradient: Tensor | None, like: Tensor) -> Tensor:

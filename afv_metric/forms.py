@@ -8,8 +8,8 @@ first dimensions of two descriptions broadcast.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,72 @@ from afv_metric.fisher import FisherEngine, Signals, mean_of_neighbours
 from afv_metric.networks import PooledConv2d
 from afv_metric.statistics import FisherStatistics, inverse_root, inverse_root_matrix
 
-__all__ = ["FORMS", "ActivationForm", "Description", "FisherForm", "Form", "FormName", "LocalForm"]
+__all__ = [
+    "FORMS",
+    "ActivationForm",
+    "Description",
+    "FisherForm",
+    "Form",
+    "FormName",
+    "LayerGradient",
+    "LocalForm",
+    "differentiate",
+]
 
 FormName = Literal["fisher", "local", "activation"]
 Description = Sequence[Tensor]
+Pair = tuple[Signals, Signals]
+Wanted = tuple[bool, bool]
 
 _FLOOR = 1e-3  # of a vector's squared length, in units of its mean over the statistics
 _BEND = 1e-6  # of a pooled map, below which its root is bent
+
+
+class LayerGradient(NamedTuple):
+    """Gradient of a sum of distances, through one layer of one of the two images.
+
+    Attributes:
+        of_inputs: With respect to the layer's input, ``(N, C, H, W)``; None if it was not wanted.
+        of_slope: With respect to the logarithm of a common factor of the layer's delta, ``(N,)``; None if delta is
+            constant almost everywhere, or not used.
+    """
+
+    of_inputs: Tensor | None
+    of_slope: Tensor | None
+
+
+def differentiate(
+    engine: FisherEngine, function: Callable[[Signals, Signals], Tensor], pair: Pair, wanted: Wanted
+) -> tuple[Tensor, list[LayerGradient]]:
+    """Differentiate a function of one layer of two images by autograd, which sees nothing but that layer.
+
+    Args:
+        engine: The engine of the stream.
+        function: Any function of two signals whose result's sum is to be differentiated.
+        pair: The signals.
+        wanted: For which of the two images the gradient is wanted.
+
+    Returns:
+        The result of the function, and the gradients for both images.
+    """
+    # With the sigmoid energy delta depends on the image through one factor, here a variable of value 1.
+    with_factor = engine.energy == "sigmoid" and pair[0].delta.numel() > 0
+    with torch.enable_grad():
+        leaves: list[list[Tensor]] = []
+        tracked = []
+        for signals, want in zip(pair, wanted, strict=True):
+            inputs, delta = signals.inputs.detach().requires_grad_(want), signals.delta
+            factor = delta.new_ones(len(delta), requires_grad=want and with_factor)
+            leaves.append([inputs, *([factor] if with_factor else [])] if want else [])
+            tracked.append(
+                Signals(signals.layer, inputs, delta * factor[:, None, None, None] if with_factor else delta)
+            )
+        result = function(tracked[0], tracked[1])
+        gradients = iter(torch.autograd.grad(result.sum(), [leaf for group in leaves for leaf in group]))
+    found = [[next(gradients) for _ in group] for group in leaves]
+    return result.detach(), [
+        LayerGradient(group[0] if group else None, group[1] if len(group) > 1 else None) for group in found
+    ]
 
 
 class Form(nn.Module):
@@ -56,6 +115,12 @@ class Form(nn.Module):
     def compare(self, engine: FisherEngine, first: Signals, second: Signals, weights: Tensor | None) -> Tensor:
         """The :meth:`term` of N pairs, directly from the stream."""
         return self.term(first.layer, self.describe(engine, first), self.describe(engine, second), weights)
+
+    def differentiate(
+        self, engine: FisherEngine, pair: Pair, weights: Tensor | None, wanted: Wanted
+    ) -> tuple[Tensor, list[LayerGradient]]:
+        """The result of :meth:`compare` and the gradients of its sum for the images that want one."""
+        return differentiate(engine, lambda x, y: self.compare(engine, x, y, weights), pair, wanted)
 
     def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
         """Compare one layer of N pairs.
@@ -130,6 +195,24 @@ class FisherForm(Form):
         if len(first.inputs) != len(second.inputs):
             return super().compare(engine, first, second, weights)
         return self._length(first.layer, [_at_least_float32(part) for part in engine.score(first, minus=second)])
+
+    def differentiate(
+        self, engine: FisherEngine, pair: Pair, weights: Tensor | None, wanted: Wanted
+    ) -> tuple[Tensor, list[LayerGradient]]:
+        """Analytic: the score is linear in the layer's input, so its gradient is a convolution of delta."""
+        layer = pair[0].layer
+        difference = [_at_least_float32(part) for part in engine.score(pair[0], minus=pair[1])]
+        gradients = []
+        for signals, want, sign in zip(pair, wanted, (2, -2), strict=True):
+            if not want:
+                gradients.append(LayerGradient(None, None))
+                continue
+            of_score = [
+                part * self.get_buffer(f"{name}_{layer}").square() * (sign / self.parameter_count)
+                for name, part in zip(("weight", "bias"), difference, strict=True)
+            ]
+            gradients.append(LayerGradient(*engine.through_score(signals, *of_score)))
+        return self._length(layer, difference), gradients
 
     def _length(self, layer: int, difference: Sequence[Tensor], start: int = 1) -> Tensor:
         """Whitened squared length over all dimensions from ``start`` on, a mean over the network's parameters."""

@@ -128,9 +128,16 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
 def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Read an image file as uint8 ``(1, 3, H, W)``; greyscale becomes grey RGB, transparency is dropped.
 
+    Greyscale of 16 bits keeps its upper 8.
+
     Raises:
-        OSError: If the file is missing or is not an image that Pillow reads.
+        OSError: If the file is missing, is not an image that Pillow reads, or has 32 bits a channel, whose range is
+            unknown.
     """
     with Image.open(path) as image:
+        if image.mode in ("I", "F"):
+            raise OSError(f"{path} has 32 bits a channel (mode {image.mode}); convert it to 8 or 16 bits first")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]

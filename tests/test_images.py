@@ -21,6 +21,17 @@ def test_pixels_are_read_as_they_are(tmp_path):
     assert np.array_equal(read_image(tmp_path / "image.png")[0].permute(1, 2, 0).numpy(), pixels)
 
 
+def test_sixteen_bits_keep_the_upper_eight(tmp_path):
+    Image.fromarray(np.full((5, 7), 200 * 256 + 99, np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png").unique().tolist() == [200]
+
+
+def test_thirty_two_bits_are_refused(tmp_path):
+    Image.fromarray(np.zeros((5, 7), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(OSError, match="32 bits a channel"):
+        read_image(tmp_path / "float.tiff")
+
+
 def test_files_that_are_no_images_are_refused(tmp_path):
     (tmp_path / "image.png").write_text("not an image")
     with pytest.raises(OSError, match="cannot identify image file"):

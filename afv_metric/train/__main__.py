@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
 from afv_metric.bundle import BundleError, load_bundle, save_bundle
 from afv_metric.forms import FORMS
 from afv_metric.hub import HubError
 from afv_metric.train.export import export_run
-from afv_metric.train.loop import DivergenceError, train
+from afv_metric.train.loop import DivergenceError, save_grid, train
 from afv_metric.train.recipes import RECIPES
 
 
@@ -47,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--show", action="store_true", help="print the settings and leave")
         command.add_argument("--init", metavar="BUNDLE", help="start both networks from a bundle")
         command.set_defaults(recipe=recipe)
-    export = commands.add_parser("export", help="turn a run into a bundle")
+    export = commands.add_parser("export", help="turn a run into a bundle, with a grid of samples beside it")
     export.add_argument("run", type=Path, help="folder of the run, or one of its checkpoints")
     export.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     export.add_argument("--name", help="name of the bundle; that of the folder if not given")
@@ -95,6 +97,9 @@ def _export(options: argparse.Namespace) -> None:
         card=options.card.read_text() if options.card else f"# {bundle.name}\n",
     )
     save_bundle(bundle, options.out)
+    assert bundle.generator is not None
+    latents = bundle.generator.sample_latents(64, generator=torch.Generator().manual_seed(options.seed))
+    save_grid(bundle.generator, latents, options.out / "samples.png")
 
 
 if __name__ == "__main__":

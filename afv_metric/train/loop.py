@@ -24,7 +24,7 @@ from afv_metric.train.losses import discriminator_loss, generator_loss, pull_to_
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
 
-__all__ = ["DivergenceError", "train"]
+__all__ = ["DivergenceError", "save_grid", "train"]
 
 _AVERAGE_EVERY = 4  # iterations; the averages move too slowly for more to matter
 _log = logging.getLogger(__name__)
@@ -147,12 +147,12 @@ def train(
                 _log_statistics(out, state, statistics)
                 bar.set_postfix({name: f"{float(value):.2f}" for name, value in statistics.items()})
             if state.iteration % recipe.sample_interval == 0:
-                _save_samples(out, state, fixed_latents)
+                save_grid(state.averaged_generator, fixed_latents, out / f"samples-{state.iteration:07d}.png")
             milestone = state.iteration % recipe.milestone_interval == 0
             if milestone or state.iteration % recipe.checkpoint_interval == 0:
                 save_checkpoint(out, state.to_checkpoint(recipe), milestone=milestone)
     save_checkpoint(out, state.to_checkpoint(recipe))
-    _save_samples(out, state, fixed_latents)
+    save_grid(state.averaged_generator, fixed_latents, out / f"samples-{state.iteration:07d}.png")
     return out
 
 
@@ -241,7 +241,7 @@ def _log_statistics(out: Path, state: _State, statistics: dict[str, Tensor]) -> 
 
 
 @torch.no_grad()
-def _save_samples(out: Path, state: _State, latents: Tensor) -> None:
-    samples = state.averaged_generator(latents)
-    with replacing(out / f"samples-{state.iteration:07d}.png") as temporary:
-        save_image(samples, temporary, nrow=8, normalize=True, value_range=(-1, 1))
+def save_grid(generator: Generator, latents: Tensor, path: Path) -> None:
+    """Write the images of some latents as one PNG, eight in a row, atomically."""
+    with replacing(path) as temporary:
+        save_image(generator(latents), temporary, nrow=8, normalize=True, value_range=(-1, 1))

@@ -32,8 +32,9 @@ def root(tmp_path: Path) -> Path:
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 
 
-def _oracle_ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """SSIM of one channel of values in [-1, 1], by scipy."""
+def _oracle_ssim(first: np.ndarray, second: np.ndarray, scale: float) -> float:
+    """SSIM of one channel of values with a dynamic range of ``scale``, by scipy."""
+    c1, c2 = (0.01 * scale) ** 2, (0.03 * scale) ** 2
 
     def smooth(image: np.ndarray) -> np.ndarray:
         return np.asarray(gaussian_filter(image, 1.5, radius=5, mode="mirror"))
@@ -41,8 +42,8 @@ def _oracle_ssim(first: np.ndarray, second: np.ndarray) -> float:
     mean0, mean1 = smooth(first), smooth(second)
     variance0, variance1 = smooth(first**2) - mean0**2, smooth(second**2) - mean1**2
     covariance = smooth(first * second) - mean0 * mean1
-    top = (2 * mean0 * mean1 + 0.02**2) * (2 * covariance + 0.06**2)
-    return float((top / ((mean0**2 + mean1**2 + 0.02**2) * (variance0 + variance1 + 0.06**2))).mean())
+    top = (2 * mean0 * mean1 + c1) * (2 * covariance + c2)
+    return float((top / ((mean0**2 + mean1**2 + c1) * (variance0 + variance1 + c2))).mean())
 
 
 def test_l2_by_hand() -> None:
@@ -55,18 +56,22 @@ def test_l2_by_hand() -> None:
 def test_ssim_of_uniform_images_by_hand() -> None:
     first, second = torch.full((1, 3, 12, 12), 0.5), torch.full((1, 3, 12, 12), -0.25)
     expected = (2 * 0.5 * -0.25 + 0.0004) / (0.5**2 + 0.25**2 + 0.0004)
+    assert ssim(first, second, signed=True).tolist() == pytest.approx([1 - expected], abs=1e-5)
+    expected = (2 * 0.75 * 0.375 + 0.0001) / (0.75**2 + 0.375**2 + 0.0001)
     assert ssim(first, second).tolist() == pytest.approx([1 - expected], abs=1e-5)
 
 
-def test_ssim_equals_an_independent_one() -> None:
+@pytest.mark.parametrize("signed", [False, True])
+def test_ssim_equals_an_independent_one(signed: bool) -> None:
     first, second = torch.rand(2, 2, 3, 21, 17, dtype=torch.float64) * 2 - 1
     second = 0.7 * first + 0.3 * second
+    values = [image.numpy() if signed else (image.numpy() + 1) / 2 for image in (first, second)]
     expected = [
-        1 - np.mean([_oracle_ssim(a, b) for a, b in zip(*pair, strict=True)])
-        for pair in zip(first.numpy(), second.numpy(), strict=True)
+        1 - np.mean([_oracle_ssim(a, b, 2 if signed else 1) for a, b in zip(*pair, strict=True)])
+        for pair in zip(*values, strict=True)
     ]
-    assert ssim(first, second).tolist() == pytest.approx(expected, abs=1e-12)
-    assert ssim(first.float(), second.float()).tolist() == pytest.approx(expected, abs=1e-5)
+    assert ssim(first, second, signed=signed).tolist() == pytest.approx(expected, abs=1e-12)
+    assert ssim(first.float(), second.float(), signed=signed).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("metric", [l2, ssim])

@@ -159,6 +159,7 @@ def test_from_images_to_a_metric_by_the_command(images, tmp_path, capsys):
     arguments = ["--samples", "30", "--form", "fisher", "--levels", "0.5", "0.5", "--licence", "CC0", "--quiet"]
     assert main(["export", run, "--out", str(out), *arguments]) == 0
     bundle = load_bundle(out, generator=True)
+    assert (out / "samples.png").exists()
     assert (bundle.statistics.count, bundle.form, bundle.levels, bundle.training["iterations"]) == (
         30,
         "fisher",

@@ -54,7 +54,7 @@ def test_l2_by_hand() -> None:
 
 
 def test_ssim_of_uniform_images_by_hand() -> None:
-    first, second = torch.full((1, 3, 12, 12), 0.5), torch.full((1, 3, 12, 12), -0.25)
+    first, second = (torch.full((1, 3, 12, 12), value, dtype=torch.float64) for value in (0.5, -0.25))
     expected = (2 * 0.5 * -0.25 + 0.0004) / (0.5**2 + 0.25**2 + 0.0004)
     assert ssim(first, second, signed=True).tolist() == pytest.approx([1 - expected], abs=1e-5)
     expected = (2 * 0.75 * 0.375 + 0.0001) / (0.75**2 + 0.375**2 + 0.0001)

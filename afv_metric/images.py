@@ -33,7 +33,8 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
 
     Raises:
         TypeError: If the images are not a tensor of floating-point numbers or uint8.
-        ValueError: If their shape is none of the above, or a side is shorter than :data:`SMALLEST_SIDE`.
+        ValueError: If their shape is none of the above, there is no image, or a side is shorter than
+            :data:`SMALLEST_SIDE`.
 
     Example:
         >>> white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
@@ -50,6 +51,8 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
         hint = " (channels come before height and width)" if images.shape[-1] in (1, 3) else ""
         hint = hint or (" (drop the alpha channel)" if images.ndim == 4 and images.shape[1] in (2, 4) else "")
         raise ValueError(f"{name} must have shape (N, 3, H, W) or (3, H, W), got {tuple(images.shape)}{hint}")
+    if len(images) == 0:
+        raise ValueError(f"{name} hold no image, got {tuple(images.shape)}; skip empty batches")
     if min(images.shape[2:]) < SMALLEST_SIDE:
         raise ValueError(
             f"{name} are {images.shape[2]}x{images.shape[3]} pixels; the smallest side the metric takes is "

@@ -298,6 +298,7 @@ def test_compiles_without_a_break(bundle, form):
     ("arguments", "error", "message"),
     [
         ((torch.zeros(2, 3, 31, 40), torch.zeros(2, 3, 31, 40)), ValueError, "smallest side the metric takes is 32"),
+        ((torch.zeros(0, 3, 32, 32), torch.zeros(0, 3, 32, 32)), ValueError, "hold no image"),
         ((torch.zeros(2, 3, 32, 40), torch.zeros(2, 3, 40, 32)), ValueError, "must have the same size"),
         ((torch.zeros(2, 3, 32, 32), torch.zeros(3, 3, 32, 32)), ValueError, "as many images"),
         ((torch.zeros(2, 32, 32, 3), torch.zeros(2, 32, 32, 3)), ValueError, "channels come before"),

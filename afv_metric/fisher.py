@@ -26,18 +26,32 @@ __all__ = ["Activations", "Energy", "FisherEngine", "Signals", "mean_of_neighbou
 Energy = Literal["logit", "sigmoid"]
 
 
+class BlockActivations(NamedTuple):
+    """What a forward pass leaves behind in one residual block.
+
+    Attributes:
+        maps: Input of the block.
+        hidden: Input of its second convolution.
+        means: :func:`mean_of_neighbours` of both, where the block pools.
+    """
+
+    maps: Tensor
+    hidden: Tensor
+    means: tuple[Tensor, Tensor] | tuple[None, None]
+
+
 class Activations(NamedTuple):
     """What a forward pass leaves behind for one chunk of N images.
 
     Attributes:
-        blocks: For each residual block its input and the input of its second convolution.
+        blocks: What it leaves in each residual block.
         last: The last map before its activation, ``(N, C, h, w)``.
         weights: Weight of each position of the last map in the energy, with mean 1 an image, ``(N, 1, h, w)``.
         slope: dE/ds of each image, ``(N,)``, s being the mean logit; 1 where the energy is the logit itself.
         curvature: The derivative of log(dE/ds) with respect to s, ``(N,)``; 0 where the energy is the logit.
     """
 
-    blocks: list[tuple[Tensor, Tensor]]
+    blocks: list[BlockActivations]
     last: Tensor
     weights: Tensor
     slope: Tensor
@@ -52,11 +66,13 @@ class Signals(NamedTuple):
         inputs: a, ``(N, C_in, H, W)``.
         delta: Energy gradient at the output, ``(N, C_out, h, w)``; half the size of the input where the layer pools.
             It is scaled to the number of positions of a training image, and so does not depend on the image's area.
+        means: :func:`mean_of_neighbours` of the inputs where the layer pools, if it is at hand.
     """
 
     layer: int
     inputs: Tensor
     delta: Tensor
+    means: Tensor | None = None
 
 
 def mean_of_neighbours(maps: Tensor) -> Tensor:
@@ -106,9 +122,7 @@ class FisherEngine(nn.Module):
             for name, parameter in list(layer.named_parameters()):
                 delattr(layer, name)
                 layer.register_buffer(name, parameter.detach().clone(), persistent=False)
-            forward, backward = _kernels(layer)
-            layer.register_buffer("forward_kernel", forward, persistent=False)
-            layer.register_buffer("backward_kernel", backward, persistent=False)
+            layer.register_buffer("backward_kernel", _backward_kernel(layer), persistent=False)
 
     def reduction(self, layer: int) -> int:
         """Side, in pixels of the image, of one position of a layer's input."""
@@ -121,13 +135,14 @@ class FisherEngine(nn.Module):
             images: ``(N, 3, H, W)`` in [-1, 1]; H and W multiples of the network's stride.
             weights: Non-negative weights of the positions of the last map, ``(N, 1, h, w)``; all 1 if None.
         """
-        blocks: list[tuple[Tensor, Tensor]] = []
+        blocks: list[BlockActivations] = []
         maps = images
         for block in self.blocks:
             hidden = maps if block.first else F.leaky_relu(maps, self.slope)
             hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope)
-            blocks.append((maps, hidden))
-            maps = _convolve(block.conv2, hidden) + _convolve(block.shortcut, maps)
+            means = (mean_of_neighbours(maps), mean_of_neighbours(hidden)) if block.pooled else (None, None)
+            blocks.append(BlockActivations(maps, hidden, means))
+            maps = _convolve(block.conv2, hidden, means[1]) + _convolve(block.shortcut, maps, means[0])
         if weights is None:
             weights = maps.new_ones(1, 1, *maps.shape[2:]).expand(len(maps), -1, -1, -1)
         else:
@@ -154,10 +169,10 @@ class FisherEngine(nn.Module):
         delta = (weights / self.training_positions * seen.slope[:, None, None, None]).to(seen.last.dtype)
         yield Signals(layer, F.leaky_relu(seen.last, self.slope), delta)
         delta = self._through_activation(delta * head.weight, seen.last)
-        for block, (maps, hidden) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
+        for block, (maps, hidden, means) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
-            yield Signals(layer + 2, maps, delta)
-            yield Signals(layer + 1, hidden, delta)
+            yield Signals(layer + 2, maps, delta, means[0])
+            yield Signals(layer + 1, hidden, delta, means[1])
             inner = self._through_activation(_input_gradient(block.conv2, delta), hidden)
             yield Signals(layer, maps if block.first else F.leaky_relu(maps, self.slope), inner)
             if not block.first:
@@ -170,7 +185,7 @@ class FisherEngine(nn.Module):
         layer = len(self.layers) - 1
         nothing = seen.last.new_empty(0)
         yield Signals(layer, F.leaky_relu(seen.last, self.slope), nothing)
-        for block, (maps, hidden) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
+        for block, (maps, hidden, _) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
             yield Signals(layer + 2, maps, nothing)
             yield Signals(layer + 1, hidden, nothing)
@@ -244,7 +259,7 @@ class FisherEngine(nn.Module):
         if positions != self.training_positions:
             delta = delta * (self.training_positions / positions)
         if isinstance(self.layers[signals.layer], PooledConv2d):
-            inputs = mean_of_neighbours(inputs)
+            inputs = mean_of_neighbours(inputs) if signals.means is None else signals.means
         return inputs.to(delta.dtype), delta
 
     def pull_back(
@@ -268,7 +283,7 @@ class FisherEngine(nn.Module):
             of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
             gradient = gradient + of_logits * head.weight
         gradient = self._through_activation(gradient, seen.last)
-        for block, (maps, hidden) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
+        for block, (maps, hidden, _) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
             inner = _input_gradient(block.conv2, gradient) + _given(of_inputs[layer + 1], hidden)
             inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
@@ -284,19 +299,18 @@ class FisherEngine(nn.Module):
         return through
 
 
-def _kernels(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Kernels of a layer's forward pass and of its input gradient, computed once as the weights are frozen."""
+def _backward_kernel(layer: nn.Conv2d) -> Tensor:
+    """Kernel of a layer's input gradient, computed once as the weights are frozen."""
     if isinstance(layer, PooledConv2d):
-        kernel = sum_of_shifts(layer.weight) / 4
-        return kernel, kernel
+        return sum_of_shifts(layer.weight) / 4
     # The gradient of a convolution of stride 1 is one with the flipped kernel, which is faster than a transposed one.
-    return layer.weight, layer.weight.flip(2, 3).transpose(0, 1).contiguous()
+    return layer.weight.flip(2, 3).transpose(0, 1).contiguous()
 
 
-def _convolve(layer: nn.Conv2d, maps: Tensor) -> Tensor:
-    if isinstance(layer, PooledConv2d):
-        return F.conv2d(maps, layer.get_buffer("forward_kernel"), layer.bias, stride=2, padding=1)
-    return F.conv2d(maps, layer.get_buffer("forward_kernel"), layer.bias, padding=layer.kernel_size[0] // 2)
+def _convolve(layer: nn.Conv2d, maps: Tensor, means: Tensor | None = None) -> Tensor:
+    if means is not None:
+        return F.conv2d(means, layer.weight, layer.bias, stride=2)
+    return F.conv2d(maps, layer.weight, layer.bias, padding=layer.kernel_size[0] // 2)
 
 
 def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:

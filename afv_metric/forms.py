@@ -224,7 +224,7 @@ class FisherForm(Form):
 
     def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
         """Scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
-        index, inputs, delta = signals
+        index, inputs, delta, _ = signals
         layer = engine.layers[index]
         if isinstance(layer, PooledConv2d):
             columns = F.unfold(mean_of_neighbours(inputs), 3, stride=2)

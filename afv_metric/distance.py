@@ -67,6 +67,9 @@ class AFVDistance(nn.Module):
     The module is frozen: it has no parameters, stays in evaluation mode, and its weights are in no ``state_dict``. It
     is differentiable, once, with respect to both images. The distance of identical images is 0, with gradient 0.
 
+    Precision follows ``.to(dtype)`` and autocast, and images are converted to it: float32 is within 1e-4 of float64,
+    relative; bfloat16 and autocast within 0.1. Float16 is not supported. Results are at least float32.
+
     Args:
         weights: Name of a bundle that ships with the package, a folder, a hub id ``owner/name[@revision]``, or a
             :class:`~afv_metric.bundle.Bundle`.

@@ -32,7 +32,6 @@ from afv_metric.networks import Discriminator, DiscriminatorConfig
 from afv_metric.statistics import collect_statistics
 
 EPSILON = 0.03
-CHUNK = 8
 
 
 def plain_energy(parameters: dict[str, Tensor], slope: float, pools: int, images: Tensor) -> Tensor:
@@ -62,8 +61,9 @@ class Rivals:
         self.engine = FisherEngine(deepcopy(discriminator))
         self.statistics = collect_statistics(self.engine, [torch.rand(16, 3, 32, 32) * 2 - 1])
         form = FisherForm(self.engine, self.statistics, EPSILON)
-        # Small chunks stay in the processor's cache; they bound memory, and change no number.
-        self.ours = Comparison(self.engine, form, chunk_size=CHUNK)
+        # Chunks whose scores of one layer fit into the processor's cache; they bound memory, and change no number.
+        self.chunk = max(1, 1024 // width)
+        self.ours = Comparison(self.engine, form, chunk_size=self.chunk)
         names = [name.removesuffix(".weight") for name in self.parameters if name.endswith(".weight")]
         self.whitening = {
             f"{name}.{part}": form.get_buffer(f"{part}_{index}")
@@ -190,14 +190,14 @@ def floor_lines(width: int, batch: int, repeats: int) -> None:
     images = tuple(torch.rand(2, batch, 3, 32, 32) * 2 - 1)
 
     def forwards(first: Tensor, second: Tensor) -> None:
-        for part in (*first.split(CHUNK), *second.split(CHUNK)):
+        for part in (*first.split(rivals.chunk), *second.split(rivals.chunk)):
             rivals.engine(part)
 
     with torch.inference_mode():
         for name, floor in (("fisher", 3), ("local", 2), ("activation", 1)):
             form = FORMS[name](rivals.engine, rivals.statistics, EPSILON)  # type: ignore[index]
             pairs = [
-                (seconds(Comparison(rivals.engine, form, chunk_size=CHUNK), *images), seconds(forwards, *images))
+                (seconds(Comparison(rivals.engine, form, chunk_size=rivals.chunk), *images), seconds(forwards, *images))
                 for _ in range(repeats + 1)
             ]
             passes = statistics.median(a / b for a, b in pairs[1:])

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afv_metric.fisher import Activations, FisherEngine, Signals
-from afv_metric.forms import Form, LayerGradient, differentiate
+from afv_metric.forms import FisherForm, Form, LayerGradient, differentiate
 
 __all__ = ["Comparison"]
 
@@ -109,6 +109,8 @@ class Comparison:
         wanted: tuple[bool, bool],
         cotangent: Tensor | None,
     ) -> _Compared:
+        if isinstance(self.form, FisherForm) and not (self.spatial or any(wanted) or len(images[0]) != len(images[1])):
+            return _Compared(self._compare_joined(self.form, images, weights), (None, None))
         seen = [self.see(one, weights) for one in images]
         gradients: tuple[list[LayerGradient], list[LayerGradient]] = ([], [])
         total: Tensor | None = None
@@ -123,6 +125,13 @@ class Comparison:
             for side in (0, 1)
         ]
         return _Compared(total, (of_images[0], of_images[1]))
+
+    def _compare_joined(self, form: FisherForm, images: tuple[Tensor, Tensor], weights: Tensor | None) -> Tensor:
+        """Both batches in one: with the energies of the second negated, scores add up to the difference at no copy."""
+        seen = self.see(torch.cat(images), None if weights is None else torch.cat([weights, weights]))
+        ones = torch.ones_like(seen.slope[: len(images[0])])
+        seen = seen._replace(slope=seen.slope * torch.cat([ones, -ones]))
+        return torch.stack([form.compare_joined(self.engine, signals) for signals in self.stream(seen)]).sum(0)
 
     def _layer(
         self,

@@ -191,35 +191,33 @@ class FisherEngine(nn.Module):
             yield Signals(layer + 1, hidden, nothing)
             yield Signals(layer, maps if block.first else F.leaky_relu(maps, self.slope), nothing)
 
-    def score(self, signals: Signals, minus: Signals | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, signals: Signals, copies: int = 1) -> tuple[Tensor, Tensor]:
         """Fisher score of one layer for each image: gradients of the mean energy, before centring.
 
         Args:
             signals: One element of :meth:`signals`.
-            minus: That of other images, whose scores are subtracted within the same sum over positions; cheaper and
-                more exact than a difference of two scores.
+            copies: Number of equal blocks of the batch whose scores are added, within the same sum over positions. With
+                the second of two blocks' deltas negated this gives differences, cheaper than two scores do.
 
         Returns:
-            dE/dW ``(N, C_out, C_in, k, k)`` and dE/db ``(N, C_out)``.
+            dE/dW ``(N / copies, C_out, C_in, k, k)`` and dE/db ``(N / copies, C_out)``.
         """
         layer = self.layers[signals.layer]
         pooled = isinstance(layer, PooledConv2d)
-        inputs, delta = (part[None] for part in self._for_score(signals))
-        if minus is not None:
-            others, other_delta = self._for_score(minus)
-            inputs, delta = torch.stack([inputs[0], others]), torch.stack([delta[0], -other_delta])
+        inputs, delta = self._for_score(signals)
+        count = len(delta) // copies
         # One group an image: images become channels, and the weight gradients of all of them one call, which sums over
         # what is left of the batch.
-        count = inputs.shape[1]
         weight: Tensor = conv2d_weight(
-            inputs.flatten(1, 2),
+            inputs.reshape(copies, -1, *inputs.shape[2:]),
             (count * layer.out_channels, layer.in_channels, *layer.kernel_size),
-            delta.flatten(1, 2),
+            delta.reshape(copies, -1, *delta.shape[2:]),
             stride=2 if pooled else 1,
             padding=0 if pooled else layer.padding,
             groups=count,
         )
-        return weight.unflatten(0, (count, layer.out_channels)), delta.sum((0, 3, 4))
+        bias = delta.sum((2, 3)).unflatten(0, (copies, count)).sum(0)
+        return weight.unflatten(0, (count, layer.out_channels)), bias
 
     def through_score(self, signals: Signals, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gradients of an objective with respect to what :meth:`score` was computed from.

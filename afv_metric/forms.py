@@ -194,14 +194,18 @@ class FisherForm(Form):
         """The same for the stream, with one weight gradient a pair instead of two."""
         if len(first.inputs) != len(second.inputs):
             return super().compare(engine, first, second, weights)
-        return self._length(first.layer, [_at_least_float32(part) for part in engine.score(first, minus=second)])
+        return self.compare_joined(engine, _subtract(first, second))
+
+    def compare_joined(self, engine: FisherEngine, joined: Signals) -> Tensor:
+        """The same for signals of all first images and, with delta negated, all second ones: 2 N to ``(N,)``."""
+        return self._length(joined.layer, [_at_least_float32(part) for part in engine.score(joined, copies=2)])
 
     def differentiate(
         self, engine: FisherEngine, pair: Pair, weights: Tensor | None, wanted: Wanted
     ) -> tuple[Tensor, list[LayerGradient]]:
         """Analytic: the score is linear in the layer's input, so its gradient is a convolution of delta."""
         layer = pair[0].layer
-        difference = [_at_least_float32(part) for part in engine.score(pair[0], minus=pair[1])]
+        difference = [_at_least_float32(part) for part in engine.score(_subtract(*pair), copies=2)]
         gradients = []
         for signals, want, sign in zip(pair, wanted, (2, -2), strict=True):
             if not want:
@@ -317,6 +321,15 @@ class ActivationForm(_PositionForm):
 
 
 FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, "local": LocalForm, "activation": ActivationForm}
+
+
+def _subtract(first: Signals, second: Signals) -> Signals:
+    """Signals of both batches, one after the other, whose scores add up to the difference."""
+    means = None
+    if first.means is not None and second.means is not None:
+        means = torch.cat([first.means, second.means])
+    inputs, delta = torch.cat([first.inputs, second.inputs]), torch.cat([first.delta, -second.delta])
+    return Signals(first.layer, inputs, delta, means)
 
 
 def _whitening(factor: Tensor, epsilon: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Speed and memory of the distances, side by side in one run.
 
-    python benchmarks/speed.py [--widths 64 128] [--batch 32] [--repeats 5]
+    python benchmarks/speed.py [--widths 64 128] [--batch 32] [--repeats 9]
 
 Every line pairs two ways to the same numbers, in turns, and prints the median over the repeats of the ratio of their
 times: absolute times on a shared machine say little. The rivals work on the plain network (convolution, then pooling):
@@ -232,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     print(f"afv_metric {afv_metric.__version__}, torch {torch.__version__}, python {platform.python_version()}, "
           f"{torch.get_num_threads()} threads, seed 0")  # fmt: skip

@@ -190,14 +190,8 @@ class FisherForm(Form):
         """Whitened sum of squared differences over the layer's parameters; weights have acted on the energy already."""
         return self._length(layer, [_difference(a, b) for a, b in zip(first, second, strict=True)])
 
-    def compare(self, engine: FisherEngine, first: Signals, second: Signals, weights: Tensor | None) -> Tensor:
-        """The same for the stream, with one weight gradient a pair instead of two."""
-        if len(first.inputs) != len(second.inputs):
-            return super().compare(engine, first, second, weights)
-        return self.compare_joined(engine, _subtract(first, second))
-
     def compare_joined(self, engine: FisherEngine, joined: Signals) -> Tensor:
-        """The same for signals of all first images and, with delta negated, all second ones: 2 N to ``(N,)``."""
+        """The :meth:`term` of N pairs, from signals of all first images and, with delta negated, all second ones."""
         return self._length(joined.layer, [_at_least_float32(part) for part in engine.score(joined, copies=2)])
 
     def differentiate(

@@ -23,38 +23,29 @@ def _values_and_gradients(function, *leaves):
     return [out, *torch.autograd.grad((out * weights).sum(), leaves)]
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 9), st.integers(2, 9))
-def test_pooled_convolution_is_convolution_then_pooling(inputs, outputs, height, width):
-    layer = PooledConv2d(inputs, outputs, 3, padding=1).double()
-    maps = torch.randn(2, inputs, height, width, dtype=torch.float64)
+def _assert_same(layer, plain, maps):
+    """A layer and its plain form agree in values and in gradients, for input, weight and bias."""
 
     def fused(x, w, b):
         return torch.func.functional_call(layer, {"weight": w, "bias": b}, x)
 
-    def plain(x, w, b):
-        return F.avg_pool2d(F.conv2d(x, w, b, padding=1), 2)
-
-    ours = _values_and_gradients(fused, maps, layer.weight, layer.bias)
-    theirs = _values_and_gradients(plain, maps, layer.weight, layer.bias)
-    for a, b in zip(ours, theirs, strict=True):
+    leaves = maps, layer.weight, layer.bias
+    for a, b in zip(_values_and_gradients(fused, *leaves), _values_and_gradients(plain, *leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 9), st.integers(2, 9))
+def test_pooled_convolution_is_convolution_then_pooling(inputs, outputs, height, width):
+    layer = PooledConv2d(inputs, outputs, 3, padding=1).double()
+    maps = torch.randn(2, inputs, height, width, dtype=torch.float64)
+    _assert_same(layer, lambda x, w, b: F.avg_pool2d(F.conv2d(x, w, b, padding=1), 2), maps)
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
 def test_upsampled_convolution_is_doubling_then_convolution(inputs, outputs, height, width):
     layer = UpsampledConv2d(inputs, outputs, 3, padding=1).double()
     maps = torch.randn(2, inputs, height, width, dtype=torch.float64)
-
-    def fused(x, w, b):
-        return torch.func.functional_call(layer, {"weight": w, "bias": b}, x)
-
-    def plain(x, w, b):
-        return F.conv2d(F.interpolate(x, scale_factor=2), w, b, padding=1)
-
-    ours = _values_and_gradients(fused, maps, layer.weight, layer.bias)
-    theirs = _values_and_gradients(plain, maps, layer.weight, layer.bias)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    _assert_same(layer, lambda x, w, b: F.conv2d(F.interpolate(x, scale_factor=2), w, b, padding=1), maps)
 
 
 @pytest.mark.parametrize(("image_size", "slope"), [(32, 0.0), (32, 0.2), (64, 0.2)])

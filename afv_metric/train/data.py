@@ -42,7 +42,6 @@ def load_images(root: str | Path, size: int, *, quiet: bool = False) -> Tensor:
         raise FileNotFoundError(f"no folder of training images at {root}")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
     images = np.empty((len(paths), size, size, 3), np.uint8)
-    broken = []
 
     def decode(index: int) -> bool:
         try:

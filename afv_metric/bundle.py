@@ -1,6 +1,6 @@
 """The bundle: a discriminator and its Fisher statistics in a folder, checked strictly when it is read.
 
-    config.json            what it is: shapes, energy, default form, levels, provenance, licence, hashes
+    config.json            what it is: shapes, energy, default form, levels, provenance, licence, golden numbers, hashes
     model.safetensors      plain weights of the discriminator, and the statistics
     generator.safetensors  the generator that the statistics were sampled from
     README.md              the model card
@@ -59,6 +59,8 @@ class Bundle:
         sampling: Provenance of the statistics: source, seed, mode of the generator.
         training: Provenance of the weights: recipe, data, iterations, hours.
         licence: Licence of the weights and what is known of the data's.
+        golden: Distances of fixed images in every form, by which a copy is told to compute what the original did;
+            empty for bundles without.
         card: The model card, Markdown.
         hash: sha256 of ``config.json``, which holds the hashes of all tensors; empty until saved.
     """
@@ -74,6 +76,7 @@ class Bundle:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: Mapping[str, str] = field(default_factory=dict)
+    golden: Mapping[str, Any] = field(default_factory=dict)
     card: str = ""
     hash: str = ""
 
@@ -195,6 +198,7 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
         sampling={name: value for name, value in config["statistics"].items() if name != "count"},
         training=config["training"],
         licence=config["licence"],
+        golden=dict(config.get("golden", {})),
         card=card.read_text() if card.exists() else "",
         hash=digest,
     )
@@ -214,6 +218,7 @@ def _to_config(bundle: Bundle) -> dict[str, Any]:
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
         "training": dict(bundle.training),
         "licence": dict(bundle.licence),
+        **({"golden": dict(bundle.golden)} if bundle.golden else {}),
     }
 
 

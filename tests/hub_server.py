@@ -1,17 +1,21 @@
-"""A small stand-in for the Hugging Face hub on 127.0.0.1, just enough for ``hf_hub_download``.
+"""A small stand-in for the Hugging Face hub on 127.0.0.1: enough for ``hf_hub_download`` and ``upload_folder``.
 
 Like the real one it answers ``/{owner}/{name}/resolve/{revision}/{file}`` and sends safetensors by a redirect
-to a second origin, the storage, that knows nothing of repositories.
+to a second origin, the storage, that knows nothing of repositories. Uploads go the way of Git LFS, which the client
+takes with ``HF_HUB_DISABLE_XET=1``: safetensors are put into the storage, all else comes inside the commit.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import TracebackType
+from typing import Any
 from urllib.parse import unquote
 
 
@@ -24,7 +28,10 @@ class HubServer:
         cut: File names and the byte at which their bodies break off.
         cuts: How many times bodies break off before the server behaves again.
         spoil: File names and how many of their bodies still get a wrong first byte.
-        token: If set, what a client has to show as its bearer token.
+        token: If set, what a client has to show as its bearer token. Without any token nothing can be written.
+        owner: If set, the only one whose repositories may be written to.
+        private: Repositories that were made private.
+        uploads: sha256 of every file that was put into the storage, in order.
         before: Called with ``(method, revision, file)`` ahead of the answer; may publish or wait.
 
     Example:
@@ -41,6 +48,9 @@ class HubServer:
         self.cuts = 0
         self.spoil: dict[str, int] = {}
         self.token: str | None = None
+        self.owner: str | None = None
+        self.private: set[str] = set()
+        self.uploads: list[str] = []
         self.before: Callable[[str, str, str], None] = lambda method, revision, file: None
         self._commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self._refs: dict[str, dict[str, str]] = {}
@@ -61,6 +71,10 @@ class HubServer:
         for file, body in files.items():
             self._blobs[hashlib.sha256(body).hexdigest()] = (file, body)
         return commit
+
+    def files(self, repository: str, revision: str = "main") -> dict[str, bytes]:
+        """Give the files of a commit or a branch."""
+        return self._commits[repository][self._refs[repository].get(revision, revision)]
 
     def count(self, method: str, file: str) -> int:
         """Count the answered requests for a file; bodies of safetensors are those sent by the storage."""
@@ -110,6 +124,105 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._receive()
+
+    def do_PUT(self) -> None:
+        self._receive()
+
+    def _receive(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if self.path.startswith("/storage/"):
+                self._store(self.path.removeprefix("/storage/"), body)
+            else:
+                self._write(self.path.partition("?")[0].strip("/"), body)
+
+    def _store(self, sha256: str, body: bytes) -> None:
+        if hashlib.sha256(body).hexdigest() != sha256:
+            return self._send(400, {"X-Error-Message": "the content has another sha256"})
+        self.hub._blobs[sha256] = (sha256, body)
+        self.hub.uploads.append(sha256)
+        return self._send(200, {})
+
+    def _write(self, path: str, body: bytes) -> None:
+        hub, token = self.hub, self.headers["Authorization"]
+        if path == "api/validate-yaml":
+            described = json.loads(body)["content"].startswith("---\n")
+            warnings = [] if described else [{"message": "empty or missing yaml metadata in repo card"}]
+            return self._json({"errors": [], "warnings": warnings})
+        if not token or (hub.token and token != f"Bearer {hub.token}"):
+            return self._send(401, {"X-Error-Message": "Invalid username or password."})
+        if path == "api/repos/create":
+            asked = json.loads(body)
+            repository = f"{asked['organization']}/{asked['name']}"
+        else:
+            repository = "/".join(
+                path.removeprefix("api/models/").removesuffix(".git/info/lfs/objects/batch").split("/")[:2]
+            )
+        if hub.owner and repository.partition("/")[0] != hub.owner:
+            return self._send(403, {"X-Error-Message": "You don't have the rights to write here"})
+        if path == "api/repos/create":
+            return self._create(repository, asked)
+        if repository not in hub._commits:
+            return self._send(404, {"X-Error-Code": "RepoNotFound"})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self._batch(json.loads(body))
+        action, _, revision = path.removeprefix(f"api/models/{repository}/").partition("/")
+        revision = unquote(revision)
+        refs = hub._refs[repository]
+        if action == "branch":
+            known = revision in refs
+            refs.setdefault(revision, refs["main"])
+            return self._send(409 if known else 201, {})
+        if revision not in refs:
+            return self._send(404, {"X-Error-Code": "RevisionNotFound"})
+        if action == "preupload":
+            files = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(body)["files"]
+            ]
+            return self._json({"files": files})
+        assert action == "commit", path
+        return self._commit(repository, revision, body)
+
+    def _create(self, repository: str, asked: dict[str, Any]) -> None:
+        url = {"url": f"{self.hub.endpoint}/{repository}"}
+        if repository in self.hub._commits:
+            return self._json({"error": "You already created this model repo"} | url, 409)
+        self.hub.publish(repository, {})
+        if asked.get("private") or asked.get("visibility") == "private":
+            self.hub.private.add(repository)
+        return self._json(url)
+
+    def _batch(self, asked: dict[str, Any]) -> None:
+        """Say, as Git LFS does, where each object goes; the storage already has some."""
+        objects = []
+        for entry in asked["objects"]:
+            href = f"http://127.0.0.1:{self.hub._origins[1].server_port}/storage/{entry['oid']}"
+            known = entry["oid"] in self.hub._blobs
+            objects.append(entry if known else entry | {"actions": {"upload": {"href": href}}})
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _commit(self, repository: str, revision: str, body: bytes) -> None:
+        """Add files to those of the branch: small ones come along, large ones lie in the storage already."""
+        files = dict(self.hub.files(repository, revision))
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub._blobs[value["oid"]][1]
+        commit = self.hub.publish(repository, files, revision)
+        self._json({"commitUrl": f"{self.hub.endpoint}/{repository}/commit/{commit}", "commitOid": commit})
+
+    def _json(self, answer: dict[str, Any], status: int = 200) -> None:
+        self._send(status, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+
     def _answer(self) -> None:
         # The client may hang up at any time; that is its good right and no error of the server.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -117,8 +230,16 @@ class _Handler(BaseHTTPRequestHandler):
                 file, body = self.hub._blobs[self.path.removeprefix("/storage/")]
                 self.hub.requests.append((self.command, "storage", file))
                 self._send(200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, body, file)
+            elif self.path.startswith("/api/models/"):
+                self._describe(self.path.removeprefix("/api/models/").partition("?")[0])
             else:
                 self._resolve()
+
+    def _describe(self, path: str) -> None:
+        repository = "/".join(path.split("/")[:2])
+        if repository not in self.hub._commits:
+            return self._send(404, {"X-Error-Code": "RepoNotFound"})
+        return self._json({"id": repository, "sha": self.hub._refs[repository]["main"]})
 
     def _resolve(self) -> None:
         hub = self.hub

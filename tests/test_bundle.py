@@ -43,10 +43,11 @@ def test_saving_and_loading_keeps_everything(bundle, tmp_path):
         sampling={"source": "data", "seed": 3},
         training={"hours": 1.5},
         licence={"weights": "CC0"},
+        golden={"pairs": "mine", "distances": {"local": [0.25]}},
         card="# again\n",
     )
     again = load_bundle(save_bundle(changed, tmp_path / "again"), generator=True)
-    for name in ("name", "form", "energy", "levels", "epsilon", "sampling", "training", "licence", "card"):
+    for name in ("name", "form", "energy", "levels", "epsilon", "sampling", "training", "licence", "golden", "card"):
         assert getattr(again, name) == getattr(changed, name)
     assert again.statistics.count == bundle.statistics.count
     for one, other in zip(again.statistics.layers, bundle.statistics.layers, strict=True):
@@ -57,6 +58,12 @@ def test_saving_and_loading_keeps_everything(bundle, tmp_path):
     assert torch.equal(again.generator(latents), bundle.generator(latents))
     assert len(again.hash) == 64
     assert again.hash != bundle.hash
+
+
+def test_golden_distances_may_be_missing(bundle, tmp_path):
+    assert bundle.golden == {}
+    save_bundle(bundle, tmp_path / "again")
+    assert "golden" not in json.loads((tmp_path / "again" / "config.json").read_text())
 
 
 def test_the_hash_is_that_of_the_config(bundle):
@@ -167,6 +174,7 @@ def test_a_damaged_generator_is_refused_when_it_is_read(folder):
         ({"epsilon": 0}, "epsilon must be positive"),
         ({"discriminator": {"depth": 3}}, "does not describe a bundle"),
         ({"files": {}}, "does not describe a bundle"),
+        ({"golden": 3}, "does not describe a bundle"),
     ],
 )
 def test_a_wrong_config_is_refused(folder, changes, message):

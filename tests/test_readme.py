@@ -1,7 +1,14 @@
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+from afv_metric import AFVDistance
+from afv_metric.train.__main__ import main
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -21,3 +28,25 @@ def test_files_that_the_readme_links_to_exist():
     links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text())
     assert links
     assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_training_on_one_s_own_images_as_the_readme_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AFV_METRIC_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    (tmp_path / "IMAGES").mkdir()
+    for index in range(70):
+        height, width = generator.integers(40, 90, 2)
+        pixels = generator.integers(0, 256, (height, width, 3) if index % 2 else (height, width), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "IMAGES" / f"{index}.png")
+    commands = re.findall(r"^    python -m afv_metric.train ((?:folder|export).*)$", README.read_text(), re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["folder", "export"]
+    smaller = {"iterations=5000": "iterations=2 monitor_samples=8 batch_size=8", "--samples 10000": "--samples 20"}
+    for command in commands:
+        for text, small in smaller.items():
+            command = command.replace(text, small)
+        assert main([*shlex.split(command), "--quiet"]) == 0
+    images = torch.rand(2, 3, 48, 64)
+    distance = AFVDistance(weights="BUNDLE")
+    assert (distance(images, images.flip(3), normalize=True) > 0).all()
+    assert "BUNDLE" in distance.extra_repr()

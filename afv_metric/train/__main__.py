@@ -1,4 +1,4 @@
-"""``python -m afv_metric.train RECIPE --data PATH --out RUN``, and ``... export RUN --out BUNDLE``."""
+"""``python -m afv_metric.train RECIPE --data PATH --out RUN``, and what to do with a run afterwards."""
 
 from __future__ import annotations
 
@@ -6,52 +6,60 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from afv_metric.bundle import BundleError, load_bundle, save_bundle
+from afv_metric.bundle import Bundle, BundleError, load_bundle, save_bundle
 from afv_metric.forms import FORMS
-from afv_metric.hub import HubError
+from afv_metric.hub import DEFAULT_BUNDLE, HubError
+from afv_metric.train.card import make_card, write_card
+from afv_metric.train.distributed import LostProcessError, joined, process
+from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.export import export_run
-from afv_metric.train.loop import DivergenceError, save_grid, train
-from afv_metric.train.recipes import RECIPES
+from afv_metric.train.loop import StoppedError, save_grid, train
+from afv_metric.train.push import push_bundle
+from afv_metric.train.recipes import RECIPES, Recipe
+from afv_metric.train.report import write_report
+from afv_metric.train.validate import validate_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s")
+    command: Callable[[argparse.Namespace], None] = options.run_command
     try:
-        if options.command == "export":
-            _export(options)
-        else:
-            _train(options)
-    except (ValueError, FileNotFoundError, DivergenceError, BundleError, HubError) as error:
+        command(options)
+    except StoppedError as stopped:
+        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        return 128 + stopped.signal
+    except (ValueError, OSError, DivergenceError, LostProcessError, BundleError, HubError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m afv_metric.train", description="Train a metric on any images.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="RECIPE | export")
+    commands = parser.add_subparsers(required=True, metavar="RECIPE | report | export | card | validate | push")
     for name, recipe in RECIPES.items():
-        command = commands.add_parser(name, help=f"train with the recipe {name!r}")
-        command.add_argument("--data", type=Path, help="folder of images, in class folders or not")
-        command.add_argument("--out", type=Path, help="folder of the run; an interrupted run there is resumed")
-        command.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change settings")
-        command.add_argument("--show", action="store_true", help="print the settings and leave")
-        command.add_argument("--init", metavar="BUNDLE", help="start both networks from a bundle")
-        command.set_defaults(recipe=recipe)
-    export = commands.add_parser("export", help="turn a run into a bundle, with a grid of samples beside it")
+        _add_recipe(commands.add_parser(name, help=f"train with the recipe {name!r}"), recipe)
+
+    report = commands.add_parser("report", help="draw the curves and samples of runs into one HTML file")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of the runs")
+    report.add_argument("--out", type=Path, help="the HTML file; report.html in the first run if not given")
+    report.set_defaults(run_command=_report)
+
+    export = commands.add_parser("export", help="turn a run into a bundle, with its card and a grid of samples")
     export.add_argument("run", type=Path, help="folder of the run, or one of its checkpoints")
     export.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    export.add_argument("--checkpoint", default="latest", help="latest, best (by Fisher Similarity) or an iteration")
     export.add_argument("--name", help="name of the bundle; that of the folder if not given")
     export.add_argument("--samples", type=int, default=10_000, help="generated samples for the statistics")
     export.add_argument("--seed", type=int, default=0, help="seed of the samples")
@@ -60,46 +68,168 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--epsilon", type=float, default=0.03, help="relative floor of the whitening")
     export.add_argument("--data-name", default="", help="what the run was trained on, for the record")
     export.add_argument("--licence", default="unstated", help="licence of the weights")
-    export.add_argument("--card", type=Path, help="Markdown file that becomes the model card")
+    export.set_defaults(run_command=_export)
+
+    card = commands.add_parser("card", help="write the model card of a bundle anew")
+    card.add_argument("bundle", type=Path, help="folder of the bundle")
+    card.add_argument("--run", type=Path, help="folder of the run, for its curves")
+    card.add_argument("--agreement", type=Path, metavar="JSON", help="results of python -m bapps_eval --json")
+    card.add_argument("--chosen", default="", metavar="TEXT", help="how form, levels and epsilon were chosen")
+    card.add_argument("--notes", type=Path, metavar="MARKDOWN", help="what the numbers say, and the limits")
+    card.add_argument("--dry-run", action="store_true", help="print the card instead")
+    card.set_defaults(run_command=_card)
+
+    validate = commands.add_parser("validate", help="check that a bundle is whole and computes what it should")
+    validate.add_argument("bundle", help="name, folder or hub id")
+    validate.add_argument("--samples", type=int, default=1_000, help="fresh samples for the whitening")
+    validate.add_argument("--seed", type=int, help="seed of the samples; another than the bundle's if not given")
+    validate.set_defaults(run_command=_validate)
+
+    push = commands.add_parser("push", help="validate a bundle and upload it to the Hugging Face hub")
+    push.add_argument("bundle", type=Path, help="folder of the bundle")
+    push.add_argument("repository", metavar="OWNER/NAME")
+    push.add_argument("--private", action="store_true", help="if the repository is made, make it private")
+    push.add_argument("--revision", help="branch; it is made if it does not exist")
+    push.add_argument("--samples", type=int, default=1_000, help="fresh samples for the validation")
+    push.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
+    push.set_defaults(run_command=_push)
+
     for command in commands.choices.values():
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
+def _add_recipe(command: argparse.ArgumentParser, recipe: Recipe) -> None:
+    own = recipe.name == "folder"
+    command.add_argument("--data", type=Path, nargs="+", help="folders or archives of images, in classes or not")
+    command.add_argument(
+        "--held-out",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="images that only the monitors see; a share of the data if none are given",
+    )
+    command.add_argument("--out", type=Path, help="folder of the run; an interrupted run there is resumed")
+    command.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change settings")
+    command.add_argument("--show", action="store_true", help="print the settings and leave")
+    command.add_argument(
+        "--init",
+        metavar="BUNDLE",
+        default=DEFAULT_BUNDLE if own else "none",
+        help="start both networks, and take their shapes, from a bundle; none: from scratch (default: %(default)s)",
+    )
+    command.add_argument(
+        "--judged", type=Path, nargs="+", default=[], metavar="DIR | CSV",
+        help="images judged by people, as python -m bapps_eval reads them: watch the agreement with them",
+    )  # fmt: skip
+    command.add_argument("--cache", type=Path, help="folder for the decoded images")
+    command.add_argument(
+        "--on-divergence", choices=["stop", "rollback"], default="stop",
+        help="when training fails: stop, or go back two checkpoints and on with half the rates",
+    )  # fmt: skip
+    command.set_defaults(run_command=_train, recipe=recipe)
+
+
 def _train(options: argparse.Namespace) -> None:
-    recipe = options.recipe.override(options.set)
+    init = None if options.init == "none" else load_bundle(options.init, generator=True)
+    recipe = _shaped_as(init, options.recipe).override(options.set)
     if options.show:
         print(json.dumps(asdict(recipe), indent=2))
         return
     if options.data is None or options.out is None:
-        raise ValueError("training needs --data, a folder of images, and --out, a folder for the run")
-    init = load_bundle(options.init, generator=True) if options.init else None
-    train(recipe, options.data, options.out, init=init, device=options.device, quiet=options.quiet)
+        raise ValueError("training needs --data, folders or archives of images, and --out, a folder for the run")
+    with joined(options.device) as device:
+        train(
+            recipe,
+            options.data,
+            options.out,
+            held_out=options.held_out,
+            init=init,
+            judged=_judged(options.judged) if process()[0] == 0 else (),
+            cache=options.cache,
+            on_divergence=options.on_divergence,
+            device=device,
+            quiet=options.quiet,
+        )
+
+
+def _shaped_as(bundle: Bundle | None, recipe: Recipe) -> Recipe:
+    """The recipe with the shapes of a bundle's networks, which a run that starts from it must have."""
+    if bundle is None or bundle.generator is None:
+        return recipe
+    discriminator, generator = bundle.discriminator.config, bundle.generator.config
+    return replace(
+        recipe,
+        width=discriminator.width,
+        image_size=discriminator.image_size,
+        slope=discriminator.slope,
+        generator_width=generator.width,
+        latent_size=generator.latent_size,
+    )
+
+
+def _judged(paths: Sequence[Path]) -> list[object]:
+    from bapps_eval.data import distinguish, read_pairs, read_root
+
+    sets = [judged for path in paths for judged in ([read_pairs(path)] if path.suffix == ".csv" else read_root(path))]
+    return list(distinguish(sets))
+
+
+def _report(options: argparse.Namespace) -> None:
+    out = options.out or options.runs[0] / "report.html"
+    write_report(options.runs, out)
+    print(out)
 
 
 def _export(options: argparse.Namespace) -> None:
-    bundle = export_run(
-        options.run,
-        options.name or options.out.name,
+    with joined(options.device) as device:
+        bundle = export_run(
+            options.run,
+            options.name or options.out.name,
+            checkpoint=options.checkpoint,
+            samples=options.samples,
+            seed=options.seed,
+            form=options.form,
+            levels=options.levels,
+            epsilon=options.epsilon,
+            licence=options.licence,
+            device=device,
+            quiet=options.quiet,
+            provenance={"data": options.data_name} if options.data_name else None,
+        )
+        if process()[0] == 0:
+            save_bundle(bundle, options.out)
+            assert bundle.generator is not None
+            latents = bundle.generator.sample_latents(64, generator=torch.Generator().manual_seed(options.seed))
+            save_grid(bundle.generator, latents, options.out / "samples.png")
+            write_card(options.out, options.run if options.run.is_dir() else options.run.parent)
+
+
+def _card(options: argparse.Namespace) -> None:
+    make = make_card if options.dry_run else write_card
+    notes = options.notes.read_text(encoding="utf-8") if options.notes else ""
+    print(make(options.bundle, options.run, agreement=options.agreement, chosen=options.chosen, notes=notes))
+
+
+def _validate(options: argparse.Namespace) -> None:
+    report = validate_bundle(options.bundle, samples=options.samples, seed=options.seed, quiet=options.quiet)
+    print(report)
+    if not report.passed:
+        raise ValueError(f"{options.bundle} does not pass")
+
+
+def _push(options: argparse.Namespace) -> None:
+    pushed = push_bundle(
+        options.bundle,
+        options.repository,
+        private=options.private,
+        revision=options.revision,
+        dry_run=options.dry_run,
         samples=options.samples,
-        seed=options.seed,
-        device=options.device,
         quiet=options.quiet,
-        provenance={"data": options.data_name} if options.data_name else None,
     )
-    bundle = replace(
-        bundle,
-        form=options.form,
-        levels=tuple(options.levels),
-        epsilon=options.epsilon,
-        licence={"weights": options.licence},
-        card=options.card.read_text() if options.card else f"# {bundle.name}\n",
-    )
-    save_bundle(bundle, options.out)
-    assert bundle.generator is not None
-    latents = bundle.generator.sample_latents(64, generator=torch.Generator().manual_seed(options.seed))
-    save_grid(bundle.generator, latents, options.out / "samples.png")
+    print(pushed)
 
 
 if __name__ == "__main__":

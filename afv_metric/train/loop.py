@@ -1,225 +1,328 @@
-"""The training loop: one step of the generator and one of the discriminator an iteration."""
+"""The training loop: steps of the generator, then steps of the discriminator, and what happens at intervals.
+
+Every random number is a function of the seed, the iteration and the process, so a run that was killed and resumed
+goes on exactly as if it had never stopped, whatever else used random numbers in between.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchvision.utils import save_image
 from tqdm import tqdm
 
 from afv_metric.bundle import Bundle
 from afv_metric.files import replacing
-from afv_metric.networks import Discriminator, Generator
-from afv_metric.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from afv_metric.train.data import augment, load_images
-from afv_metric.train.losses import discriminator_loss, generator_loss, pull_to_average
+from afv_metric.networks import Generator
+from afv_metric.train.augmentation import augment
+from afv_metric.train.card import record_machine
+from afv_metric.train.checkpoint import (
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    rewind,
+    save_checkpoint,
+)
+from afv_metric.train.data import ImageSet, Rows, draw_images, load_images, split_held_out
+from afv_metric.train.distributed import average, process, reaches_any
+from afv_metric.train.divergence import DivergenceError, Watch
+from afv_metric.train.log import Log
+from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, pull_to_average
+from afv_metric.train.monitor import Monitor
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
+from afv_metric.train.state import State
 
-__all__ = ["DivergenceError", "save_grid", "train"]
+__all__ = ["StoppedError", "iterate", "save_grid", "train"]
 
-_AVERAGE_EVERY = 4  # iterations; the averages move too slowly for more to matter
+Paths = str | Path | Sequence[str | Path]
+
+_MOST_ROLLBACKS = 5
 _log = logging.getLogger(__name__)
 
 
-class DivergenceError(RuntimeError):
-    """Training produced non-finite losses; the last checkpoint is from before that."""
+class StoppedError(RuntimeError):
+    """The run was asked to stop by a signal, has saved its state, and can be resumed.
 
+    Attributes:
+        signal: Number of the signal.
+    """
 
-class _State:
-    """All that training changes: what a checkpoint holds."""
-
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        torch.manual_seed(recipe.seed)
-        layout: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
-        self.discriminator = Discriminator(recipe.discriminator).to(**layout)
-        self.generator = Generator(recipe.generator).to(**layout)
-        self.restart_averages()
-        betas = (recipe.beta1, recipe.beta2)
-        self.discriminator_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), recipe.discriminator_rate, betas, foreach=True
-        )
-        self.generator_optimizer = torch.optim.Adam(
-            self.generator.parameters(), recipe.generator_rate, betas, foreach=True
-        )
-        self.iteration = 0
-        self.seconds = 0.0
-
-    def restart_averages(self) -> None:
-        self.averaged_discriminator = self.discriminator.baked().requires_grad_(False)
-        self.averaged_generator = deepcopy(self.generator).requires_grad_(False).eval()
-
-    def modules(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if hasattr(value, "state_dict")}
-
-    def to_checkpoint(self, recipe: Recipe) -> dict[str, Any]:
-        saved: dict[str, Any] = {name: value.state_dict() for name, value in self.modules().items()}
-        saved |= {"iteration": self.iteration, "seconds": self.seconds, "recipe": asdict(recipe)}
-        saved["random"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            saved["random_cuda"] = torch.cuda.get_rng_state_all()
-        return saved
-
-    def from_checkpoint(self, saved: dict[str, Any]) -> None:
-        for name, value in self.modules().items():
-            value.load_state_dict(saved[name])
-        self.iteration, self.seconds = saved["iteration"], saved["seconds"]
-        torch.set_rng_state(saved["random"])
-        if torch.cuda.is_available() and "random_cuda" in saved:
-            torch.cuda.set_rng_state_all(saved["random_cuda"])
-
-    @torch.no_grad()
-    def update_averages(self, recipe: Recipe) -> None:
-        # Early on the horizon of the average grows with the run, so that it forgets the random start.
-        ramp = (1 + self.iteration) / (10 + self.iteration)
-        current = self.discriminator.baked_state()
-        for name, average in self.averaged_discriminator.named_parameters():
-            decay = min(recipe.discriminator_average, ramp)
-            average.lerp_(current[name], 1 - decay**_AVERAGE_EVERY)
-        decay = min(recipe.generator_average, ramp)
-        for mean, weight in zip(self.averaged_generator.parameters(), self.generator.parameters(), strict=True):
-            mean.lerp_(weight, 1 - decay**_AVERAGE_EVERY)
-        for kept, buffer in zip(self.averaged_generator.buffers(), self.generator.buffers(), strict=True):
-            kept.copy_(buffer)
+    def __init__(self, number: int, iteration: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} and saved at iteration {iteration}")
+        self.signal = number
 
 
 def train(
     recipe: Recipe,
-    data: str | Path,
+    data: Paths,
     out: str | Path,
     *,
+    held_out: Paths = (),
     init: Bundle | None = None,
+    judged: Sequence[Any] = (),
+    cache: str | Path | None = None,
+    on_divergence: Literal["stop", "rollback"] = "stop",
     device: str | torch.device = "cpu",
     quiet: bool = False,
 ) -> Path:
     """Train a discriminator and a generator, or go on with a run that was interrupted.
 
+    In a job of several processes (``torchrun``) each takes its share of every batch, and the first writes.
+
     Args:
         recipe: All settings. A run can only be resumed with the settings it began with, except its length and
             its intervals.
-        data: Folder of images.
+        data: Images: folders or archives, see :func:`~afv_metric.train.data.load_images`.
         out: Folder of the run; a checkpoint in it is resumed.
+        held_out: Images for the monitors alone; the recipe's share of the data if none are given.
         init: Bundle, with its generator, whose two networks a new run starts from.
+        judged: Sets of images judged by people (:class:`bapps_eval.data.JudgedSet`), for the monitors alone.
+        cache: Folder for the decoded images.
+        on_divergence: What to do when a network collapses or a number is not finite: ``"stop"``, or ``"rollback"``
+            to the checkpoint before the last and go on with half the learning rates.
         device: Where to train.
         quiet: Show no progress bars.
 
     Returns:
-        The folder of the run, with ``latest.pt``, ``stats.jsonl``, ``recipe.json`` and ``samples-*.png``.
+        The folder of the run, with checkpoints, ``stats.jsonl``, ``monitors.jsonl``, ``recipe.json`` and
+        ``samples-*.png``.
 
     Raises:
-        ValueError: If the folder holds a run with other settings, naming them, or the data are too few.
-        DivergenceError: If a loss is not finite.
+        ValueError: If the folder holds a run with other settings or data, naming them, or the data are too few.
+        DivergenceError: If training fails; the last good checkpoints are kept.
+        StoppedError: If SIGINT or SIGTERM arrived; the state is saved.
     """
     device, out = torch.device(device), Path(out)
+    rank, processes = process()
+    if recipe.batch_size % processes:
+        raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
     out.mkdir(parents=True, exist_ok=True)
-    state = _State(recipe, device)
-    checkpoint = latest_checkpoint(out)
-    if checkpoint is not None:
-        saved = load_checkpoint(checkpoint)
+    path = latest_checkpoint(out)
+    saved = load_checkpoint(path) if path else None
+    if saved:
         _refuse_other_settings(recipe, saved["recipe"])
-    images = load_images(data, 2 * recipe.image_size, quiet=quiet)
-    if checkpoint is not None:
+    everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet or rank > 0)
+    if held_out:
+        images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet or rank > 0)
+    else:
+        images, aside = split_held_out(everything, recipe.held_out, recipe.seed)
+    images = draw_images(images, recipe.images, recipe.seed)
+    if saved and saved["data"] != everything.fingerprint:
+        raise ValueError(f"the run in {out} was begun with other images; give the same --data, or another --out")
+
+    state, watch = State(recipe, device), Watch()
+    if saved:
         state.from_checkpoint(saved)
         _log.info("resuming %s at iteration %d", out, state.iteration)
-    elif init is not None:
-        _start_from(state, init)
-    with replacing(out / "recipe.json") as temporary:
-        temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    fixed_latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
+    elif init:
+        state.start_from(init)
+    latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
+    origin = saved["init"] if saved else f"{init.name} {init.hash}" if init else ""
+    facts = {"data": everything.fingerprint, "init": origin}
+    writer = _Writer(recipe, out, facts, latents) if rank == 0 else None
+    monitor = Monitor(recipe, images, aside, judged=judged, device=device) if rank == 0 else None
+    if writer and monitor:
+        rewind(out, state.iteration)
+        record_machine(out, device, processes)
+        if state.iteration == 0:
+            writer.log.write("monitors", 0, 0.0, monitor.measure(state))
 
-    bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet, unit="it")
-    began = time.monotonic() - state.seconds
-    with bar:
+    rollbacks = 0
+    bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet or rank > 0, unit="it")
+    with bar, _signals() as received:
         while state.iteration < recipe.iterations:
-            statistics = _iterate(state, recipe, images, device)
-            state.iteration += 1
-            state.seconds = time.monotonic() - began
-            bar.update()
-            if state.iteration % recipe.log_interval == 0:
-                _log_statistics(out, state, statistics)
-                bar.set_postfix({name: f"{float(value):.2f}" for name, value in statistics.items()})
-            if state.iteration % recipe.sample_interval == 0:
-                save_grid(state.averaged_generator, fixed_latents, out / f"samples-{state.iteration:07d}.png")
-            milestone = state.iteration % recipe.milestone_interval == 0
-            if milestone or state.iteration % recipe.checkpoint_interval == 0:
-                save_checkpoint(out, state.to_checkpoint(recipe), milestone=milestone)
-    save_checkpoint(out, state.to_checkpoint(recipe))
-    save_grid(state.averaged_generator, fixed_latents, out / f"samples-{state.iteration:07d}.png")
+            try:
+                statistics = _advance(state, recipe, images.images, device)
+                bar.update()
+                stop = reaches_any(bool(received), device)
+                last = stop or state.iteration == recipe.iterations
+                if state.iteration % recipe.log_interval == 0:
+                    values = _averaged(statistics)
+                    watch.check(state.iteration, values)
+                    bar.set_postfix({name: f"{values[name]:.2f}" for name in ("loss_d", "loss_g", "real", "fake")})
+                    if writer:
+                        writer.log.write("stats", state.iteration, state.seconds, values)
+                if last or any(state.iteration % interval == 0 for interval in _saved_at(recipe)):
+                    if not state.is_finite():
+                        raise DivergenceError(f"at iteration {state.iteration} weights are not finite")
+                    if writer and monitor:
+                        writer.save(state, monitor)
+                if writer and state.iteration % recipe.sample_interval == 0:
+                    writer.save_samples(state)
+            except DivergenceError as error:
+                rollbacks += 1
+                if on_divergence == "stop" or rollbacks > _MOST_ROLLBACKS:
+                    raise DivergenceError(f"{error}. {_advice(out)}") from error
+                _log.warning("%s; going back, with half the learning rates", error)
+                _roll_back(state, out, rank)
+                watch = Watch()
+                bar.reset(recipe.iterations)
+                bar.update(state.iteration)
+                continue
+            if stop:
+                raise StoppedError(received[0] if received else signal.SIGTERM, state.iteration)
+    if writer:
+        writer.log.close()
     return out
 
 
-def _start_from(state: _State, bundle: Bundle) -> None:
-    """Give both networks the weights of a bundle."""
-    if bundle.generator is None:
-        raise ValueError("to start from a bundle its generator is needed: load_bundle(..., generator=True)")
-    try:
-        state.discriminator.load_baked(bundle.discriminator.state_dict())
-        state.generator.load_state_dict(bundle.generator.state_dict())
-    except RuntimeError as error:
-        shapes = bundle.discriminator.config, bundle.generator.config
-        raise ValueError(
-            f"the networks of the bundle {bundle.name} have other shapes than the recipe: {shapes[0]} and {shapes[1]}"
-        ) from error
-    state.restart_averages()
+def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.device) -> dict[str, Tensor]:
+    """One iteration of training: steps of the generator, steps of the discriminator, both averages.
 
+    Args:
+        state: Networks and optimizers, changed in place.
+        recipe: The settings.
+        images: uint8 ``(N, 3, 2 S, 2 S)``, S being the image size.
+        device: Where the networks are.
 
-def _iterate(state: _State, recipe: Recipe, images: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """One iteration; returns the losses and mean energies."""
+    Returns:
+        Losses, mean energies and their spread over the batch, each a scalar tensor, of this process.
+    """
     discriminator, generator = state.discriminator, state.generator
-    bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-    chosen = torch.randint(len(images), (recipe.batch_size,))
-    real = augment(images[chosen].to(device).float() / 127.5 - 1, recipe.image_size, recipe.augmentation)
+    rank, processes = process()
+    # What all processes must agree on is drawn by all of them, and shared out; the rest each draws by itself.
+    shared = torch.Generator().manual_seed(_seed(recipe.seed, state.iteration, 0))
+    torch.manual_seed(_seed(recipe.seed, state.iteration, 1 + rank))
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.precision]
+    autocast = torch.autocast(device.type, dtype, enabled=recipe.precision != "float32")
+    data_seconds = 0.0
+
+    def draw_latents() -> Tensor:
+        return generator.sample_latents(recipe.batch_size, generator=shared).chunk(processes)[rank]
 
     discriminator.requires_grad_(False)
-    latents = generator.sample_latents(recipe.batch_size)
-    with bfloat16:
-        fake = generator(latents)
-        energies = discriminator(fake)
-    loss_generator = generator_loss(recipe.loss, energies.float())
-    if recipe.gamma:
-        with torch.no_grad():
-            averaged = state.averaged_generator(latents)
-        loss_generator = loss_generator + recipe.gamma * pull_to_average(fake.float(), averaged, recipe.noise_std)
-    _step(state.generator_optimizer, loss_generator)
+    for _ in range(recipe.generator_steps):
+        latents = draw_latents()
+        with autocast:
+            fake = generator(latents)
+            energies = discriminator(fake)
+        loss_generator = generator_loss(recipe.loss, energies.float())
+        if recipe.gamma:
+            with torch.no_grad():
+                averaged = state.averaged_generator(latents)
+            loss_generator = loss_generator + recipe.gamma * pull_to_average(fake.float(), averaged, recipe.noise_std)
+        state.step("generator", loss_generator)
 
     discriminator.requires_grad_(True)
-    kinds = [real, fake.detach().float()]
-    corrupted = round(recipe.negatives * recipe.batch_size)
-    if corrupted:
-        kinds.append(corrupt(real[torch.randperm(len(real))[:corrupted]]))
-    with bfloat16:
-        energies = discriminator(torch.cat(kinds))
-    of_real, *of_negatives = energies.float().split([len(kind) for kind in kinds])
-    loss_discriminator = discriminator_loss(recipe.loss, of_real, of_negatives)
-    _step(state.discriminator_optimizer, loss_discriminator)
+    for step in range(recipe.discriminator_steps):
+        if step:
+            with torch.no_grad(), autocast:
+                fake = generator(draw_latents())
+        began = time.perf_counter()
+        chosen = torch.randint(len(images), (recipe.batch_size,), generator=shared).chunk(processes)[rank]
+        real = augment(images[chosen].to(device).float() / 127.5 - 1, recipe.image_size, recipe.augmentation)
+        data_seconds += time.perf_counter() - began
+        kinds = [real.requires_grad_(recipe.r1 > 0), fake.detach().float()]
+        corrupted = round(recipe.negatives * len(real))
+        if corrupted:
+            kinds.append(corrupt(real.detach()[torch.randperm(len(real))[:corrupted]]))
+        with autocast:
+            energies = discriminator(torch.cat(kinds))
+        of_real, *of_negatives = energies.float().split([len(kind) for kind in kinds])
+        loss_discriminator = discriminator_loss(recipe.loss, of_real, of_negatives)
+        if recipe.r1:
+            loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(of_real, real)
+        state.step("discriminator", loss_discriminator)
 
-    if state.iteration % _AVERAGE_EVERY == 0:
-        state.update_averages(recipe)
-    statistics = {"loss_d": loss_discriminator, "loss_g": loss_generator, "real": of_real.mean()}
-    statistics |= {name: of.mean() for name, of in zip(("fake", "corrupted"), of_negatives, strict=False)}
+    state.update_averages(recipe)
+    with torch.no_grad():
+        statistics = {"loss_d": loss_discriminator, "loss_g": loss_generator}
+        statistics |= {"real": of_real.mean(), "real_spread": of_real.mean(1).std()}
+        statistics |= {"fake": of_negatives[0].mean(), "fake_spread": of_negatives[0].mean(1).std()}
+        if corrupted:
+            statistics["corrupted"] = of_negatives[1].mean()
+        statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()
+        statistics["data_seconds"] = torch.tensor(data_seconds)
     return {name: value.detach() for name, value in statistics.items()}
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+@torch.no_grad()
+def save_grid(generator: Generator, latents: Tensor, path: Path) -> None:
+    """Write the images of some latents as one PNG, eight in a row, atomically."""
+    with replacing(path) as temporary:
+        save_image(generator(latents), temporary, nrow=8, normalize=True, value_range=(-1, 1))
+
+
+class _Writer:
+    """What the first process writes, and when."""
+
+    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, str], latents: Tensor) -> None:
+        self.recipe, self.out, self.facts, self.latents = recipe, out, facts, latents
+        with replacing(out / "recipe.json") as temporary:
+            temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+        self.log = Log(out)
+
+    def save(self, state: State, monitor: Monitor) -> None:
+        """Write a checkpoint, with a record of the monitors where one is due."""
+        recipe, finished = self.recipe, state.iteration == self.recipe.iterations
+        if finished or state.iteration % recipe.monitor_interval == 0:
+            self.log.write("monitors", state.iteration, state.seconds, monitor.measure(state))
+        if finished:
+            self.save_samples(state)
+        save_checkpoint(self.out, state.to_checkpoint(recipe) | self.facts)
+        prune_checkpoints(self.out, milestone_interval=recipe.milestone_interval, best=recipe.keep_best)
+
+    def save_samples(self, state: State) -> None:
+        """Write what the averaged generator makes of the same latents every time."""
+        save_grid(state.averaged_generator, self.latents, self.out / f"samples-{state.iteration:07d}.png")
+
+
+def _saved_at(recipe: Recipe) -> tuple[int, ...]:
+    return recipe.checkpoint_interval, recipe.monitor_interval, recipe.milestone_interval
+
+
+def _advance(state: State, recipe: Recipe, images: Rows, device: torch.device) -> dict[str, Tensor]:
+    began = time.perf_counter()
+    statistics = iterate(state, recipe, images, device)
+    state.iteration += 1
+    seconds = time.perf_counter() - began
+    state.seconds += seconds
+    return statistics | {"data_share": statistics.pop("data_seconds") / seconds}
+
+
+def _averaged(statistics: dict[str, Tensor]) -> dict[str, float]:
+    joint = torch.stack([value.float().cpu() for value in statistics.values()])
+    average([joint])
+    return dict(zip(statistics, joint.tolist(), strict=True))
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _load_in_turns(data: Paths, size: int, cache: str | Path | None, quiet: bool) -> ImageSet:
+    """The first process decodes into the cache, the others then find it there."""
+    sources = [data] if isinstance(data, (str, Path)) else list(data)
+    rank, processes = process()
+    if rank:
+        distributed.barrier()
+    images = load_images(sources, size, cache=cache, quiet=quiet)
+    if processes > 1 and rank == 0:
+        distributed.barrier()
+    return images
 
 
 def _refuse_other_settings(recipe: Recipe, saved: dict[str, Any]) -> None:
-    free = {"iterations", "log_interval", "checkpoint_interval", "milestone_interval", "sample_interval"}
+    free = {"name", "iterations", "keep_best", "monitor_samples"}
     differences = [
         f"{name} was {saved.get(name)!r} and is now {value!r}"
         for name, value in asdict(recipe).items()
-        if name not in free and saved.get(name) != value
+        if name not in free and not name.endswith("_interval") and saved.get(name) != value
     ]
     if differences:
         raise ValueError(
@@ -228,20 +331,46 @@ def _refuse_other_settings(recipe: Recipe, saved: dict[str, Any]) -> None:
         )
 
 
-def _log_statistics(out: Path, state: _State, statistics: dict[str, Tensor]) -> None:
-    line: dict[str, float] = {"iteration": state.iteration, "seconds": round(state.seconds, 1)}
-    line |= {name: float(value) for name, value in statistics.items()}
-    if not all(torch.isfinite(value) for value in statistics.values()):
-        raise DivergenceError(
-            f"training diverged before iteration {state.iteration}: {line}. The last checkpoint in {out} is intact; "
-            "start again from it with lower learning rates."
-        )
-    with (out / "stats.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _advice(out: Path) -> str:
+    path = latest_checkpoint(out)
+    if path is None:
+        return "There is no checkpoint from before; begin again with lower learning rates."
+    return f"{path} is intact; go on from it with --on-divergence rollback, or begin again with lower learning rates."
 
 
-@torch.no_grad()
-def save_grid(generator: Generator, latents: Tensor, path: Path) -> None:
-    """Write the images of some latents as one PNG, eight in a row, atomically."""
-    with replacing(path) as temporary:
-        save_image(generator(latents), temporary, nrow=8, normalize=True, value_range=(-1, 1))
+def _roll_back(state: State, out: Path, rank: int) -> None:
+    """To the last checkpoint but one: the last may be from after the trouble began."""
+    kept = list(checkpoints(out).values())[-2:]
+    if not kept:
+        raise DivergenceError(f"training has failed before its first checkpoint. {_advice(out)}")
+    factor = state.rate_factor / 2
+    state.from_checkpoint(load_checkpoint(kept[0]))
+    state.lower_rates(factor / state.rate_factor)
+    if process()[1] > 1:
+        distributed.barrier()
+    if rank == 0:
+        rewind(out, state.iteration)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list, to be looked at between iterations; a second one acts at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before: dict[int, Callable[..., Any] | int | None] = {}
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["discriminator_loss", "generator_loss", "pull_to_average"]
+__all__ = ["discriminator_loss", "generator_loss", "gradient_penalty", "pull_to_average"]
 
 
 def discriminator_loss(kind: str, real: Tensor, negatives: Sequence[Tensor]) -> Tensor:
@@ -45,3 +45,14 @@ def pull_to_average(images: Tensor, averaged: Tensor, noise_std: float) -> Tenso
     """
     noise = torch.randn_like(images) * noise_std
     return (images - averaged + noise).square().sum((1, 2, 3)).mean()
+
+
+def gradient_penalty(energies: Tensor, images: Tensor) -> Tensor:
+    """Zero-centred gradient penalty (R1): half the mean over images of ||gradient of D(x)||^2.
+
+    Args:
+        energies: Energies of the images, ``(N, P)``; D(x) is their mean over positions.
+        images: The images they were computed from, ``(N, 3, S, S)``, which require a gradient.
+    """
+    (gradient,) = torch.autograd.grad(energies.mean(1).sum(), images, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean() / 2

@@ -16,6 +16,7 @@ class Recipe:
     """Settings of one training run.
 
     Attributes:
+        name: Name of the recipe.
         width: Channels of the discriminator D.
         generator_width: Channels of the generator G; about half of D's keeps D ahead of G.
         latent_size: Length of the latent vector z.
@@ -27,26 +28,36 @@ class Recipe:
         loss: ``"hinge"``, or ``"least-squares"`` on the sigmoid of the energy (the paper).
         gamma: Weight of the generator's pull towards its own average (eq. 7 of the paper); 0 switches it off.
         noise_std: Standard deviation of the noise in that term, in units of [-1, 1] images.
+        r1: Weight of the zero-centred gradient penalty on real images (section 4 of the paper); 0 switches it off.
         augmentation: ``"multiscale"``: crops between half and one and a half times the size of the images;
             ``"paper"``: small images padded by 4 pixels and cropped, flipped, turned by multiples of 90 degrees;
             ``"flip"``: small images, flipped; ``"none"``: small images as they are.
         negatives: Corrupted real images given to D as further negatives, as a share of the batch; 0: none.
-        batch_size: Real images, and generated ones, per iteration.
-        iterations: Length of the run; each is one step of G and one of D.
+        batch_size: Real images, and generated ones, per step, over all processes together.
+        generator_steps: Steps of G an iteration.
+        discriminator_steps: Steps of D an iteration; the first is on the images of G's last step.
+        iterations: Length of the run.
         discriminator_rate: Adam's learning rate for D.
         generator_rate: Adam's learning rate for G.
         beta1: Adam's decay of the mean gradient.
         beta2: Adam's decay of the squared gradient.
         discriminator_average: Decay per iteration of the average of D's weights that becomes the metric.
         generator_average: Decay per iteration of the average of G's weights used for samples and statistics.
-        precision: Arithmetic of the convolutions: ``"float32"``, or ``"bfloat16"`` through autocast.
+        precision: Arithmetic of the convolutions: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` through autocast,
+            the latter with scaled gradients.
+        images: Train on so many of the images only, drawn by the seed; 0: on all.
+        held_out: Share of the images that only the monitors see, unless they are given images of their own.
         seed: Seed of weights, latents, crops and corruptions.
         log_interval: Iterations between two lines of ``stats.jsonl``.
-        checkpoint_interval: Iterations between two checkpoints.
+        monitor_interval: Iterations between two lines of ``monitors.jsonl``, each with a checkpoint.
+        monitor_samples: Images of each kind that the monitors look at.
+        checkpoint_interval: Iterations between two checkpoints; the last two are kept.
         milestone_interval: Iterations between two checkpoints that are kept for good.
+        keep_best: Checkpoints kept for the highest Fisher Similarity of held-out and generated images.
         sample_interval: Iterations between two grids of generated images.
     """
 
+    name: str = "imagenet"
     width: int = 48
     generator_width: int = 24
     latent_size: int = 128
@@ -58,9 +69,12 @@ class Recipe:
     loss: Literal["hinge", "least-squares"] = "hinge"
     gamma: float = 0.0
     noise_std: float = 0.01
+    r1: float = 0.0
     augmentation: Literal["none", "flip", "paper", "multiscale"] = "multiscale"
     negatives: float = 0.5
     batch_size: int = 64
+    generator_steps: int = 1
+    discriminator_steps: int = 1
     iterations: int = 30_000
     discriminator_rate: float = 4e-4
     generator_rate: float = 1e-4
@@ -68,11 +82,16 @@ class Recipe:
     beta2: float = 0.999
     discriminator_average: float = 0.9995
     generator_average: float = 0.995
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    images: int = 0
+    held_out: float = 0.02
     seed: int = 0
     log_interval: int = 100
+    monitor_interval: int = 2_500
+    monitor_samples: int = 1_000
     checkpoint_interval: int = 500
     milestone_interval: int = 5_000
+    keep_best: int = 2
     sample_interval: int = 1_000
 
     def __post_init__(self) -> None:
@@ -80,13 +99,18 @@ class Recipe:
             choices = get_args(kind)
             if choices and getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name in ("batch_size", "iterations", "log_interval", "checkpoint_interval", "milestone_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive = [name for name in get_type_hints(type(self)) if name.endswith(("_interval", "_steps", "_rate"))]
+        for name in ("batch_size", "iterations", "monitor_samples", *positive):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("gamma", "noise_std", "r1", "keep_best", "images"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("beta1", "beta2", "discriminator_average", "generator_average", "held_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.negatives <= 1:
             raise ValueError(f"negatives is a share of the batch in [0, 1], got {self.negatives}")
-        if not self.noise_std >= 0 or not self.gamma >= 0:
-            raise ValueError(f"gamma and noise_std must not be negative, got {self.gamma} and {self.noise_std}")
         _ = self.discriminator, self.generator  # these check what they are made of
 
     @property
@@ -137,4 +161,42 @@ def _parse(name: str, text: str, kind: Any) -> Any:
     return text
 
 
-RECIPES = {"imagenet": Recipe()}
+_PUBLISHED = Recipe(
+    name="imagenet-paper",
+    width=128,
+    generator_width=128,
+    slope=0.0,
+    head="pooled",
+    gain=1.0,
+    loss="least-squares",
+    augmentation="paper",
+    negatives=0.0,
+    iterations=800_000,
+    generator_rate=2e-4,
+    discriminator_average=0.0,
+    generator_average=0.9,
+    precision="float32",
+    monitor_interval=10_000,
+    checkpoint_interval=5_000,
+    milestone_interval=100_000,
+    sample_interval=10_000,
+)
+"""The published hyper-parameters; the authors' released model is 256 wide, with latents of 256."""
+
+_CIFAR = replace(Recipe(), augmentation="paper", negatives=0.0, held_out=0.1)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(),
+        _PUBLISHED,
+        # The paper does not state gamma; this one balances the adversarial term at the start of training.
+        replace(_PUBLISHED, name="imagenet64", image_size=64, gamma=1e-3),
+        replace(_CIFAR, name="cifar10"),
+        replace(_CIFAR, name="cifar100"),
+        replace(_CIFAR, name="cifar10+100"),
+        replace(Recipe(), name="folder", iterations=5_000, held_out=0.1, monitor_interval=500, sample_interval=500),
+    )
+}
+"""Recipes by name: ``imagenet`` regenerates the shipped bundle, ``imagenet-paper`` has the published settings,
+``imagenet64`` one more block, ``folder`` is for one's own images and starts from the shipped bundle."""

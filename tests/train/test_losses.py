@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from afv_metric.train.losses import discriminator_loss, generator_loss, pull_to_average
+from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, pull_to_average
 
 
 def test_hinge_by_hand():
@@ -26,3 +26,20 @@ def test_the_pull_to_the_average_is_the_squared_distance_of_images():
     torch.manual_seed(0)
     noisy = torch.stack([pull_to_average(averaged, averaged, 0.1) for _ in range(200)])
     assert noisy.mean().item() == pytest.approx(0.01 * 48, rel=0.1)
+
+
+def test_the_gradient_penalty_is_half_the_squared_gradient_of_the_mean_energy():
+    images = torch.randn(2, 3, 4, 4, requires_grad=True)
+    slopes = torch.tensor([1.0, 3.0])
+    # Two positions an image with slopes 1 and 3 for all 48 pixels: the mean energy has slope 2.
+    energies = images.sum((1, 2, 3))[:, None] * slopes
+    penalty = gradient_penalty(energies, images)
+    assert penalty.item() == pytest.approx(0.5 * 48 * 4)
+
+
+def test_the_gradient_penalty_can_be_descended():
+    weight = torch.tensor(2.0, requires_grad=True)
+    images = torch.ones(1, 3, 2, 2, requires_grad=True)
+    gradient_penalty((weight * images).sum((1, 2, 3))[:, None], images).backward()
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(12 * 2.0)

@@ -21,16 +21,32 @@ def test_overriding():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("depth=3", "one of the settings width"),
+        ("depth=3", "one of the settings name, width"),
         ("width", "expected NAME=VALUE"),
         ("width=wide", r"width must be a number \(int\)"),
         ("spectral_norm=perhaps", "must be yes or no"),
         ("loss=l2", "loss must be one of hinge, least-squares"),
         ("negatives=2", "share of the batch"),
-        ("batch_size=0", "batch_size must be at least 1"),
+        ("batch_size=0", "batch_size must be positive"),
+        ("discriminator_average=1", r"discriminator_average must be in \[0, 1\)"),
+        ("r1=-1", "r1 must not be negative"),
+        ("discriminator_steps=0", "discriminator_steps must be positive"),
         ("image_size=48", "image_size must be 32 or 64"),
     ],
 )
 def test_wrong_settings_are_refused(assignment, message):
     with pytest.raises(ValueError, match=message):
         Recipe().override([assignment])
+
+
+def test_the_published_settings_are_the_paper_s():
+    paper = RECIPES["imagenet-paper"]
+    assert (paper.loss, paper.head, paper.slope, paper.gain, paper.negatives) == ("least-squares", "pooled", 0, 1, 0)
+    assert (paper.generator_rate, paper.discriminator_rate, paper.beta1, paper.beta2) == (2e-4, 4e-4, 0, 0.999)
+    assert (paper.width, paper.latent_size, paper.batch_size, paper.iterations) == (128, 128, 64, 800_000)
+    assert (paper.generator_average, paper.discriminator_average, paper.augmentation) == (0.9, 0, "paper")
+
+
+def test_every_recipe_goes_by_its_name():
+    assert {name: recipe.name for name, recipe in RECIPES.items()} == {name: name for name in RECIPES}
+    assert RECIPES["imagenet64"].gamma > 0

@@ -1,0 +1,118 @@
+"""The few places where the processes of one training job meet; with a single process all of it does nothing.
+
+The two networks take turns and the gradient penalty differentiates twice, which ``DistributedDataParallel`` does not
+follow. They are small, too: one reduction of all gradients of a step, a few megabytes, is as fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+__all__ = ["LostProcessError", "average", "joined", "process", "reaches_any", "synchronise_batch_norm"]
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the job has ended, so that this one cannot go on."""
+
+
+def process() -> tuple[int, int]:
+    """Rank of this process and number of processes.
+
+    Example:
+        >>> process()
+        (0, 1)
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+@contextlib.contextmanager
+def joined(device: str | torch.device) -> Iterator[torch.device]:
+    """Join the job that ``torchrun`` has started, if any, and give the device of this process.
+
+    Args:
+        device: The device asked for; ``cuda`` becomes the GPU of the local rank.
+
+    Raises:
+        LostProcessError: If a process of the job died in the meantime.
+    """
+    device = torch.device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    except RuntimeError as error:
+        lost = isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        if lost:
+            raise LostProcessError(f"another process of the job has ended or cannot be reached: {error}") from error
+        raise
+    finally:
+        distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors of one device, in place, by their means over all processes."""
+    _, count = process()
+    tensors = list(tensors)
+    if count == 1 or not tensors:
+        return
+    joint = torch.cat([tensor.flatten().float() for tensor in tensors])
+    distributed.all_reduce(joint)
+    joint /= count
+    for tensor, mean in zip(tensors, joint.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def reaches_any(condition: bool, device: torch.device) -> bool:
+    """Whether a condition holds in any process; all of them get the same answer, at the same place."""
+    if process()[1] == 1:
+        return condition
+    flag = torch.tensor(float(condition), device=device)
+    distributed.all_reduce(flag)
+    return bool(flag)
+
+
+class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batch of all processes; unlike ``nn.SyncBatchNorm`` it runs on the CPU, too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(N, C, H, W)``."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        count = process()[1]
+        maps = input.to(self.weight.dtype)
+        mean = differentiable_all_reduce(maps.mean((0, 2, 3)) / count)
+        centred = maps - mean[:, None, None]
+        variance = differentiable_all_reduce(centred.square().mean((0, 2, 3)) / count)
+        with torch.no_grad():
+            size = count * input.numel() / input.shape[1]
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(variance * size / (size - 1), self.momentum or 0.0)
+            self.num_batches_tracked += 1
+        scale = (variance + self.eps).rsqrt() * self.weight
+        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normalised.to(input.dtype)
+
+
+def synchronise_batch_norm(module: nn.Module) -> None:
+    """Make every batch normalisation of a network one over the batches of all processes, in place."""
+    if process()[1] > 1:
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.__class__ = _SynchronisedBatchNorm2d

@@ -1,0 +1,64 @@
+"""Noticing that a run has failed: losses or weights that are not finite, and the collapse of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+__all__ = ["DivergenceError", "Watch"]
+
+_PATIENCE = 5  # records in a row; an early G may look collapsed for a moment
+_SMALLEST_SPREAD = 1e-5  # of energies; a working D spreads over hundredths at its random start already
+_SMALLEST_VARIANCE = 1e-5  # of pixels in [-1, 1] over the images of a batch
+
+
+class DivergenceError(RuntimeError):
+    """Training has failed; the checkpoints that are kept are from before that."""
+
+
+class Watch:
+    """Checks the record of every log interval.
+
+    Example:
+        >>> Watch().check(100, {"loss_d": float("nan")})
+        Traceback (most recent call last):
+            ...
+        afv_metric.train.divergence.DivergenceError: at iteration 100 loss_d is nan
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row = {"discriminator": 0, "generator": 0}
+
+    def check(self, iteration: int, statistics: Mapping[str, float]) -> None:
+        """Look at one record.
+
+        Args:
+            iteration: Iterations done.
+            statistics: Losses; ``real_spread`` and ``fake_spread``, the standard deviations of the energies over the
+                images of a batch; ``sample_variance``, the mean variance of a pixel over generated images.
+
+        Raises:
+            DivergenceError: If a number is not finite, or a network has been collapsed for five records in a row.
+        """
+        wrong = [f"{name} is {value}" for name, value in statistics.items() if not math.isfinite(value)]
+        if wrong:
+            raise DivergenceError(f"at iteration {iteration} {' and '.join(wrong)}")
+        spread = max(statistics["real_spread"], statistics["fake_spread"])
+        self._count(
+            "discriminator",
+            spread < _SMALLEST_SPREAD,
+            f"at iteration {iteration} the discriminator has collapsed: all images, real and generated, have had one "
+            f"energy for {_PATIENCE} records (spread {spread:.1e})",
+        )
+        variance = statistics["sample_variance"]
+        self._count(
+            "generator",
+            variance < _SMALLEST_VARIANCE,
+            f"at iteration {iteration} the generator has collapsed: all its images have been one image for {_PATIENCE} "
+            f"records (variance {variance:.1e})",
+        )
+
+    def _count(self, network: str, collapsed: bool, message: str) -> None:
+        self._in_a_row[network] = self._in_a_row[network] + 1 if collapsed else 0
+        if self._in_a_row[network] >= _PATIENCE:
+            raise DivergenceError(message)

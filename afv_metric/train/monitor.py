@@ -1,0 +1,396 @@
+"""Monitors of a training run: what the averaged discriminator, the metric in the making, is worth at an iteration.
+
+All of it is measured on the same images and the same latents every time, so that a curve moves only with the weights.
+Measuring changes nothing in the run: no random state, no mode, no buffer. It meets no other process either, so one
+process of a job can measure while the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import math
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afv_metric.bundle import Bundle
+from afv_metric.distance import AFVDistance
+from afv_metric.fisher import Energy, FisherEngine
+from afv_metric.forms import FORMS
+from afv_metric.networks import Discriminator, Generator
+from afv_metric.sets import fisher_similarity, mean_scores
+from afv_metric.statistics import FisherStatistics, collect_statistics
+from afv_metric.train.augmentation import augment
+from afv_metric.train.data import ImageSet
+from afv_metric.train.negatives import corrupt
+from afv_metric.train.recipes import Recipe
+
+if TYPE_CHECKING:
+    from bapps_eval.data import JudgedSet
+
+__all__ = ["Monitor", "Monitored"]
+
+_BATCH = 50
+_PIXELS = 2**16  # of the pairs of judged images that are compared at a time, which bounds memory
+# Of judged images: halves and quarters. Whole images would count .06 in the shipped bundle and take 3/4 of the time.
+_LEVELS = (0.0, 0.5, 0.5)
+_SKETCH = 2048  # numbers that a score vector is reduced to for the linear probe
+_log = logging.getLogger(__name__)
+
+
+class Monitored(Protocol):
+    """What is looked at of a run; :class:`afv_metric.train.state.State` has it."""
+
+    generator: Generator
+    averaged_discriminator: Discriminator
+    averaged_generator: Generator
+
+
+class Monitor:
+    """The monitors of one run.
+
+    Real images are looked at as training sees them, augmented by the recipe, once and for all from the recipe's seed.
+    There are as many train images as held-out ones, so that the bias of the Fisher Similarity, which depends on the
+    number of images (see :mod:`afv_metric.sets`), is the same for both.
+
+    Args:
+        recipe: The recipe of the run.
+        images: Its training images.
+        held_out: Images kept aside; without any, their monitors are left out.
+        judged: Sets of images judged by people, all of other names; the forms compare their images at half and
+            quarter size.
+        judged_items: Most items of a judged set that are looked at.
+        inception: Network for Inception Score and Fréchet distance, from uint8 images ``(N, 3, S, S)`` to features
+            ``(N, F)``. If None it is torchmetrics' Inception network, if that and its weights can be had; otherwise one
+            line in the log says what is missing.
+        device: Where the networks are.
+
+    Example:
+        >>> from afv_metric.train.data import Rows
+        >>> from afv_metric.train.state import State
+        >>> recipe = Recipe(width=4, generator_width=4, monitor_samples=8)
+        >>> pixels = torch.randint(256, (12, 64, 64, 3), dtype=torch.uint8)
+        >>> images = ImageSet(Rows(pixels), None, (), [""] * 12, "")
+        >>> values = Monitor(recipe, images, images).measure(State(recipe, torch.device("cpu")))
+        >>> 0 <= values["fisher_similarity/held_out"] <= 1, values["generator_pull"]
+        (True, 0.0)
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: ImageSet,
+        held_out: ImageSet,
+        *,
+        judged: Sequence[JudgedSet] = (),
+        judged_items: int = 100,
+        inception: nn.Module | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.recipe, self.device = recipe, torch.device(device)
+        self.energy: Energy = "logit" if recipe.loss == "hinge" else "sigmoid"
+        self.judged = [_limited(one, judged_items) for one in judged]
+        self._untrained: dict[str, float] | None = None
+        count = min(recipe.monitor_samples, len(images.images))
+        sets = {"train": images}
+        if len(held_out.images):
+            count = min(count, len(held_out.images))
+            sets["held_out"] = held_out
+        with _random_states_kept(self.device):
+            torch.default_generator.manual_seed(recipe.seed)
+            self._images = {name: self._crop(one, count, recipe.augmentation) for name, one in sets.items()}
+            self._negatives = torch.cat([corrupt(batch) for batch in self._images["train"].split(_BATCH)])
+            self._inception = _Inception.make(inception, self.device)
+        self._probe = self._labelled(images), self._labelled(held_out)
+
+    @torch.no_grad()
+    def measure(self, state: Monitored) -> dict[str, float]:
+        """Measure everything.
+
+        Energies are the averaged discriminator's logits, also where the loss has a sigmoid.
+
+        Args:
+            state: The networks, on the device; they are left as they are.
+
+        Returns:
+            Finite numbers by name, where LAYER is ``blocks.0.conv1`` or the like:
+
+            - ``fisher_similarity/{train,held_out}``: to generated images.
+            - ``energy/{train,held_out,generated,negatives}``: means.
+            - ``generator_pull``: mean of ||G(z) - averaged G(z)||^2, both in evaluation mode.
+            - ``dead_channels/LAYER``: share of the channels that are nowhere positive before the activation, on any of
+              these images; ``blocks.0`` is the end of a block.
+            - ``singular_value/LAYER``, ``smallest_singular_value/LAYER``, ``effective_rank/LAYER``: of the weights as a
+              matrix ``(C_out, C_in k^2)``; the rank is exp of the entropy of the singular values, scaled to sum 1.
+            - ``agreement/FORM/{SET,mean}``: scores on the judged sets; ``random_agreement/FORM/{SET,mean}``: those of
+              the same network and seed before any training, with the information of the train images.
+            - ``probe_accuracy``: of a linear classifier on Adversarial Fisher Vectors of labelled images, not
+              augmented, on held-out ones.
+            - ``inception_score``, ``fid``.
+        """
+        with _random_states_kept(self.device):
+            torch.default_generator.manual_seed(self.recipe.seed)
+            discriminator = deepcopy(state.averaged_discriminator)
+            generated, pull = self._generate(state)
+            values = {"generator_pull": pull} | _spectra(discriminator)
+            engine = FisherEngine(discriminator, self.energy)
+            statistics = collect_statistics(engine, self._batches(generated))
+            values |= self._similarities(engine, statistics)
+            values |= self._energies(engine, generated)
+            if self.judged or self._probe[1] is not None:
+                bundle = self._bundle(state.averaged_discriminator, statistics)
+                values |= self._agreement(bundle) | self._probe_accuracy(bundle)
+            if self._inception:
+                values |= self._inception.measure(self._batches(self._images["train"]), self._batches(generated))
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def _crop(self, images: ImageSet, count: int, augmentation: str) -> Tensor:
+        """Evenly spread images as the networks see them, ``(count, 3, S, S)`` in [-1, 1], on the CPU."""
+        batches = (images.images[rows].float() / 127.5 - 1 for rows in _spread(len(images.images), count).split(_BATCH))
+        return torch.cat([augment(batch, self.recipe.image_size, augmentation) for batch in batches])
+
+    def _labelled(self, images: ImageSet) -> tuple[Tensor, Tensor] | None:
+        """Unaugmented images and their labels; None unless there are two classes."""
+        if images.labels is None:
+            return None
+        count = min(self.recipe.monitor_samples, len(images.images))
+        labels = images.labels[_spread(len(images.images), count)]
+        return (self._crop(images, count, "none"), labels) if len(labels.unique()) > 1 else None
+
+    def _batches(self, images: Tensor) -> Iterator[Tensor]:
+        return (batch.to(self.device) for batch in images.split(_BATCH))
+
+    def _generate(self, state: Monitored) -> tuple[Tensor, float]:
+        """Images of the averaged generator, and their mean squared distance to those of the one in training."""
+        averaged, current = (deepcopy(network).eval() for network in (state.averaged_generator, state.generator))
+        seeded = torch.Generator().manual_seed(self.recipe.seed)
+        latents = averaged.sample_latents(self.recipe.monitor_samples, generator=seeded)
+        generated, pull = [], 0.0
+        for some in latents.split(_BATCH):
+            images = averaged(some)
+            pull += float((current(some) - images).square().sum())
+            generated.append(images)
+        return torch.cat(generated), pull / len(latents)
+
+    def _similarities(self, engine: FisherEngine, statistics: FisherStatistics) -> dict[str, float]:
+        of_generated = [(layer.weight_mean, layer.bias_mean) for layer in statistics.layers]
+        return {
+            f"fisher_similarity/{name}": fisher_similarity(
+                mean_scores(engine, self._batches(images)), of_generated, statistics, Bundle.epsilon
+            )
+            for name, images in self._images.items()
+        }
+
+    def _energies(self, engine: FisherEngine, generated: Tensor) -> dict[str, float]:
+        """Mean energies of all kinds of images, and the channels that are dead on all of them."""
+        values: dict[str, float] = {}
+        alive: dict[str, Tensor] = {}
+        for name, images in (self._images | {"generated": generated, "negatives": self._negatives}).items():
+            total = 0.0
+            for batch in self._batches(images):
+                seen = engine(batch)
+                total += float(engine.discriminator.head(F.leaky_relu(seen.last, engine.slope)).mean((1, 2, 3)).sum())
+                ends = [*(block.maps for block in seen.blocks[1:]), seen.last]
+                for index, (block, end) in enumerate(zip(seen.blocks, ends, strict=True)):
+                    for layer, maps in ((f"blocks.{index}.conv1", block.hidden), (f"blocks.{index}", end)):
+                        positive = maps.amax((0, 2, 3)) > 0
+                        alive[layer] = positive | alive[layer] if layer in alive else positive
+            values[f"energy/{name}"] = total / len(images)
+        return values | {f"dead_channels/{layer}": 1 - float(some.float().mean()) for layer, some in alive.items()}
+
+    def _bundle(self, discriminator: Discriminator, statistics: FisherStatistics) -> Bundle:
+        return Bundle("monitored", discriminator, None, statistics, self.energy, levels=_LEVELS)
+
+    def _agreement(self, bundle: Bundle) -> dict[str, float]:
+        if not self.judged:
+            return {}
+        if self._untrained is None:
+            # As the run began, whatever it was initialised from; over real images, as no generator belongs to it.
+            torch.default_generator.manual_seed(self.recipe.seed)
+            untrained = Discriminator(self.recipe.discriminator).baked().to(self.device)
+            engine = FisherEngine(deepcopy(untrained), self.energy)
+            statistics = collect_statistics(engine, self._batches(self._images["train"]))
+            scores = self._score(self._bundle(untrained, statistics))
+            self._untrained = {f"random_agreement/{name}": score for name, score in scores.items()}
+        return {f"agreement/{name}": score for name, score in self._score(bundle).items()} | self._untrained
+
+    def _score(self, bundle: Bundle) -> dict[str, float]:
+        """Score of every form on every judged set, and their means."""
+        # Only here, so that training does not need bapps_eval; its measuring meets the other processes of a job.
+        from bapps_eval.loader import batches
+        from bapps_eval.scores import score
+
+        metrics = {form: AFVDistance(bundle, form=form).to(self.device) for form in FORMS}
+        scores: dict[str, dict[str, float]] = {form: {} for form in FORMS}
+        for judged in self.judged:
+            distances = {form: np.empty((len(judged), len(judged.images[0]) - 1)) for form in FORMS}
+            for batch in batches([judged], 64, device=self.device, workers=0):
+                # In [0, 1], where a bright image is no reason to warn.
+                first, *others = ((images + 1) / 2 for images in batch.images)
+                for form, metric in metrics.items():
+                    metric.chunk_size = max(1, _PIXELS // first[0, 0].numel())
+                    columns = [metric(first, other, normalize=True) for other in others]
+                    distances[form][batch.rows] = torch.stack(columns, 1).cpu().numpy()
+            for form in FORMS:
+                scores[form][judged.name] = float(score(judged, distances[form])[judged.measure])
+        for of_sets in scores.values():
+            of_sets["mean"] = sum(of_sets.values()) / len(of_sets)
+        return {f"{form}/{name}": value for form, of_sets in scores.items() for name, value in of_sets.items()}
+
+    def _probe_accuracy(self, bundle: Bundle) -> dict[str, float]:
+        train, held_out = self._probe
+        if train is None or held_out is None:
+            return {}
+        metric = AFVDistance(bundle, form="fisher").to(self.device)
+        features, of_held_out = (
+            torch.cat([_sketch(metric, batch) for batch in self._batches(images)]) for images, _ in (train, held_out)
+        )
+        predicted = _classify(features, train[1], of_held_out)
+        return {"probe_accuracy": float((predicted == held_out[1]).float().mean())}
+
+
+@dataclass
+class _Inception:
+    """Inception Score and Fréchet distance by torchmetrics.
+
+    Attributes:
+        score: ``torchmetrics.image.inception.InceptionScore``.
+        distance: ``torchmetrics.image.fid.FrechetInceptionDistance``, which keeps the real images' statistics.
+        knows_real: Whether it has seen them.
+    """
+
+    score: Any
+    distance: Any
+    knows_real: bool = False
+
+    @staticmethod
+    def make(network: nn.Module | None, device: torch.device) -> _Inception | None:
+        """Make both with one network, or torchmetrics' own; None, and a line in the log, if they cannot be had."""
+        # Another process of a job, which does not measure, must not be waited for.
+        settings = {"sync_on_compute": False}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that features are kept in memory
+                inception = importlib.import_module("torchmetrics.image.inception")
+                fid = importlib.import_module("torchmetrics.image.fid")
+                score = inception.InceptionScore("logits_unbiased" if network is None else network, **settings)
+                real = {"feature": 2048 if network is None else network, "reset_real_features": False}
+                distance = fid.FrechetInceptionDistance(**real, **settings)
+        except (ImportError, OSError, RuntimeError) as error:
+            _log.info(
+                "no Inception Score and FID (%s); they need torchmetrics[image] and the weights that it fetches",
+                str(error).splitlines()[0],
+            )
+            return None
+        return _Inception(score.to(device), distance.to(device))
+
+    def measure(self, real: Iterator[Tensor], generated: Iterator[Tensor]) -> dict[str, float]:
+        """Both scores; the real images are looked at once."""
+        if not self.knows_real:
+            for images in real:
+                self.distance.update(_to_uint8(images), real=True)
+            self.knows_real = True
+        for images in generated:
+            self.score.update(_to_uint8(images))
+            self.distance.update(_to_uint8(images), real=False)
+        torch.default_generator.manual_seed(0)  # the score shuffles the images into ten parts
+        values = {"inception_score": float(self.score.compute()[0]), "fid": float(self.distance.compute())}
+        self.score.reset()
+        self.distance.reset()
+        return values
+
+
+@contextlib.contextmanager
+def _random_states_kept(device: torch.device) -> Iterator[None]:
+    """Put the global random states of torch, numpy and Python back at the end."""
+    kept = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+
+
+def _limited(judged: JudgedSet, count: int) -> JudgedSet:
+    """At most so many items; all of them if the groups would become too small to be ranked."""
+    try:
+        return judged.limited(count)
+    except ValueError:
+        return judged
+
+
+def _spread(length: int, count: int) -> Tensor:
+    """Evenly spread rows, so that every part of sorted images is represented."""
+    return torch.arange(count) * length // count
+
+
+def _to_uint8(images: Tensor) -> Tensor:
+    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _spectra(discriminator: Discriminator) -> dict[str, float]:
+    """Largest and smallest singular value and effective rank of every layer."""
+    values = {}
+    for name, layer in discriminator.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            singular = torch.linalg.svdvals(layer.weight.flatten(1).cpu().double())
+            shares = singular / singular.sum()
+            values[f"singular_value/{name}"] = float(singular[0])
+            values[f"smallest_singular_value/{name}"] = float(singular[-1])
+            values[f"effective_rank/{name}"] = float(torch.special.entr(shares).sum().exp())
+    return values
+
+
+def _sketch(metric: AFVDistance, images: Tensor) -> Tensor:
+    """Score vectors at a fixed length that keeps inner products in expectation: ``(N, _SKETCH)``, of length 1.
+
+    Every number is added to, or subtracted from, one place drawn at random (a count sketch), one layer at a time.
+    """
+    total = images.new_zeros(_SKETCH, len(images))
+    for signals in metric.engine.signals(metric.engine(images)):
+        vectors = metric.fisher.vector(metric.engine, signals)
+        seeded = torch.Generator().manual_seed(signals.layer)
+        places = torch.randint(_SKETCH, (vectors.shape[1],), generator=seeded).to(images.device)
+        signs = (2 * torch.randint(2, (vectors.shape[1], 1), generator=seeded) - 1).to(images)
+        total.index_add_(0, places, vectors.T * signs)
+    return F.normalize(total.T)
+
+
+def _classify(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:
+    """Classes of other images by ridge regression; its weight is chosen by the leave-one-out error, in closed form.
+
+    Args:
+        features: ``(N, F)``.
+        labels: ``(N,)``.
+        others: ``(M, F)``.
+
+    Returns:
+        ``(M,)``, on the CPU.
+    """
+    features, others = features.cpu().double(), others.cpu().double()
+    classes, rows = labels.unique(return_inverse=True)
+    targets = F.one_hot(rows).double()
+    offset = targets.mean(0)
+    values, vectors = torch.linalg.eigh(features @ features.T)
+    values = values.clamp_min(0)
+    rotated = vectors.T @ (targets - offset)
+    best, chosen = math.inf, torch.zeros_like(targets)
+    for exponent in range(-4, 3):
+        inverse = 1 / (values + 10.0**exponent * values.mean())
+        dual = vectors @ (inverse[:, None] * rotated)
+        error = float((dual / (vectors.square() @ inverse)[:, None]).square().sum())
+        if error < best:
+            best, chosen = error, dual
+    predicted: Tensor = classes[(others @ (features.T @ chosen) + offset).argmax(1)]
+    return predicted

@@ -1,0 +1,259 @@
+"""Where training images come from: folders, torchvision's data sets, and archives that are read without unpacking.
+
+What a path is taken for, by what is there:
+
+- ``cifar-10-batches-py`` or ``cifar-100-python``, or a folder that holds one of them: the training images of CIFAR as
+  torchvision keeps them, after its own check of their MD5 sums. Nothing is downloaded.
+- A folder with ``train/`` and either ``meta.bin`` or ``ILSVRC2012_devkit_t12.tar.gz``: ``train/`` of torchvision's
+  ImageNet.
+- Any other folder: all images below it, at any depth, in sorted order. Hidden files and folders are passed over.
+- A file: a tar, compressed or not, or a zip. A tar inside a tar, as in ImageNet's own, is read as a folder.
+
+Classes are folders, as in torchvision's ``ImageFolder``: the first folder below those that all images of a source
+share. If images lie beside the class folders, or all in one folder, there are no classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100, ImageNet
+
+__all__ = ["IMAGE_SUFFIXES", "LARGEST_MEMBER", "Contents", "Picture", "Source", "class_folders", "find_source"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+LARGEST_MEMBER = 1 << 28  # bytes; a larger file in an archive is no picture, or is made to fill the memory
+
+
+class Picture(NamedTuple):
+    """An image that is not decoded yet.
+
+    Attributes:
+        name: Its path inside its source, with forward slashes. It is never used as a path: it may be ``../../x.png``.
+        open: Gives the image; may be called in another thread, and raises what Pillow raises.
+    """
+
+    name: str
+    open: Callable[[], Image.Image]
+
+
+class Contents(NamedTuple):
+    """The images of a source.
+
+    Attributes:
+        number: How many there are, if that is known before they are read.
+        pictures: The images, once; raises ``ValueError`` where an archive is damaged.
+        class_names: What to call the folders that are classes, where they have other names than their own.
+    """
+
+    number: int | None
+    pictures: Iterable[Picture]
+    class_names: Mapping[str, str] = {}
+
+
+class Source(NamedTuple):
+    """Where images come from.
+
+    Attributes:
+        path: As given.
+        kind: What it is taken for.
+        files: All files that it consists of, by a name that does not depend on where it lies.
+        read: Looks into it; raises ``ValueError`` if it is damaged.
+    """
+
+    path: Path
+    kind: str
+    files: Mapping[str, str]
+    read: Callable[[], Contents]
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.resolve().name
+
+    def state(self) -> str:
+        """A hash of the names, sizes and modification times of its files."""
+        digest = hashlib.sha256()
+        for name, path in self.files.items():
+            digest.update(f"{name}\0{_stamp(path)}\0".encode(errors="surrogatepass"))
+        return digest.hexdigest()
+
+
+def find_source(path: Path) -> Source:
+    """Tell what kind of images a path holds.
+
+    Raises:
+        FileNotFoundError: If nothing is there.
+        ValueError: If it is a file but no archive, or holds both CIFAR-10 and CIFAR-100.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no training images at {path}: there is no such folder or archive")
+    if path.is_file():
+        return _archive(path)
+    resolved = path.resolve()
+    for dataset in (CIFAR10, CIFAR100):
+        if resolved.name == dataset.base_folder:
+            return _cifar(path, resolved.parent, dataset)
+    inside = [dataset for dataset in (CIFAR10, CIFAR100) if (path / dataset.base_folder).is_dir()]
+    if len(inside) == 2:
+        raise ValueError(
+            f"{path} holds {CIFAR10.base_folder} and {CIFAR100.base_folder}: give the paths of those wanted"
+        )
+    if inside:
+        return _cifar(path, path, inside[0])
+    about = any((path / name).is_file() for name in ("meta.bin", "ILSVRC2012_devkit_t12.tar.gz"))
+    if about and (path / "train").is_dir():
+        return _image_net(path)
+    files = _files_below(path)
+    return Source(path, "folder", files, lambda: _files(files))
+
+
+def class_folders(names: Sequence[str]) -> list[str] | None:
+    """The folder of each image that stands for its class; None if there are no classes.
+
+    Example:
+        >>> class_folders(["train/cats/a.png", "train/cats/old/b.png", "train/dogs/c.png"])
+        ['cats', 'cats', 'dogs']
+        >>> class_folders(["a.png", "cats/b.png"])
+    """
+    folders = [PurePosixPath(name).parent.parts for name in names]
+    if not folders:
+        return None
+    extremes = zip(min(folders), max(folders), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], extremes))
+    if any(len(parts) == shared for parts in folders):
+        return None
+    return [parts[shared] for parts in folders]
+
+
+def _cifar(path: Path, root: Path, dataset: Any) -> Source:
+    def read() -> Contents:
+        try:
+            known = dataset(root, train=True)
+        except RuntimeError as error:
+            raise ValueError(f"{root / dataset.base_folder} is not complete, or damaged: {error}") from error
+        labelled = zip(known.data, known.targets, strict=True)
+        pictures = (
+            Picture(f"{known.classes[label]}/{index:05d}", partial(Image.fromarray, pixels))
+            for index, (pixels, label) in enumerate(labelled)
+        )
+        return Contents(len(known), pictures)
+
+    files = {file.name: str(file) for file in sorted((root / dataset.base_folder).iterdir())}
+    return Source(path, dataset.__name__, files, read)
+
+
+def _image_net(path: Path) -> Source:
+    def read() -> Contents:
+        try:
+            known = ImageNet(path, split="train", allow_empty=True)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{path} is laid out as ImageNet, but torchvision cannot read it: {error}") from error
+        synonyms = dict(zip(known.wnids, map(", ".join, known.classes), strict=True))
+        return _files(files)._replace(class_names=synonyms)
+
+    files = _files_below(path / "train")
+    return Source(path, "ImageNet", files, read)
+
+
+def _files(files: Mapping[str, str]) -> Contents:
+    return Contents(len(files), (Picture(name, partial(Image.open, path)) for name, path in files.items()))
+
+
+def _files_below(root: Path) -> dict[str, str]:
+    # With text in place of Path objects, which would take three times as long: there may be a million files.
+    found: list[tuple[tuple[str, ...], str]] = []
+    seen: set[str] = set()
+    for top, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(top)
+        if real in seen:  # by a link: do not go in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(top).relative_to(root).parts
+        found += [((*inside, name), os.path.join(top, name)) for name in files if _is_image_name(name)]
+    return {"/".join(parts): path for parts, path in sorted(found)}
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError as error:  # a link to nowhere, say: it will count as a broken image
+        return str(error.errno)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _is_image_name(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.lower().endswith(IMAGE_SUFFIXES) and not last.startswith(".")
+
+
+def _archive(path: Path) -> Source:
+    # A tar is looked for first: its last file may be a zip, whose end is the mark of a zip.
+    if tarfile.is_tarfile(path):
+        return Source(path, "tar", {path.name: str(path)}, lambda: Contents(None, _pictures_in_tar(path)))
+    if zipfile.is_zipfile(path):
+        return Source(path, "zip", {path.name: str(path)}, lambda: _zip(path))
+    raise ValueError(f"{path} is neither a folder nor a tar or zip archive of images")
+
+
+def _zip(path: Path) -> Contents:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _damaged(path, error) from error
+    members = [member for member in archive.infolist() if _is_image_name(member.filename)]
+    # The archive is closed when the last picture is forgotten.
+    return Contents(
+        len(members),
+        (
+            Picture(member.filename, partial(_open, partial(archive.read, member), member.file_size))
+            for member in members
+        ),
+    )
+
+
+def _pictures_in_tar(path: Path) -> Iterator[Picture]:
+    try:
+        with path.open("rb") as file:
+            yield from _pictures_in_stream(file)
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(path, error) from error
+
+
+def _pictures_in_stream(file: IO[bytes], folder: str = "") -> Iterator[Picture]:
+    """The images of a tar from front to back; links are passed over."""
+    with tarfile.open(fileobj=file, mode="r|*") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory
+            content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+            if content is None:
+                continue
+            if _is_image_name(member.name):
+                data = content.read() if member.size <= LARGEST_MEMBER else b""
+                yield Picture(folder + member.name, partial(_open, partial(bytes, data), member.size))
+            elif member.name.endswith(".tar"):
+                yield from _pictures_in_stream(content, f"{folder}{member.name.removesuffix('.tar')}/")
+
+
+def _open(read: Callable[[], bytes], size: int) -> Image.Image:
+    if size > LARGEST_MEMBER:
+        raise ValueError(f"{size} bytes, more than the {LARGEST_MEMBER} that a file in an archive may have")
+    return Image.open(io.BytesIO(read()))
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"the archive {path} is damaged or cut short ({error}); copy it again")

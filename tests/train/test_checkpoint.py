@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import torch
+
+from afv_metric.train.checkpoint import (
+    best_checkpoints,
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    rewind,
+    save_checkpoint,
+)
+
+
+def _save(run, *iterations):
+    for iteration in iterations:
+        save_checkpoint(run, {"iteration": iteration, "weights": torch.full((3,), float(iteration))})
+
+
+def _monitor(run, similarities):
+    lines = [{"iteration": at, "fisher_similarity/held_out": value} for at, value in similarities.items()]
+    (run / "monitors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    _save(tmp_path, 9, 10, 1_000)
+    latest = latest_checkpoint(tmp_path)
+    assert latest is not None
+    assert load_checkpoint(latest)["weights"].tolist() == [1000.0] * 3
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path):
+    torch.save({"iteration": print}, tmp_path / "checkpoint-0000001.pt")
+    with pytest.raises(Exception, match="weights_only|Weights only"):
+        load_checkpoint(tmp_path / "checkpoint-0000001.pt")
+
+
+def test_the_last_two_the_best_and_the_milestones_are_kept(tmp_path):
+    _save(tmp_path, 10, 20, 30, 40, 50, 60, 70)
+    _monitor(tmp_path, {0: 0.99, 10: 0.1, 20: 0.8, 40: 0.7, 50: 0.9, 60: 0.2})
+    prune_checkpoints(tmp_path, milestone_interval=30, best=2)
+    assert list(checkpoints(tmp_path)) == [20, 30, 50, 60, 70]
+    assert [path.stem for path in best_checkpoints(tmp_path, 2)] == ["checkpoint-0000050", "checkpoint-0000020"]
+
+
+def test_rewinding_forgets_what_came_later(tmp_path):
+    _save(tmp_path, 10, 20, 30)
+    (tmp_path / "stats.jsonl").write_text('{"iteration": 10}\n{"iteration": 20}\n{"iteration": 30}\n{"iterat')
+    (tmp_path / ".checkpoint-0000040-abc.pt").write_bytes(b"half")
+    (tmp_path / ".mine").write_text("not ours")
+    rewind(tmp_path, 20)
+    assert list(checkpoints(tmp_path)) == [10, 20]
+    assert (tmp_path / "stats.jsonl").read_text() == '{"iteration": 10}\n{"iteration": 20}\n'
+    assert {path.name for path in tmp_path.glob(".*")} == {".mine"}

@@ -1,0 +1,224 @@
+"""Tests of afv_metric.train.export on checkpoints made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_BUNDLE
+from torch import distributed
+
+import afv_metric
+from afv_metric.bundle import Bundle, load_bundle, save_bundle
+from afv_metric.networks import Discriminator, Generator
+from afv_metric.train.export import (
+    export_run,
+    find_checkpoint,
+    golden_distances,
+    golden_pairs,
+    random_bundle,
+    read_recipe,
+    sample_statistics,
+)
+from afv_metric.train.recipes import Recipe
+
+RECIPE = Recipe(width=4, generator_width=4, latent_size=8, held_out=0.25, seed=3)
+LATER = {"name", "r1", "generator_steps", "discriminator_steps", "held_out", "monitor_interval", "monitor_samples"}
+LATER |= {"keep_best"}  # settings that a recipe of version 0.1 had not
+
+
+def earlier_recipe(**changes: object) -> dict[str, object]:
+    return {name: value for name, value in dataclasses.asdict(RECIPE).items() if name not in LATER} | changes
+
+
+def make_checkpoint(path: Path, iteration: int, recipe: Recipe = RECIPE, **changes: object) -> Path:
+    """What training leaves, as far as an export reads it; with other weights for every iteration."""
+    torch.manual_seed(iteration)
+    networks = {
+        "averaged_discriminator": Discriminator(recipe.discriminator).baked().state_dict(),
+        "averaged_generator": Generator(recipe.generator).state_dict(),
+    }
+    record = {"recipe": dataclasses.asdict(recipe), "iteration": iteration, "seconds": 90.0 * iteration}
+    torch.save(networks | record | changes, path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that has kept three checkpoints, the second of which is the best."""
+    for iteration in (100, 200, 300):
+        make_checkpoint(
+            tmp_path / f"checkpoint-{iteration:07d}.pt", iteration, data="64 images, c0ffee", rate_factor=0.5
+        )
+    lines = [
+        {"iteration": 100 * (i + 1), "fisher_similarity/held_out": value} for i, value in enumerate((0.1, 0.3, 0.2))
+    ]
+    (tmp_path / "monitors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "machines.json").write_text('[{"processor": "Z80", "threads": 1}]')
+    return tmp_path
+
+
+def flat(bundle_statistics):
+    return torch.cat([value.flatten() for layer in bundle_statistics.layers for value in layer])
+
+
+# Statistics
+
+
+RANK = """
+import sys, torch
+from datetime import timedelta
+from torch import distributed
+from afv_metric.bundle import load_bundle
+from afv_metric.train.export import sample_statistics
+torch.set_num_threads(1)
+bundle = load_bundle(sys.argv[1], generator=True)
+store = f"file://{sys.argv[2]}"
+distributed.init_process_group("gloo", init_method=store, rank=1, world_size=2, timeout=timedelta(seconds=100))
+statistics = sample_statistics(bundle.discriminator, bundle.generator, "logit", 231, 7)
+torch.save([statistics.count, *(value for layer in statistics.layers for value in layer)], sys.argv[3])
+distributed.destroy_process_group()
+"""
+
+
+def test_statistics_of_two_processes_are_those_of_one(bundle: Bundle, tmp_path: Path) -> None:
+    networks = bundle.discriminator, bundle.generator
+    alone = sample_statistics(*networks, "logit", 231, 7)
+    arguments = [str(TINY_BUNDLE), str(tmp_path / "store"), str(tmp_path / "other.pt")]
+    environment = {"PYTHONPATH": str(Path(afv_metric.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", RANK, *arguments], env=environment) as other:
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=2, timeout=timedelta(seconds=100)
+        )
+        try:
+            with pytest.raises(ValueError, match="at least one sample a process, got 1 for 2 processes"):
+                sample_statistics(*networks, "logit", 1, 7)
+            together = sample_statistics(*networks, "logit", 231, 7)
+        finally:
+            distributed.destroy_process_group()
+        assert other.wait(100) == 0
+    count, *values = torch.load(tmp_path / "other.pt")
+    assert together.count == count == alone.count == 231
+    assert torch.equal(torch.cat([value.flatten() for value in values]), flat(together))
+    torch.testing.assert_close(flat(together), flat(alone), rtol=1e-9, atol=1e-15)
+    assert not torch.equal(flat(together), flat(sample_statistics(*networks, "logit", 231, 8)))
+
+
+def test_samples_are_those_of_earlier_releases(bundle: Bundle) -> None:
+    statistics = sample_statistics(bundle.discriminator, bundle.generator, "logit", 50, 0)
+    torch.testing.assert_close(flat(statistics).float(), flat(bundle.statistics), rtol=1e-3, atol=1e-9)
+
+
+def test_the_rate_is_reported(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "afv_metric.train.export"):
+        sample_statistics(bundle.discriminator, bundle.generator, "logit", 20, 0)
+    (message,) = caplog.messages
+    assert message.startswith("Fisher statistics over 20 samples in ")
+    assert message.endswith(" samples/s in 1 process")
+
+
+# Checkpoints and recipes
+
+
+def test_any_checkpoint_is_found(run: Path) -> None:
+    assert find_checkpoint(run).name == "checkpoint-0000300.pt"
+    assert find_checkpoint(run, "best").name == "checkpoint-0000200.pt"
+    assert find_checkpoint(run, 100) == find_checkpoint(run, "100") == run / "checkpoint-0000100.pt"
+    assert find_checkpoint(run / "checkpoint-0000100.pt") == run / "checkpoint-0000100.pt"
+    (run / "latest.pt").touch()  # a run of version 0.1, with milestones beside it
+    assert find_checkpoint(run) == run / "latest.pt"
+
+
+def test_a_checkpoint_that_is_not_there(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint '150'; it keeps those of the iterations 100, 200, 300"):
+        find_checkpoint(run, "150")
+    (run / "monitors.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="known where monitors have looked"):
+        find_checkpoint(run, "best")
+    with pytest.raises(ValueError, match='"latest", "best" or an iteration'):
+        find_checkpoint(run, "newest")
+    with pytest.raises(FileNotFoundError, match="train first"):
+        find_checkpoint(tmp_path_factory.mktemp("empty"))
+
+
+def test_recipes_of_other_versions() -> None:
+    assert read_recipe(dataclasses.asdict(RECIPE)) == RECIPE
+    earlier = earlier_recipe()
+    assert read_recipe(earlier) == dataclasses.replace(RECIPE, held_out=0.0)
+    with pytest.raises(ValueError, match="settings teacher are unknown: a newer afv_metric"):
+        read_recipe({**earlier, "teacher": "vgg"})
+
+
+# Bundles
+
+
+def test_a_bundle_says_where_it_comes_from(run: Path) -> None:
+    exported = export_run(run, "mine", samples=30, seed=5, quiet=True, provenance={"data": "holiday pictures"})
+    assert exported.training == {
+        "iterations": 300,
+        "hours": 7.5,
+        "data_fingerprint": "64 images, c0ffee",
+        "rate_factor": 0.5,
+        "machines": [{"processor": "Z80", "threads": 1}],
+        "recipe": dataclasses.asdict(RECIPE),
+        "data": "holiday pictures",
+    }
+    assert (exported.statistics.count, exported.sampling["seed"], exported.licence) == (30, 5, {"weights": "unstated"})
+    saved = torch.load(run / "checkpoint-0000300.pt")
+    for name, value in saved["averaged_generator"].items():
+        assert torch.equal(exported.generator.state_dict()[name], value)
+    for name, value in saved["averaged_discriminator"].items():
+        assert torch.equal(exported.discriminator.state_dict()[name], value)
+
+
+def test_the_checkpoint_and_all_settings_are_taken(run: Path) -> None:
+    settings = {"form": "local", "levels": [0.5, 0.5], "epsilon": 0.1, "licence": "CC0-1.0"}
+    exported = export_run(run, "mine", checkpoint="best", samples=10, quiet=True, **settings)
+    assert exported.training["iterations"] == 200
+    assert (exported.form, exported.levels, exported.epsilon) == ("local", (0.5, 0.5), 0.1)
+    assert exported.licence == {"weights": "CC0-1.0"}
+    assert exported.energy == "logit"
+
+
+def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
+    recipe = earlier_recipe(loss="least-squares", seed=1)
+    make_checkpoint(tmp_path / "checkpoint-0000005.pt", 5)
+    path = make_checkpoint(tmp_path / "latest.pt", 7)
+    torch.save(torch.load(path) | {"recipe": recipe}, path)
+    exported = export_run(tmp_path, "old", samples=10, quiet=True)
+    assert exported.training["iterations"] == 7
+    assert exported.training["recipe"] == recipe  # what was recorded, and nothing made up
+    assert exported.energy == "sigmoid"
+    untrained = random_bundle(exported, samples=10)
+    torch.manual_seed(1)
+    assert torch.equal(untrained.discriminator.head.weight, Discriminator(RECIPE.discriminator).baked().head.weight)
+    assert untrained.golden == {}
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt is no checkpoint of a run: KeyError\('recipe'\)"):
+        export_run(tmp_path / "other.pt", "mine", samples=10, quiet=True)
+
+
+def test_golden_images_never_change() -> None:
+    first, second = golden_pairs()
+    content = first.numpy().tobytes() + second.numpy().tobytes()
+    assert hashlib.sha256(content).hexdigest() == "cdb597e4b491d5d7d12e34146b0f5624b3548af7a12eec50c214ab9e0b0b2a68"
+
+
+def test_golden_distances_are_of_what_is_stored(run: Path, tmp_path: Path) -> None:
+    exported = export_run(run, "mine", samples=30, levels=(0.5, 0.5), quiet=True)
+    loaded = load_bundle(save_bundle(exported, tmp_path / "bundle"))
+    assert loaded.golden == exported.golden
+    assert loaded.golden["distances"] == golden_distances(loaded)
+    assert set(loaded.golden["distances"]) == {"fisher", "local", "activation"}
+    assert all(distance > 0 for distances in loaded.golden["distances"].values() for distance in distances)

@@ -1,0 +1,422 @@
+"""The monitors, each against a direct computation, and that measuring leaves the run alone."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from afv_metric import AFVDistance
+from afv_metric.bundle import Bundle
+from afv_metric.fisher import FisherEngine
+from afv_metric.forms import FORMS
+from afv_metric.networks import Discriminator, Generator
+from afv_metric.statistics import collect_statistics
+from afv_metric.train import monitor as module
+from afv_metric.train.data import ImageSet, Rows
+from afv_metric.train.monitor import Monitor
+from afv_metric.train.recipes import Recipe
+from bapps_eval.data import PairSet, TripletSet
+from bapps_eval.scores import agreement, rank_correlation
+
+RECIPE = Recipe(
+    width=4, generator_width=4, latent_size=8, augmentation="none", monitor_samples=60, held_out=0.1, seed=3
+)
+
+
+class _State:
+    """Networks, and nothing else of a run."""
+
+    def __init__(self, recipe=RECIPE):
+        torch.manual_seed(recipe.seed)
+        self.discriminator = Discriminator(recipe.discriminator)
+        self.generator = Generator(recipe.generator)
+        self.generator.to_image.weight.data *= 20  # so that its images differ
+        self.averaged_discriminator = self.discriminator.baked().requires_grad_(False)
+        self.averaged_generator = deepcopy(self.generator).eval().requires_grad_(False)
+
+
+def _image_set(count, seed=0, shift=0.0):
+    """Images not unlike the generated ones, brighter or darker."""
+    latents = torch.randn(count, RECIPE.latent_size, generator=torch.Generator().manual_seed(seed))
+    small = (_State().averaged_generator(latents) + shift).clamp(-1, 1) * 127.5 + 127.5
+    pixels = F.interpolate(small, scale_factor=2).byte().permute(0, 2, 3, 1).contiguous()
+    return ImageSet(Rows(pixels), None, (), [""] * count, "")
+
+
+def _small(images, rows):
+    return F.avg_pool2d(images.images[torch.tensor(rows)].float() / 127.5 - 1, 2)
+
+
+def _generated(state, recipe=RECIPE):
+    latents = torch.randn(recipe.monitor_samples, recipe.latent_size, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return latents, state.averaged_generator(latents)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return _State()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return _image_set(20, 1), _image_set(10, 2, shift=0.02)
+
+
+@pytest.fixture(scope="module")
+def values(state, images):
+    return Monitor(RECIPE, *images).measure(state)
+
+
+def test_everything_that_needs_nothing_else_is_measured_and_finite(values):
+    kinds = {name.partition("/")[0] for name in values}
+    assert kinds == {
+        "fisher_similarity",
+        "energy",
+        "generator_pull",
+        "dead_channels",
+        "singular_value",
+        "smallest_singular_value",
+        "effective_rank",
+    }
+    assert all(isinstance(value, float) and np.isfinite(value) for value in values.values())
+
+
+def test_similarities_are_those_of_mean_score_vectors(state, images, values):
+    _, generated = _generated(state)
+    statistics = collect_statistics(FisherEngine(state.averaged_discriminator.baked()), [generated])
+    bundle = Bundle("", state.averaged_discriminator, None, statistics)
+    metric = AFVDistance(bundle, form="fisher")
+    of_generated = metric.score_vectors(generated).double().mean(0)
+    # As many train images as held-out ones, evenly spread.
+    for name, real in (("train", _small(images[0], range(0, 20, 2))), ("held_out", _small(images[1], range(10)))):
+        distance = (metric.score_vectors(real).double().mean(0) - of_generated).square().mean()
+        assert values[f"fisher_similarity/{name}"] == pytest.approx(float(torch.exp(-10 * distance)), rel=1e-3)
+    assert 0.01 < values["fisher_similarity/held_out"] < 0.9 * values["fisher_similarity/train"] < 0.9
+
+
+def test_energies_are_means_of_the_averaged_discriminator(state, images, values):
+    _, generated = _generated(state)
+    real = {"train": _small(images[0], range(0, 20, 2)), "held_out": _small(images[1], range(10))}
+    for name, some in (real | {"generated": generated}).items():
+        expected = float(state.averaged_discriminator.energy(some).mean())
+        assert values[f"energy/{name}"] == pytest.approx(expected, rel=1e-4)
+    assert abs(values["energy/negatives"] - values["energy/train"]) > 1e-4
+
+
+def test_energies_are_logits_where_the_loss_has_a_sigmoid(state, images, values):
+    recipe = replace(RECIPE, loss="least-squares")
+    measured = Monitor(recipe, *images).measure(state)
+    assert measured["energy/train"] == pytest.approx(values["energy/train"], rel=1e-5)
+    assert measured["fisher_similarity/train"] != pytest.approx(values["fisher_similarity/train"], rel=1e-6)
+
+
+def test_the_pull_is_the_squared_distance_of_both_generators(images, values):
+    assert values["generator_pull"] == 0
+    state = _State()
+    with torch.no_grad():
+        state.generator.to_image.bias += 0.1
+    latents, averaged = _generated(state)
+    expected = (deepcopy(state.generator).eval()(latents).detach() - averaged).square().sum((1, 2, 3)).mean()
+    assert Monitor(RECIPE, *images).measure(state)["generator_pull"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_spectra_of_a_layer_whose_singular_values_are_known(images):
+    state = _State()
+    weight = torch.zeros(4, 4, 3, 3)
+    weight[0, 0, 0, 0], weight[1, 1, 1, 1] = 3.0, -3.0
+    state.averaged_discriminator.get_submodule("blocks.1.conv1").weight.data = weight
+    values = Monitor(RECIPE, *images).measure(state)
+    assert values["singular_value/blocks.1.conv1"] == pytest.approx(3)
+    assert values["smallest_singular_value/blocks.1.conv1"] == pytest.approx(0)
+    assert values["effective_rank/blocks.1.conv1"] == pytest.approx(2)
+    matrix = state.averaged_discriminator.get_submodule("blocks.0.conv2").weight.detach().flatten(1).double().numpy()
+    assert values["singular_value/blocks.0.conv2"] == pytest.approx(np.linalg.norm(matrix, 2))
+
+
+def test_dead_channels_are_counted_where_they_are(images, values):
+    assert values["dead_channels/blocks.2.conv1"] == 0
+    state = _State()
+    with torch.no_grad():
+        state.averaged_discriminator.get_submodule("blocks.2.conv1").bias[:3] = -1e3
+        state.averaged_discriminator.get_submodule("blocks.3.conv2").bias[0] = -1e3
+    measured = Monitor(RECIPE, *images).measure(state)
+    names = {name for name in measured if name.startswith("dead_channels/") and measured[name] > values[name]}
+    assert names == {"dead_channels/blocks.2.conv1", "dead_channels/blocks.3"}
+    assert measured["dead_channels/blocks.2.conv1"] == 0.75
+    assert measured["dead_channels/blocks.3"] == 0.25
+
+
+@pytest.mark.parametrize("kind", ["train", "generated", "negatives"])
+def test_a_channel_that_one_kind_of_images_reaches_is_alive(images, kind):
+    recipe = replace(RECIPE, width=24)
+    monitor, state = Monitor(recipe, *images), _State(recipe)
+    engine = FisherEngine(deepcopy(state.averaged_discriminator))
+    kinds = monitor._images | {"generated": _generated(state)[1], "negatives": monitor._negatives}
+    with torch.no_grad():
+        highest = {name: engine(some).blocks[1].hidden.amax((0, 2, 3)) for name, some in kinds.items()}
+        others = torch.stack([values for name, values in highest.items() if name != kind]).amax(0)
+        channel = int((highest[kind] - others).argmax())
+        assert highest[kind][channel] > others[channel], "the seed gives no such channel; take another"
+        state.averaged_discriminator.get_submodule("blocks.1.conv1").bias -= 1e3 * (torch.arange(24) != channel)
+        middle = (highest[kind] + others)[channel] / 2
+        state.averaged_discriminator.get_submodule("blocks.1.conv1").bias[channel] -= middle
+    assert monitor.measure(state)["dead_channels/blocks.1.conv1"] == pytest.approx(23 / 24)
+
+
+def test_measuring_is_repeatable_and_leaves_no_trace(images, tmp_path):
+    labels = torch.arange(20) % 2
+    labelled = images[0]._replace(labels=labels), images[1]._replace(labels=labels[:10])
+    state, judged = _State(replace(RECIPE, augmentation="multiscale")), [_pairs(tmp_path)]
+    state.generator.train()
+    state.generator.blocks[0].norm1.eval()
+    networks = (state.discriminator, state.generator, state.averaged_discriminator, state.averaged_generator)
+    modes = [part.training for part in chain(*(network.modules() for network in networks))]
+    weights = deepcopy([network.state_dict() for network in networks])
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    monitor = Monitor(replace(RECIPE, augmentation="multiscale"), *labelled, judged=judged, inception=_Features())
+    first = monitor.measure(state)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[2], strict=True))
+    assert [part.training for part in chain(*(network.modules() for network in networks))] == modes
+    for network, before in zip(networks, weights, strict=True):
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(weight.grad is not None for network in networks for weight in network.parameters())
+
+    torch.rand(7)
+    again = Monitor(replace(RECIPE, augmentation="multiscale"), *labelled, judged=judged, inception=_Features())
+    assert first == again.measure(state) == again.measure(state)
+
+
+def test_no_other_process_is_met(state, images, tmp_path, monkeypatch):
+    def meet(*arguments, **settings):
+        raise AssertionError("the other processes do not measure")
+
+    for name in ("all_reduce", "all_gather", "broadcast", "barrier"):
+        monkeypatch.setattr(torch.distributed, name, meet)
+    for name, answer in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda *arguments, answer=answer: answer)
+    pytest.importorskip("torchmetrics")
+    values = Monitor(RECIPE, *images, judged=[_pairs(tmp_path)], inception=_Features()).measure(state)
+    assert {"inception_score", "agreement/local/noise"} <= values.keys()
+
+
+def test_random_states_are_kept_when_measuring_fails(images):
+    monitor, before = Monitor(RECIPE, *images), torch.get_rng_state()
+    with pytest.raises(AttributeError):
+        monitor.measure(None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_held_out_images_their_monitors_are_left_out(state, images):
+    values = Monitor(RECIPE, images[0], _image_set(0)).measure(state)
+    assert "fisher_similarity/train" in values
+    assert not any("held_out" in name for name in values)
+
+
+def test_a_set_smaller_than_the_batches_and_larger_ones_give_means(state, images):
+    few = Monitor(replace(RECIPE, monitor_samples=7), *images).measure(state)
+    _, generated = _generated(state, replace(RECIPE, monitor_samples=7))
+    expected = float(state.averaged_discriminator.energy(generated).mean())
+    assert few["energy/generated"] == pytest.approx(expected, rel=1e-4)
+
+
+# Agreement with people
+
+
+def _save_noisy(folder, amplitude, seed=0):
+    generator = np.random.default_rng(seed)
+    base = np.kron(np.random.default_rng(5).integers(60, 200, (8, 8, 3)), np.ones((6, 6, 1)))
+    noisy = base + generator.normal(0, 1, base.shape) * amplitude
+    path = folder / f"{amplitude}-{seed}.png"
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def _pairs(folder, amplitudes=(2, 10, 60, 30, 5, 20), name="noise"):
+    reference = _save_noisy(folder, 0)
+    pairs = [(reference, _save_noisy(folder, amplitude, 1)) for amplitude in amplitudes]
+    return PairSet(name, folder, pairs, np.array(amplitudes, float), np.zeros(len(pairs), np.intp))
+
+
+def _triplets(folder):
+    reference, near, far = _save_noisy(folder, 0), _save_noisy(folder, 3, 1), _save_noisy(folder, 60, 1)
+    return TripletSet("2afc/noise", folder, [(reference, near, far), (reference, far, near)], np.array([0.0, 0.75]))
+
+
+def _read(path):
+    return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)[None]
+
+
+def test_agreement_with_people_is_that_of_the_metric_in_the_making(state, images, tmp_path):
+    pairs = _pairs(tmp_path, (2, 4, 6, 5, 3))
+    pairs.judged[:] = [1, 5, 2, 4, 3]
+    triplets = _triplets(tmp_path)
+    values = Monitor(RECIPE, *images, judged=[pairs, triplets]).measure(state)
+    statistics = collect_statistics(FisherEngine(state.averaged_discriminator.baked()), [_generated(state)[1]])
+    bundle = Bundle("", state.averaged_discriminator, None, statistics, levels=(0, 0.5, 0.5))
+    for form in FORMS:
+        metric = AFVDistance(bundle, form=form)
+        distances = [[float(metric(_read(x), _read(y))) for y in others] for x, *others in pairs.images]
+        expected = float(rank_correlation(np.array(distances)[:, 0], pairs.judged))
+        assert values[f"agreement/{form}/noise"] == pytest.approx(expected)
+        distances = np.array([[float(metric(_read(x), _read(y))) for y in others] for x, *others in triplets.images])
+        of_triplets = float(agreement(distances[:, 0], distances[:, 1], triplets.judged).mean())
+        assert values[f"agreement/{form}/2afc/noise"] == of_triplets == 0.875
+        assert values[f"agreement/{form}/mean"] == pytest.approx((expected + of_triplets) / 2)
+
+
+def test_the_untrained_network_is_scored_once_and_does_not_depend_on_training(images, tmp_path, monkeypatch):
+    scored = []
+    score = Monitor._score
+
+    def counted(self, bundle):
+        scored.append(bundle.discriminator)
+        return score(self, bundle)
+
+    monkeypatch.setattr(Monitor, "_score", counted)
+    begun, trained = _State(), _State(replace(RECIPE, seed=8))
+    monitor = Monitor(RECIPE, *images, judged=[_pairs(tmp_path)])
+    first, second = monitor.measure(trained), monitor.measure(begun)
+    assert len(scored) == 3
+    for name, weight in begun.averaged_discriminator.state_dict().items():
+        assert torch.equal(scored[0].state_dict()[name], weight)
+    fixed = {name: value for name, value in first.items() if name.startswith("random_agreement/")}
+    assert set(fixed) == {f"random_agreement/{form}/{name}" for form in FORMS for name in ("noise", "mean")}
+    assert fixed == {name: value for name, value in second.items() if name.startswith("random_agreement/")}
+
+
+def test_judged_sets_are_limited_unless_their_groups_would_vanish(images, tmp_path):
+    pairs = _pairs(tmp_path)
+    grouped = replace(pairs, groups=np.array([0, 1, 2, 0, 1, 2]))
+    monitor = Monitor(RECIPE, *images, judged=[pairs, grouped], judged_items=3)
+    assert [len(judged) for judged in monitor.judged] == [3, 6]
+
+
+# The linear probe
+
+
+def _labelled(count, seed, *, random_labels=False):
+    """Dark and bright images; the labels say which, or nothing."""
+    labels = torch.arange(count) % 2
+    images = _image_set(count, seed)
+    pixels = images.images[torch.arange(count)].permute(0, 2, 3, 1) // 2
+    pixels[labels == 1] += 100
+    if random_labels:
+        labels = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
+    return ImageSet(Rows(pixels.contiguous()), labels + 5, (), [""] * count, "")
+
+
+def test_the_probe_tells_what_can_be_told(state):
+    recipe = replace(RECIPE, monitor_samples=40)
+    easy = Monitor(recipe, _labelled(60, 1), _labelled(40, 2)).measure(state)
+    assert easy["probe_accuracy"] == 1
+    hopeless = Monitor(recipe, _labelled(60, 1, random_labels=True), _labelled(40, 2, random_labels=True))
+    assert 0.2 < hopeless.measure(state)["probe_accuracy"] < 0.8
+
+
+def test_the_probe_needs_labels_of_two_classes_on_both_sides(state, images):
+    one_class = images[1]._replace(labels=torch.zeros(10, dtype=torch.int64))
+    for train, held_out in ((images[0], _labelled(10, 1)), (_labelled(10, 1), one_class)):
+        assert "probe_accuracy" not in Monitor(RECIPE, train, held_out).measure(state)
+
+
+def test_sketches_keep_inner_products(state, images):
+    statistics = collect_statistics(FisherEngine(state.averaged_discriminator.baked()), [_generated(state)[1]])
+    metric = AFVDistance(Bundle("", state.averaged_discriminator, None, statistics), form="fisher")
+    some = torch.cat([_small(images[0], range(5)), _small(images[1], range(5))])
+    sketches = module._sketch(metric, some)
+    vectors = F.normalize(metric.score_vectors(some))
+    torch.testing.assert_close(sketches @ sketches.T, vectors @ vectors.T, atol=0.15, rtol=0)
+    assert torch.equal(sketches, torch.cat([module._sketch(metric, part) for part in some.split(5)]))
+
+
+def test_classification_is_ridge_regression_with_the_best_leave_one_out_weight():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    labels = (features[:, 0] + 0.5 * torch.randn(12, generator=generator) > 0).long() * 3
+    others = torch.randn(50, 5, generator=generator, dtype=torch.float64)
+    targets = F.one_hot(labels // 3, 2).double()
+    centred = targets - targets.mean(0)
+    scale = float(torch.linalg.eigvalsh(features @ features.T).clamp_min(0).mean())
+
+    def fit(rows, weight):
+        x, y = features[rows], centred[rows]
+        return torch.linalg.solve(x.T @ x + weight * torch.eye(5, dtype=torch.float64), x.T @ y)
+
+    def leave_one_out(weight):
+        rests = [torch.tensor([other for other in range(12) if other != row]) for row in range(12)]
+        errors = [features[row] @ fit(rest, weight) - centred[row] for row, rest in enumerate(rests)]
+        return float(torch.stack(errors).square().sum())
+
+    best = min((10.0**exponent * scale for exponent in range(-4, 3)), key=leave_one_out)
+    expected = (others @ fit(torch.arange(12), best) + targets.mean(0)).argmax(1) * 3
+    assert torch.equal(module._classify(features, labels, others), expected)
+
+
+# Inception Score and Fréchet distance
+
+
+class _Features(nn.Module):
+    """Two features of uint8 images: twelve times mean red and mean green in [0, 1]."""
+
+    num_features = 2
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8
+        return images.float().mean((2, 3))[:, :2] / 255 * 12
+
+
+def test_inception_score_and_frechet_distance_of_a_network(state, images):
+    pytest.importorskip("torchmetrics")
+    monitor = Monitor(RECIPE, *images, inception=_Features())
+    values, again = monitor.measure(state), monitor.measure(state)
+    assert (values["inception_score"], values["fid"]) == (again["inception_score"], again["fid"])
+    _, generated = _generated(state)
+    of_generated, of_real = (
+        _Features()((some * 127.5 + 127.5).round().byte()).double()
+        for some in (generated, _small(images[0], range(0, 20, 2)))
+    )
+    gap = (of_generated.mean(0) - of_real.mean(0)).square().sum()
+    first, second = of_generated.T.cov(), of_real.T.cov()
+    roots = torch.linalg.eigvals(first @ second).sqrt().real.sum()
+    assert values["fid"] == pytest.approx(float(gap + first.trace() + second.trace() - 2 * roots), rel=1e-3)
+    shares = of_generated.softmax(1)
+    score = (shares * (shares / shares.mean(0)).log()).sum(1).mean().exp()
+    # Over ten parts of six images, which lowers it a little.
+    assert values["inception_score"] == pytest.approx(float(score), rel=0.1)
+    assert values["inception_score"] > 1
+
+
+def test_without_torchmetrics_one_line_says_what_is_missing(state, images, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.inception", None)
+    with caplog.at_level(logging.INFO, "afv_metric.train.monitor"):
+        monitor = Monitor(RECIPE, *images)
+        values = monitor.measure(state) | monitor.measure(state)
+    assert len([record for record in caplog.records if "no Inception Score and FID" in record.message]) == 1
+    assert "torchmetrics[image]" in caplog.text
+    assert "inception_score" not in values
+
+
+def test_weights_that_cannot_be_fetched_are_no_error(images, monkeypatch, caplog):
+    inception = pytest.importorskip("torchmetrics.image.inception")
+
+    def unreachable(*arguments, **settings):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(inception, "InceptionScore", unreachable)
+    with caplog.at_level(logging.INFO, "afv_metric.train.monitor"):
+        Monitor(RECIPE, *images)
+    assert "no route to host" in caplog.text

@@ -123,7 +123,6 @@ class FisherEngine(nn.Module):
                 delattr(layer, name)
                 layer.register_buffer(name, parameter.detach().clone(), persistent=False)
             layer.register_buffer("backward_kernel", _backward_kernel(layer), persistent=False)
-        self.discriminator.to(memory_format=torch.channels_last)
 
     def reduction(self, layer: int) -> int:
         """Side, in pixels of the image, of one position of a layer's input."""
@@ -137,8 +136,7 @@ class FisherEngine(nn.Module):
             weights: Non-negative weights of the positions of the last map, ``(N, 1, h, w)``; all 1 if None.
         """
         blocks: list[BlockActivations] = []
-        # Transposed convolutions are up to three times as fast in this layout.
-        maps = images.contiguous(memory_format=torch.channels_last)
+        maps = images
         for block in self.blocks:
             hidden = maps if block.first else F.leaky_relu(maps, self.slope)
             hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope)

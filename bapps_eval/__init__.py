@@ -2,9 +2,12 @@
 
 A command, not a library: ``python -m bapps_eval --help``. For example
 
-    python -m bapps_eval --root dataset --pairs blur/scores.csv --metric l2 lpips-alex afv --json scores.json
+    python -m bapps_eval --root dataset --pairs blur/scores.csv --metric l2 lpips-alex afv --html report.html
 
-prints a table with a row for each metric and a column for each set. ``data`` reads the sets, ``metrics``
-makes the distances and takes them over a set, ``scores`` compares them with people, ``report`` writes the
-result.
+prints tables with a row for each metric and a column for each set, and writes a page with plots and a gallery.
+``python -m bapps_eval report RESULTS.npz`` makes tables and page again from what ``--results`` has kept.
+
+``data`` finds the sets, in folders or ``archives``, and ``download`` fetches BAPPS; ``loader`` decodes the images,
+``metrics`` are the distances and ``measuring`` takes them; ``scores`` compares them with people; ``results`` keeps the
+raw distances, and ``report`` and ``html`` write what came out.
 """

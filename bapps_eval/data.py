@@ -1,16 +1,16 @@
-"""Human-judged sets of images: BAPPS folders and CSV lists of pairs."""
+"""Human-judged sets of images: BAPPS, as folders or archives, and CSV lists of pairs."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,21 +19,53 @@ from PIL import Image
 from torch import Tensor
 
 from afv_metric.images import read_image
+from bapps_eval.archives import ArchiveMember, contents_of, read_archive
 
 __all__ = [
+    "ARCHIVES",
+    "FAMILIES",
+    "PUBLISHED",
+    "SIDE",
     "SMALLEST_GROUP",
+    "TASKS",
+    "ImageSource",
     "JudgedSet",
     "PairSet",
+    "Place",
     "SameSet",
     "TripletSet",
-    "batches",
+    "default_root",
     "distinguish",
+    "encoded",
+    "place_in_layout",
+    "read_image_source",
     "read_pairs",
     "read_root",
 ]
 
+TASKS = ("2afc", "jnd")
+FAMILIES = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp", "mix")
+PUBLISHED = {
+    ("2afc", "val", "traditional"): 4720,
+    ("2afc", "val", "cnn"): 4720,
+    ("2afc", "val", "superres"): 10856,
+    ("2afc", "val", "deblur"): 9440,
+    ("2afc", "val", "color"): 4720,
+    ("2afc", "val", "frameinterp"): 1888,
+    ("jnd", "val", "traditional"): 4800,
+    ("jnd", "val", "cnn"): 4800,
+}
+ARCHIVES = {
+    ("2afc", "val"): "twoafc_val.tar.gz",
+    ("2afc", "train"): "twoafc_train.tar.gz",
+    ("jnd", "val"): "jnd.tar.gz",
+}
+SIDE = 64
 SMALLEST_GROUP = 10
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_NO_NUMBER = (OSError, ValueError, EOFError, TypeError, MemoryError)
+
+ImageSource = Path | ArchiveMember
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +75,18 @@ class JudgedSet:
     Attributes:
         name: Heading of its column.
         source: Where it was read from.
-        images: Paths of the images of every item, ``(N, 2)`` or ``(N, 3)``.
+        images: Files of the images of every item, ``(N, 2)`` or ``(N, 3)``.
         judged: What people said, ``(N,)``; the subclasses say what it means.
+        partial: What there is of it, ``"2,000 of 4,720 items"``; empty if the set is whole, or nobody knows.
+        side: Pixels that the shorter side of every image is brought to; None leaves images as they are.
     """
 
     name: str
     source: Path
-    images: Sequence[tuple[Path, ...]]
+    images: Sequence[tuple[ImageSource, ...]]
     judged: NDArray[np.float64]
+    partial: str = field(default="", kw_only=True)
+    side: int | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         """Number of items."""
@@ -68,7 +104,10 @@ class JudgedSet:
 
     def limited(self, count: int) -> JudgedSet:
         """At most ``count`` items, evenly spread, so that every part of an ordered list is represented."""
-        return self if count >= len(self) else self._take(_spread(len(self), count))
+        if count >= len(self):
+            return self
+        whole = self.partial.split(" of ")[-1] or f"{len(self):,} items"
+        return replace(self._take(_spread(len(self), count)), partial=f"{count:,} of {whole}")
 
     def _take(self, rows: NDArray[np.intp]) -> JudgedSet:
         return replace(self, images=[self.images[row] for row in rows], judged=self.judged[rows])
@@ -129,49 +168,116 @@ class PairSet(JudgedSet):
 
 
 class _Layout(NamedTuple):
-    """Folders of one kind of BAPPS set."""
+    """Folders of a family of one task of BAPPS."""
 
-    kind: str
     images: tuple[str, ...]
     judgement: str
     made: type[JudgedSet]
 
 
-_LAYOUTS = (
-    _Layout("2afc", ("ref", "p0", "p1"), "judge", TripletSet),
-    _Layout("jnd", ("p0", "p1"), "same", SameSet),
-)
+_LAYOUTS = {
+    "2afc": _Layout(("ref", "p0", "p1"), "judge", TripletSet),
+    "jnd": _Layout(("p0", "p1"), "same", SameSet),
+}
+
+# The files of a family: by folder, by stem.
+_Files = Mapping[str, Mapping[str, ImageSource]]
 
 
-def read_root(root: str | os.PathLike[str], split: str = "val") -> list[JudgedSet]:
-    """Find the sets of a folder in the layout of BAPPS.
+class Place(NamedTuple):
+    """Where a file of BAPPS belongs: ``<task>/<split>/<family>/<folder>/<file>``; the task may be left out."""
+
+    task: str | None
+    split: str
+    family: str
+    folder: str
+    file: str
+
+
+def place_in_layout(name: PurePosixPath) -> Place | None:
+    """Where a file of an archive belongs in the layout of BAPPS, whatever folders stand above; None if nowhere.
+
+    Hidden files belong nowhere.
+
+    Example:
+        >>> place_in_layout(PurePosixPath("dataset/2afc/val/cnn/judge/000000.npy"))
+        Place(task='2afc', split='val', family='cnn', folder='judge', file='000000.npy')
+        >>> place_in_layout(PurePosixPath("val/cnn/p0/000000.png")).task, place_in_layout(PurePosixPath("README.md"))
+        (None, None)
+    """
+    *above, split, family, folder, file = ("", "", "", "", *name.parts)
+    known = any(folder in (*layout.images, layout.judgement) for layout in _LAYOUTS.values())
+    if not (known and split in ("val", "train")) or family.startswith(".") or file.startswith("."):
+        return None
+    return Place(above[-1] if above and above[-1] in TASKS else None, split, family, folder, file)
+
+
+def default_root() -> Path:
+    """Where BAPPS is looked for, and downloaded to, if nothing else is said.
+
+    It is ``$BAPPS_ROOT`` if that is set, or else ``afv_metric/bapps`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``.
+    """
+    if root := os.environ.get("BAPPS_ROOT"):
+        return Path(root).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "afv_metric" / "bapps"
+
+
+def read_root(
+    root: str | os.PathLike[str],
+    split: str = "val",
+    *,
+    tasks: Sequence[str] = TASKS,
+    families: Sequence[str] = (),
+) -> list[JudgedSet]:
+    """Find the sets of a folder or an archive in the layout of BAPPS.
 
     ``2afc/<split>/<family>/{ref,p0,p1,judge}`` are triplets and ``jnd/<split>/<family>/{p0,p1,same}`` pairs;
     families are whatever folders there are. The images of an item have the stem of its ``.npy`` judgement and
     any suffix. Hidden files are no items.
 
+    A family that is called as one of BAPPS's is treated as one: images are brought to :data:`SIDE` pixels, as the
+    official scripts do (the published files show patches of 64x64 enlarged to 256x256), and in the split val, a set
+    that has not as many items as were published is named as partial.
+
     Args:
-        root: The folder.
+        root: The folder; or a compressed tar of it, which is read into memory, see
+            :func:`bapps_eval.archives.read_archive`; or a folder of the original archives, of which those are
+            taken whose task is not there unpacked.
         split: ``"val"`` or ``"train"``.
+        tasks: Which of ``"2afc"`` and ``"jnd"`` to read.
+        families: Which families to read; all if empty.
 
     Returns:
-        A set for every family, called ``2afc/<family>`` or ``jnd/<family>``; items in order of their names.
+        A set for every family, called ``2afc/<family>`` or ``jnd/<family>``; the families of BAPPS come first, in the
+        order of its paper, and items in order of their names.
 
     Raises:
-        FileNotFoundError: If there is no family, or an item lacks one of its files, which is named.
-        ValueError: If a judgement is not a fraction, or two files of a folder have one stem.
+        FileNotFoundError: If there is no family, or not one of those asked for, or an item lacks one of its files,
+            which is named.
+        ValueError: If a judgement is not a fraction, two files of a folder have one stem, or an archive is damaged.
     """
+    if unknown := set(tasks) - set(TASKS):
+        raise ValueError(f"tasks are {' and '.join(TASKS)}, not {', '.join(sorted(unknown))}")
     root = Path(root)
-    sets = [
-        _read_family(folder, layout)
-        for layout in _LAYOUTS
-        for folder in sorted((root / layout.kind / split).glob("[!.]*"))
-        if folder.is_dir()
-    ]
-    if not sets:
-        expected = " or ".join(f"{layout.kind}/{split}/<family>" for layout in _LAYOUTS)
+    chosen = [task for task in TASKS if task in tasks]
+    if root.is_file():
+        listed = _list_archive(root, split, families)
+        found = {task: listed.get(task, {}) for task in chosen}
+    else:
+        found = {task: _list_task(root, task, split, families) for task in chosen}
+    if not any(found.values()) and not families:
+        expected = " or ".join(f"{task}/{split}/<family>" for task in found)
         raise FileNotFoundError(f"{root} has no folder {expected}")
-    return sets
+    there = {folder.name for folders in found.values() for folder in folders}
+    if lacking := [family for family in families if family not in there]:
+        expected = " or ".join(f"{task}/{split}/{family}" for family in lacking for task in found)
+        raise FileNotFoundError(f"{root} has no folder {expected}")
+    return [
+        _make_set(task, split, folder, files)
+        for task, folders in found.items()
+        for folder, files in sorted(folders.items(), key=lambda item: _rank(item[0].name))
+    ]
 
 
 def read_pairs(file: str | os.PathLike[str]) -> PairSet:
@@ -229,66 +335,121 @@ def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:
     return told
 
 
-def batches(judged: JudgedSet, batch_size: int) -> Iterator[tuple[NDArray[np.intp], list[Tensor]]]:
-    """Decode the images of a set in batches; those of one batch have one size.
+def encoded(source: ImageSource) -> bytes:
+    """What the file of an image holds, as it is encoded.
+
+    A member of an archive that is not in memory takes a pass over the archive; for many at once see
+    :func:`bapps_eval.archives.contents_of`.
+    """
+    if not isinstance(source, Path):
+        return contents_of([source])[source]
+    with source.open("rb", buffering=0) as file:
+        return file.readall()
+
+
+def read_image_source(source: ImageSource, side: int | None = None) -> Tensor:
+    """Decode an image.
 
     Args:
-        judged: The set.
-        batch_size: Most items in a batch.
+        source: Its file.
+        side: Pixels to bring the shorter side to, as ``torchvision.transforms.Resize`` does; None keeps the size.
 
-    Yields:
-        Rows of the items ``(n,)``, and for each image of an item a tensor ``(n, 3, H, W)`` in [-1, 1].
+    Returns:
+        ``(1, 3, H, W)`` uint8, in channels-last memory.
 
     Raises:
-        ValueError: If a file is not an image, or the images of an item differ in size; the file is named.
+        ValueError: If the file is not an image, or cannot be read; it is named.
     """
-    # Lists of pairs often repeat a reference on neighbouring lines.
-    read, read_size = lru_cache(maxsize=8)(_read_image), lru_cache(maxsize=None)(_read_size)
-    rows_of_size: dict[tuple[int, int], list[int]] = {}
-    for row, paths in enumerate(judged.images):
-        rows_of_size.setdefault(read_size(paths[0]), []).append(row)
-    for size, rows in rows_of_size.items():
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            items = [[read(path) for path in judged.images[row]] for row in batch]
-            for row, images in zip(batch, items, strict=True):
-                if any(image.shape[2:] != size for image in images):
-                    listed = ", ".join(map(str, judged.images[row]))
-                    raise ValueError(f"these images should have one size: {listed}")
-            columns = [torch.cat(column) for column in zip(*items, strict=True)]
-            yield np.array(batch), [column.float().div_(127.5).sub_(1) for column in columns]
+    try:
+        image = read_image(cast("Any", io.BytesIO(encoded(source))))
+    except _BROKEN_IMAGE as error:
+        raise ValueError(f"cannot read the image {source}: {error}") from error
+    height, width = image.shape[2:]
+    if side is None or side == min(height, width):
+        return image
+    size = (side, side * height // width) if width < height else (side * width // height, side)
+    whole = Image.frombuffer("RGB", (width, height), image[0].permute(1, 2, 0).numpy(), "raw", "RGB", 0, 1)
+    pixels = np.array(whole.resize(size, Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def _read_family(folder: Path, layout: _Layout) -> JudgedSet:
-    names = (*layout.images, layout.judgement)
-    found = {name: _files_by_stem(folder / name) for name in names}
-    stems = sorted(set().union(*found.values()))
-    if not stems:
-        raise FileNotFoundError(f"{folder} has no items")
-    _require(folder / name / f"{stem}.*" for name in names for stem in stems if stem not in found[name])
-    judged = np.array([_read_fraction(found[layout.judgement][stem]) for stem in stems])
-    images = [tuple(found[name][stem] for name in layout.images) for stem in stems]
-    return layout.made(f"{layout.kind}/{folder.name}", folder, images, judged)
+def _list_task(root: Path, task: str, split: str, families: Sequence[str]) -> dict[Path, _Files]:
+    """Files of every family of a task: from folders, or else from the original archive."""
+    parent, archive = root / task / split, root / ARCHIVES.get((task, split), "")
+    if not parent.is_dir() and archive.is_file():
+        return _list_archive(archive, split, families).get(task, {})
+    names = (*_LAYOUTS[task].images, _LAYOUTS[task].judgement)
+    return {
+        folder: {name: _by_stem(folder / name, (folder / name).glob("[!.]*")) for name in names}
+        for folder in parent.glob("[!.]*")
+        if folder.is_dir() and (not families or folder.name in families)
+    }
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.glob("[!.]*")):
-        if path.stem in files:
-            raise ValueError(f"{files[path.stem]} and {path.name} are two files for one item")
-        files[path.stem] = path
+def _list_archive(archive: Path, split: str, families: Sequence[str]) -> dict[str, dict[Path, _Files]]:
+    """Files of every family in an archive, by task."""
+
+    def wanted(name: PurePosixPath) -> bool:
+        place = place_in_layout(name)
+        return place is not None and place.split == split and (not families or place.family in families)
+
+    members: dict[tuple[str | None, str], dict[str, list[ArchiveMember]]] = defaultdict(lambda: defaultdict(list))
+    for member in read_archive(archive, wanted).values():
+        place = cast("Place", place_in_layout(PurePosixPath(member.name)))
+        members[place.task, place.family][place.folder].append(member)
+    found: dict[str, dict[Path, _Files]] = defaultdict(dict)
+    for (task, family), folders in members.items():
+        # Without the name of the task its folders tell: only JND has judgements "same".
+        task = task or ("jnd" if _LAYOUTS["jnd"].judgement in folders else "2afc")
+        folder = archive / task / split / family
+        if folder in found[task]:
+            raise ValueError(f"{archive} holds {task}/{split}/{family} twice, in different places")
+        names = (*_LAYOUTS[task].images, _LAYOUTS[task].judgement)
+        found[task][folder] = {name: _by_stem(folder / name, folders[name]) for name in names}
+    return found
+
+
+def _by_stem(folder: Path, sources: Iterable[ImageSource]) -> dict[str, ImageSource]:
+    files: dict[str, ImageSource] = {}
+    for source in sorted(sources, key=str):
+        name = PurePosixPath(source.name)
+        if name.stem in files:
+            raise ValueError(f"{files[name.stem]} and {name.name} are two files for one item")
+        files[name.stem] = source
+    if not files:
+        raise FileNotFoundError(f"there is no folder {folder}, or it is empty")
     return files
 
 
-def _read_fraction(path: Path) -> float:
+def _make_set(task: str, split: str, folder: Path, files: _Files) -> JudgedSet:
+    layout = _LAYOUTS[task]
+    stems = sorted(set().union(*files.values()))
+    _require(folder / name / f"{stem}.*" for name, there in files.items() for stem in stems if stem not in there)
+    judged = np.array([_read_fraction(files[layout.judgement][stem]) for stem in stems])
+    images = [tuple(files[name][stem] for name in layout.images) for stem in stems]
+    published = PUBLISHED.get((task, split, folder.name), len(stems))
+    return layout.made(
+        f"{task}/{folder.name}",
+        folder,
+        images,
+        judged,
+        partial="" if len(stems) == published else f"{len(stems):,} of {published:,} items",
+        side=SIDE if folder.name in FAMILIES else None,
+    )
+
+
+def _rank(family: str) -> tuple[int, str]:
+    """Key that sorts families in the order of BAPPS, then others by name."""
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family
+
+
+def _read_fraction(source: ImageSource) -> float:
     try:
-        value = float(np.load(path, allow_pickle=False).item())
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise ValueError(f"cannot read one number from {path}: {error}") from error
+        value = float(np.lib.format.read_array(io.BytesIO(encoded(source)), allow_pickle=False).item())
+    except _NO_NUMBER as error:
+        raise ValueError(f"cannot read one number from {source}: {error}") from error
     if not 0 <= value <= 1:
-        raise ValueError(f"{path} should hold a fraction of people in [0, 1], not {value}")
+        raise ValueError(f"{source} should hold a fraction of people in [0, 1], not {value}")
     return value
 
 
@@ -302,23 +463,7 @@ def _parse_number(text: str, place: str) -> float:
     return value
 
 
-def _read_image(path: Path) -> Tensor:
-    try:
-        return read_image(path)
-    except _BROKEN_IMAGE as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from error
-
-
-def _read_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the head of the file."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except _BROKEN_IMAGE as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from error
-
-
-def _require(missing: Iterator[Path]) -> None:
+def _require(missing: Iterable[Path]) -> None:
     paths = [str(path) for path in missing]
     if paths:
         more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""

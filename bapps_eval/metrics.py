@@ -3,40 +3,56 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial, reduce
+from operator import attrgetter
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bundle import load_bundle
-from afv_metric.distance import AFVDistance
+from afv_metric.bundle import Bundle, load_bundle
+from afv_metric.distance import AFVDistance, Embedding
 from afv_metric.forms import FORMS
 from afv_metric.hub import DEFAULT_BUNDLE
+from afv_metric.images import pad_to_multiple, to_network_range
 from afv_metric.train.export import random_bundle
-from bapps_eval.data import JudgedSet, batches
 
-__all__ = ["METRICS", "Choice", "Distance", "Metric", "l2", "make_metrics", "measure", "ssim"]
+__all__ = ["METRICS", "NAMES", "Choice", "Distance", "Metric", "l2", "make_metrics", "ms_ssim", "psnr", "ssim"]
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[[Any, Any], Tensor]
+"""Takes what two batches of N images were described by, the images themselves if by nothing else; gives ``(N,)``."""
+
+# Pixels of the first images of all items that are worked on at a time, which bounds memory.
+_PIXELS = 2**18
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A distance and what it is.
+    """A distance, in two steps, and what it is.
 
     Attributes:
         name: Heading of its row.
-        distance: Takes two batches ``(N, 3, H, W)`` in [-1, 1], gives ``(N,)``.
+        distance: Compares the descriptions of two batches.
         form: Form of the AFV distance; None for others.
         bundle: Name of the AFV bundle, for ``afv-random`` of the one that it is the initialisation of.
         bundle_hash: What identifies that bundle.
+        describe: Describes some batches ``(N, 3, H, W)`` in [-1, 1] of one shape, such as features of a network;
+            every image is described once, however often it is compared.
+
+    Example:
+        >>> images = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)]
+        >>> Metric("l2", l2).distances(images)
+        tensor([[0., 1.],
+                [0., 1.]])
     """
 
     name: str
@@ -44,21 +60,59 @@ class Metric:
     form: str | None = None
     bundle: str | None = None
     bundle_hash: str | None = None
+    describe: Callable[[Sequence[Tensor]], Sequence[Any]] = list
+
+    @torch.inference_mode()
+    def distances(self, images: Sequence[Tensor]) -> Tensor:
+        """Compare the first image of N items with the others.
+
+        Args:
+            images: K tensors ``(N, 3, H, W)`` in [-1, 1], on the device of the metric.
+
+        Returns:
+            ``(N, K - 1)``.
+
+        Raises:
+            ValueError: If the metric cannot compare images of this size, or does not give a number for each pair.
+        """
+        height, width = images[0].shape[2:]
+        count = max(1, _PIXELS // (height * width))
+        try:
+            parts = [self._compare(part) for part in zip(*(column.split(count) for column in images), strict=True)]
+        except RuntimeError as error:
+            raise ValueError(f"{self.name} failed on images of {height}x{width}: {_first_line(error)}") from error
+        return torch.cat(parts)
+
+    def _compare(self, images: Sequence[Tensor]) -> Tensor:
+        first, *others = self.describe(images)
+        columns = [self.distance(first, other) for other in others]
+        for values in columns:
+            if values.shape != images[0].shape[:1]:
+                raise ValueError(f"{self.name} gave {tuple(values.shape)} for {len(images[0])} pairs of images")
+        return torch.stack(columns, 1)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which AFV metrics to make, and where.
+    """Which bundles to make metrics of, and where.
 
     Attributes:
         weights: Names, folders or hub ids of bundles; the default bundle if empty.
-        forms: Forms of the distance; each bundle's own if empty.
         device: Where the metrics compute.
     """
 
     weights: Sequence[str] = ()
-    forms: Sequence[str] = ()
     device: str = "cpu"
+
+    @cached_property
+    def bundles(self) -> list[Bundle]:
+        """The bundles, read once."""
+        return [load_bundle(weights) for weights in self.weights or [DEFAULT_BUNDLE]]
+
+    @cached_property
+    def random_bundles(self) -> list[Bundle]:
+        """The bundles at their random initialisation, whose statistics take some seconds, made once."""
+        return [random_bundle(load_bundle(weights, generator=True)) for weights in self.weights or [DEFAULT_BUNDLE]]
 
 
 def l2(img0: Tensor, img1: Tensor) -> Tensor:
@@ -78,6 +132,25 @@ def l2(img0: Tensor, img1: Tensor) -> Tensor:
     return (img0 - img1).square().mean((1, 2, 3))
 
 
+def psnr(img0: Tensor, img1: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in decibels, negated, so that more is farther.
+
+    It orders pairs as :func:`l2` does and has the same 2AFC, JND and rank correlations; the linear one differs.
+
+    Args:
+        img0: ``(N, 3, H, W)`` in [-1, 1].
+        img1: Likewise.
+
+    Returns:
+        ``(N,)`` from -200, where identical images are put, to 0.
+
+    Example:
+        >>> psnr(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2))
+        tensor([-20.])
+    """
+    return 10 * (l2(img0, img1) / 4).clamp_min(1e-20).log10()
+
+
 def ssim(img0: Tensor, img1: Tensor, *, signed: bool = False) -> Tensor:
     """One minus the structural similarity of Wang et al. 2004: Gaussian window 11x11, sigma 1.5.
 
@@ -88,7 +161,7 @@ def ssim(img0: Tensor, img1: Tensor, *, signed: bool = False) -> Tensor:
     Args:
         img0: ``(N, 3, H, W)`` in [-1, 1], at least 6x6.
         img1: Likewise.
-        signed: Whether to compute on values in [-1, 1] rather than [0, 1].
+        signed: Whether to compute on values in [-1, 1] rather than [0, 1], a common mistake.
 
     Returns:
         ``(N,)`` in [0, 2], 0 for identical images.
@@ -99,20 +172,68 @@ def ssim(img0: Tensor, img1: Tensor, *, signed: bool = False) -> Tensor:
         tensor([0., 0.])
     """
     if not signed:
-        img0, img1 = (img0 + 1) / 2, (img1 + 1) / 2
-    range_of_values = 2.0 if signed else 1.0
+        img0, img1 = _to_unit_range(img0), _to_unit_range(img1)
+    luminance, structure = _similarities(img0, img1, 2.0 if signed else 1.0)
+    return 1 - (luminance * structure).mean((1, 2, 3))
+
+
+_WINDOW = 11
+# How much each scale counts, finest first, in Wang, Simoncelli and Bovik 2003.
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def ms_ssim(img0: Tensor, img1: Tensor) -> Tensor:
+    """One minus the multi-scale structural similarity of Wang et al. 2003, on values in [0, 1].
+
+    At each scale, half the size of the one before, it is that of :func:`ssim`: contrast and structure count at every
+    scale, luminance at the coarsest. The paper has five scales, for which a side takes 176 pixels. Smaller images are
+    compared at as many of the finest scales as are no smaller than the window of 11x11 (three for 64x64), whose
+    exponents are scaled to add up to 1 again. A channel of negative structure, which has no root, has similarity 0.
+
+    Args:
+        img0: ``(N, 3, H, W)`` in [-1, 1], at least 6x6.
+        img1: Likewise.
+
+    Returns:
+        ``(N,)`` in [0, 1], 0 for identical images.
+
+    Example:
+        >>> images = torch.rand(2, 3, 64, 64) * 2 - 1
+        >>> ms_ssim(images, images)
+        tensor([0., 0.])
+    """
+    img0, img1 = _to_unit_range(img0), _to_unit_range(img1)
+    smallest = min(img0.shape[2:])
+    exponents = [share for scale, share in enumerate(_SCALES) if scale == 0 or smallest >> scale >= _WINDOW]
+    similarity = torch.ones_like(img0[..., 0, 0])
+    for scale, exponent in enumerate(exponents):
+        if scale:
+            img0, img1 = F.avg_pool2d(img0, 2), F.avg_pool2d(img1, 2)
+        luminance, structure = _similarities(img0, img1, 1.0)
+        coarsest = scale == len(exponents) - 1
+        of_scale = (luminance * structure if coarsest else structure).mean((2, 3))
+        similarity = similarity * of_scale.clamp_min(0) ** (exponent / sum(exponents))
+    return 1 - similarity.mean(1)
+
+
+def _to_unit_range(images: Tensor) -> Tensor:
+    return (images + 1) / 2
+
+
+def _similarities(img0: Tensor, img1: Tensor, range_of_values: float) -> tuple[Tensor, Tensor]:
+    """The two factors of SSIM at every pixel: luminance, and contrast with structure."""
     c1, c2 = (0.01 * range_of_values) ** 2, (0.03 * range_of_values) ** 2
     mean0, mean1 = _smooth(img0), _smooth(img1)
     variance0, variance1 = _smooth(img0 * img0) - mean0 * mean0, _smooth(img1 * img1) - mean1 * mean1
     covariance = _smooth(img0 * img1) - mean0 * mean1
     luminance = (2 * mean0 * mean1 + c1) / (mean0 * mean0 + mean1 * mean1 + c1)
     structure = (2 * covariance + c2) / (variance0 + variance1 + c2)
-    return 1 - (luminance * structure).mean((1, 2, 3))
+    return luminance, structure
 
 
 def _smooth(images: Tensor) -> Tensor:
     """Mean under a Gaussian window at every pixel, in the same size."""
-    radius, sigma = 5, 1.5
+    radius, sigma = _WINDOW // 2, 1.5
     steps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     window = torch.exp(-(steps**2) / (2 * sigma**2))
     window /= window.sum()
@@ -122,78 +243,295 @@ def _smooth(images: Tensor) -> Tensor:
     return F.conv2d(images, window.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
 
 
-def _make_plain(name: str, distance: Distance, choice: Choice) -> list[Metric]:
+def _make_plain(distance: Distance, name: str, choice: Choice) -> list[Metric]:
     return [Metric(name, distance)]
 
 
-def _make_afv(choice: Choice, *, random: bool) -> list[Metric]:
+def _make_afv(random: bool, name: str, choice: Choice) -> list[Metric]:
+    """One metric for each bundle; the form is what follows the colon, or else the bundle's."""
+    kind, _, form = name.partition(":")
     metrics = []
-    for weights in choice.weights or [DEFAULT_BUNDLE]:
-        bundle = load_bundle(weights, generator=random)
-        used = random_bundle(bundle) if random else bundle
-        for form in [form for form in FORMS if form in choice.forms] or [bundle.form]:
-            distance = partial(_quiet, AFVDistance(used, form=form).to(choice.device))
-            name = f"{'afv-random' if random else 'afv'}/{bundle.name}/{form}"
-            metrics.append(Metric(name, distance, form, bundle.name, bundle.hash))
+    for bundle, used in zip(choice.bundles, choice.random_bundles if random else choice.bundles, strict=True):
+        chosen = next((known for known in FORMS if known == form), bundle.form)
+        network = AFVDistance(used, form=chosen).to(choice.device)
+        metrics.append(
+            Metric(
+                f"{kind}/{bundle.name}/{chosen}",
+                partial(_distance_of_pairs, network),
+                chosen,
+                bundle.name,
+                bundle.hash,
+                partial(_embed, network),
+            )
+        )
     return metrics
 
 
-def _quiet(distance: Distance, img0: Tensor, img1: Tensor) -> Tensor:
+def _embed(network: AFVDistance, images: Sequence[Tensor]) -> list[Embedding]:
     with warnings.catch_warnings():
         # A batch of bright images alone looks like [0, 1] to the metric; here the range is known.
-        warnings.filterwarnings("ignore", r"img[01] have values from")
-        return distance(img0, img1)
+        warnings.filterwarnings("ignore", r"images have values from")
+        return [network.embed(column) for column in images]
 
 
-def _make_lpips(net: str, choice: Choice) -> list[Metric]:
-    try:
-        lpips = importlib.import_module("lpips")
-    except ImportError as error:
-        raise ImportError(
-            f"the metric lpips-{net} needs another package: pip install 'afv-metric[peers]', or lpips"
-        ) from error
-    with warnings.catch_warnings():
-        # It calls torchvision in a way that torchvision has deprecated.
-        warnings.simplefilter("ignore")
-        network = lpips.LPIPS(net=net, verbose=False).eval().to(choice.device)
+def _distance_of_pairs(network: AFVDistance, first: Embedding, second: Embedding) -> Tensor:
+    """The distance of each image of one embedding to that of the same number in another, ``(N,)``."""
+    terms = [
+        one.share * network.compared.term(len(one.layers) - 1 - back, *descriptions, one.weights)
+        for one, other in zip(first.levels, second.levels, strict=True)
+        for back, descriptions in enumerate(zip(one.layers, other.layers, strict=True))
+    ]
+    return reduce(torch.add, terms)
+
+
+def _make_d_pool(name: str, choice: Choice) -> list[Metric]:
+    """Squared difference of pooled features of the discriminator, without gradients, statistics or levels.
+
+    They are the last map, behind its activation, averaged over positions: what the energy is a linear function of. They
+    keep their length; on the tuning parts of SRIJ, HECD and LIVE blur that gives rank correlations of .382, .147, .528,
+    vectors of length 1 give .291, .125, .314.
+    """
+    metrics = []
+    for bundle in choice.bundles:
+        discriminator = deepcopy(bundle.discriminator).requires_grad_(False).to(choice.device)
+        describe = partial(_pool_features, discriminator)
+        metrics.append(Metric(f"{name}/{bundle.name}", _squared_difference, None, bundle.name, bundle.hash, describe))
+    return metrics
+
+
+def _pool_features(discriminator: Any, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=discriminator.head.weight.dtype)
+    maps = discriminator.blocks(pad_to_multiple(joined, discriminator.stride))
+    return F.leaky_relu(maps, discriminator.config.slope).mean((2, 3)).chunk(len(images))
+
+
+def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).square().sum(1)
+
+
+def _make_lpips(net: str, calibrated: bool, name: str, choice: Choice) -> list[Metric]:
+    """The network of the package, with its own features, normalisation and weights of the layers."""
+    lpips = _import(name, "lpips")
+    with _explained(name):
+        network = lpips.LPIPS(net=net, lpips=calibrated, verbose=False)
+    # In this layout pooling is ten times as fast on the CPU.
+    network = network.eval().requires_grad_(False).to(choice.device, memory_format=torch.channels_last)
+
+    def describe(images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        joined = torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
+        features = network.net(network.scaling_layer(joined))
+        return list(zip(*(lpips.normalize_tensor(maps).chunk(len(images)) for maps in features), strict=True))
+
+    def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        layers: list[Tensor] = [(one - other).square() for one, other in zip(first, second, strict=True)]
+        if calibrated:
+            layers = [weigh(squares) for weigh, squares in zip(network.lins, layers, strict=True)]
+        return reduce(torch.add, [layer.sum(1).mean((1, 2)) for layer in layers])
+
+    return [Metric(name, distance, describe=describe)]
+
+
+def _make_dists(name: str, choice: Choice) -> list[Metric]:
+    """The network of piq; images larger than 256 pixels are made smaller, as there."""
+    piq = _import(name, "piq")
+    with _explained(name):
+        network = piq.DISTS(reduction="none")
+    network = network.eval().requires_grad_(False).to(choice.device)
+
+    def describe(images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        joined = _to_unit_range(torch.cat(list(images)))
+        smaller = 256 / min(joined.shape[2:])
+        if smaller < 1:
+            joined = F.interpolate(joined, scale_factor=smaller, recompute_scale_factor=False, mode="bilinear")
+        return list(zip(*(maps.chunk(len(images)) for maps in network.get_features(joined)), strict=True))
+
+    def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        similarities = network.compute_distance(first, second)
+        weighed = [part * share.to(part) for part, share in zip(similarities, network.weights, strict=True)]
+        return 1 - torch.cat(weighed, 1).sum((1, 2, 3))
+
+    return [Metric(name, distance, describe=describe)]
+
+
+# The functions of piq that are larger for images that are nearer; its losses are distances.
+_PIQ_SIMILARITIES = frozenset(
+    ["dss", "fsim", "haarpsi", "information_weighted_ssim", "multi_scale_ssim", "psnr", "srsim", "ssim", "vif_p", "vsi"]
+)
+
+
+def _make_piq(name: str, choice: Choice) -> list[Metric]:
+    """``piq:NAME``: a function, such as ``vif_p``, or a class of losses, such as ``HaarPSILoss``."""
+    found = _attribute(_import(name, "piq"), name)
+    is_module = isinstance(found, type) and issubclass(found, nn.Module)
+    with _explained(name):
+        compare: Any = found(reduction="none") if is_module else partial(found, data_range=1.0, reduction="none")
+    if is_module:
+        compare = compare.eval().requires_grad_(False).to(choice.device)
 
     def distance(img0: Tensor, img1: Tensor) -> Tensor:
-        values: Tensor = network(img0, img1)
-        return values.flatten()
+        values: Tensor = compare(_to_unit_range(img1).clamp(0, 1), _to_unit_range(img0).clamp(0, 1))
+        return -values.flatten() if found.__name__ in _PIQ_SIMILARITIES else values.flatten()
 
-    return [Metric(f"lpips-{net}", distance)]
+    return [_tried(name, distance, choice.device)]
 
 
-METRICS: dict[str, Callable[[Choice], list[Metric]]] = {
-    "afv": partial(_make_afv, random=False),
-    "afv-random": partial(_make_afv, random=True),
-    "l2": partial(_make_plain, "l2", l2),
-    "ssim": partial(_make_plain, "ssim", ssim),
-    "ssim-signed": partial(_make_plain, "ssim-signed", partial(ssim, signed=True)),
-    "lpips-alex": partial(_make_lpips, "alex"),
-    "lpips-squeeze": partial(_make_lpips, "squeeze"),
+def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
+    """``torchmetrics:NAME``: a function of ``torchmetrics.functional.image``, for one pair at a time.
+
+    A batch at once would be another number for some of them, which pool over it.
+    """
+    found = _attribute(_import(name, "torchmetrics", ".functional.image"), name)
+    classes = {key.lower(): value for key, value in vars(_import(name, "torchmetrics", ".image")).items()}
+    higher_is_nearer = getattr(classes.get(found.__name__.replace("_", "")), "higher_is_better", None)
+    if higher_is_nearer is None:
+        raise ValueError(f"torchmetrics does not say which way round {name} is; write a function: MODULE:CALLABLE")
+    parameters = inspect.signature(found).parameters
+    settings: dict[str, Any] = {"data_range": 1.0} if "data_range" in parameters else {}
+    if "normalize" in parameters and parameters["normalize"].default is False:
+        settings["normalize"] = True  # images in [0, 1], as for all the others
+
+    def distance(img0: Tensor, img1: Tensor) -> Tensor:
+        pairs = zip(_to_unit_range(img1).clamp(0, 1).split(1), _to_unit_range(img0).clamp(0, 1).split(1), strict=True)
+        values = torch.stack([found(distorted, reference, **settings).mean() for distorted, reference in pairs])
+        return -values if higher_is_nearer else values
+
+    return [_tried(name, distance, choice.device)]
+
+
+def _make_callable(name: str, choice: Choice) -> list[Metric]:
+    """``MODULE:CALLABLE``, see :func:`make_metrics`."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = attrgetter(attribute)(importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot find the metric {name}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"the metric {name} is no callable but {type(found).__name__}")
+    compare = found() if _takes_nothing(found) else found
+    if isinstance(compare, nn.Module):
+        compare = compare.eval().requires_grad_(False).to(choice.device)
+
+    def distance(img0: Tensor, img1: Tensor) -> Tensor:
+        values = compare(img0, img1)
+        if not isinstance(values, Tensor):
+            raise ValueError(f"{name} should give a tensor (N,), but gave {type(values).__name__}")
+        return values.flatten(1).squeeze(1) if values.ndim > 1 else values
+
+    return [Metric(name, distance)]
+
+
+def _takes_nothing(found: Callable[..., Any]) -> bool:
+    """Whether something can be called without arguments, which makes it a factory; a module says that it can."""
+    if isinstance(found, nn.Module):
+        return False
+    try:
+        inspect.signature(found).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _tried(name: str, compare: Distance, device: str) -> Metric:
+    """A metric of another package, once it has shown that it compares images, and which way round."""
+    generator = torch.Generator().manual_seed(0)
+    image = F.interpolate(torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1, 256, mode="bilinear")
+    noisy = (image + 0.3 * torch.randn(image.shape, generator=generator)).clamp(-1, 1)
+    with _explained(name), torch.inference_mode():
+        same, apart = (float(compare(image.to(device), other.to(device))) for other in (image, noisy))
+    if same > apart:
+        raise ValueError(f"{name} finds a noisy copy nearer than the image itself; write a function: MODULE:CALLABLE")
+    return Metric(name, compare)
+
+
+def _import(name: str, package: str, inner: str = "") -> Any:
+    try:
+        return importlib.import_module(package + inner)
+    except ImportError as error:
+        raise ImportError(
+            f"the metric {name} needs another package: pip install 'afv-metric[peers]', or {package}"
+        ) from error
+
+
+def _attribute(module: Any, name: str) -> Any:
+    wanted = name.partition(":")[2]
+    found = getattr(module, wanted, None)
+    if not callable(found):
+        raise ValueError(f"{module.__name__} has no metric {wanted!r}")
+    return found
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Run what a package does, and say what to do when weights are missing."""
+    try:
+        # The packages call torchvision in a way that it has deprecated; downloads are announced where tables belong.
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    except OSError as error:
+        raise OSError(
+            f"the weights of {name} cannot be had ({_first_line(error)}). They are downloaded once, to "
+            f"{torch.hub.get_dir()}: connect, or set TORCH_HOME to where they are"
+        ) from error
+    except Exception as error:  # whatever is raised by what was never meant to compare two images
+        raise ValueError(f"{name} does not compare two batches of images: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
+    **{name: partial(_make_afv, False) for name in ("afv", *(f"afv:{form}" for form in FORMS))},
+    **{name: partial(_make_afv, True) for name in ("afv-random", *(f"afv-random:{form}" for form in FORMS))},
+    "d-pool": _make_d_pool,
+    "l2": partial(_make_plain, l2),
+    "psnr": partial(_make_plain, psnr),
+    "ssim": partial(_make_plain, ssim),
+    "ssim-signed": partial(_make_plain, partial(ssim, signed=True)),
+    "ms-ssim": partial(_make_plain, ms_ssim),
+    **{f"lpips-{net}": partial(_make_lpips, net, True) for net in ("alex", "vgg", "squeeze")},
+    **{f"lpips-{net}-baseline": partial(_make_lpips, net, False) for net in ("alex", "vgg", "squeeze")},
+    "dists": _make_dists,
 }
+_PACKAGES: dict[str, Callable[[str, Choice], list[Metric]]] = {"piq": _make_piq, "torchmetrics": _make_torchmetrics}
+
+NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
+"""What :func:`make_metrics` takes."""
 
 
 def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
-    """Make metrics by name; ``afv`` and ``afv-random`` give one for each bundle and form.
+    """Make metrics by name.
+
+    ``afv``, ``afv-random`` and ``d-pool`` give one for each bundle.
+
+    ``piq:NAME`` and ``torchmetrics:NAME`` are functions of these packages (of piq losses too) with their own settings,
+    called with images in [0, 1], the distorted one first. Similarities are negated: those of torchmetrics whose class
+    says ``higher_is_better``, and in piq ssim, psnr and their kin. What then finds a noisy copy of an image nearer than
+    the image itself is refused.
+
+    ``MODULE:CALLABLE`` is imported, from the current folder too. It takes two tensors ``(N, 3, H, W)`` in [-1, 1], the
+    reference first, and gives distances ``(N,)``. A class, or whatever can be called without arguments, is called
+    first, and what it gives is the distance; a module is frozen and moved to the device. All metrics run under
+    ``torch.inference_mode()``.
 
     Args:
-        names: Keys of :data:`METRICS`; repeated ones count once.
-        choice: Bundles, forms and device.
+        names: Of :data:`NAMES`; repeated ones count once.
+        choice: Bundles and device.
 
     Returns:
         The metrics in order. Those of bundles of one name have the start of the hash in theirs.
 
     Raises:
         ImportError: If a metric needs a package that is not installed.
-        ValueError: If two metrics are the same.
+        OSError: If the pretrained weights of one cannot be had.
+        ValueError: If a name is unknown, something is no metric, or two metrics are the same.
 
     Example:
-        >>> [metric.name for metric in make_metrics(["ssim", "l2"], Choice())]
-        ['ssim', 'l2']
+        >>> [metric.name for metric in make_metrics(["ssim", "l2", "afv:local"], Choice())]
+        ['ssim', 'l2', 'afv/tiny-imagenet-v1/local']
     """
-    metrics = [metric for name in dict.fromkeys(names) for metric in METRICS[name](choice)]
+    metrics = [metric for name in dict.fromkeys(names) for metric in _maker(name)(name, choice)]
     counts = Counter(metric.name for metric in metrics)
     metrics = [
         replace(metric, name=f"{metric.name}@{(metric.bundle_hash or '')[:8]}") if counts[metric.name] > 1 else metric
@@ -205,42 +543,11 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     return metrics
 
 
-@torch.inference_mode()
-def measure(
-    metrics: Sequence[Metric],
-    judged: JudgedSet,
-    *,
-    batch_size: int = 32,
-    device: str = "cpu",
-    advance: Callable[[int], object] = lambda count: None,
-) -> list[NDArray[np.float64]]:
-    """Take all distances on a set in one pass over its images.
-
-    Args:
-        metrics: The metrics, on ``device``.
-        judged: The set.
-        batch_size: Most items at a time.
-        device: Where the metrics compute.
-        advance: Told how many items were done, after each batch.
-
-    Returns:
-        For each metric the distances of the first image of each item to the others, ``(N, 1)`` or ``(N, 2)``.
-
-    Raises:
-        ValueError: If an image cannot be read, or a metric does not give one finite number for each pair.
-    """
-    tables = [np.empty((len(judged), len(judged.images[0]) - 1)) for _ in metrics]
-    for rows, columns in batches(judged, batch_size):
-        first, *others = (column.to(device) for column in columns)
-        for index, other in enumerate(others):
-            for metric, table in zip(metrics, tables, strict=True):
-                values = metric.distance(first, other)
-                if values.shape != rows.shape:
-                    raise ValueError(f"{metric.name} gave {tuple(values.shape)} for {len(rows)} pairs of {judged.name}")
-                table[rows, index] = values.double().cpu().numpy()
-                wrong = rows[~np.isfinite(table[rows, index])]
-                if len(wrong):
-                    paths = judged.images[wrong[0]]
-                    raise ValueError(f"{metric.name} is not finite on {paths[0]} and {paths[1 + index]}")
-        advance(len(rows))
-    return tables
+def _maker(name: str) -> Callable[[str, Choice], list[Metric]]:
+    """What makes the metric of a name; a colon that is none of ours belongs to a package or a module."""
+    package, _, wanted = name.partition(":")
+    if name in METRICS:
+        return METRICS[name]
+    if package in METRICS or not (package and wanted):
+        raise ValueError(f"there is no metric {name!r}; there are {', '.join(NAMES)}")
+    return _PACKAGES.get(package, _make_callable)

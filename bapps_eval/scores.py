@@ -1,15 +1,18 @@
-"""From distances to scores: agreement with people, and how sure it is."""
+"""From distances to scores: agreement with people, and how sure it is.
+
+Every score takes counts: how often each item is there. So a bootstrap resample costs no sorting, and a thousand of them
+are one operation on a table. Without counts every item is there once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from bapps_eval.data import JudgedSet, SameSet, TripletSet
+from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 
 __all__ = [
     "RESAMPLES",
@@ -18,6 +21,10 @@ __all__ = [
     "agreement",
     "average_precision",
     "bootstrap",
+    "ceiling",
+    "kendall_correlation",
+    "linear_correlation",
+    "p_value",
     "rank_correlation",
     "score",
     "summarise",
@@ -25,9 +32,12 @@ __all__ = [
 
 RESAMPLES = 1000
 SEED = 0
-_BLOCK = 2_000_000
+_BLOCK = 1_000_000  # items of all resamples that are worked on at a time
+_PAIRS = 2_000_000_000  # pairs of items of all resamples that KROCC may cost for each metric
+_FEWEST_RESAMPLES = 100
 
 FloatArray = NDArray[np.float64]
+Comparison = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,11 @@ class Summary:
         interval: 95 % bootstrap interval of the mean.
         difference: Mean less that of the first metric.
         difference_interval: Its 95 % interval, over the same resamples for both.
+        intervals: 95 % bootstrap interval of each score.
+        p_value: Of the difference of means, see :func:`p_value`; 1 for the first metric.
+        p_values: Of the difference to the first metric on each set.
+        secondary: Further scores on each set, see :func:`score`.
+        secondary_intervals: Their 95 % bootstrap intervals.
     """
 
     scores: tuple[float, ...]
@@ -47,6 +62,11 @@ class Summary:
     interval: tuple[float, float]
     difference: float
     difference_interval: tuple[float, float]
+    intervals: tuple[tuple[float, float], ...]
+    p_value: float
+    p_values: tuple[float, ...]
+    secondary: tuple[Mapping[str, float], ...]
+    secondary_intervals: tuple[Mapping[str, tuple[float, float]], ...] = ()
 
 
 def agreement(first: FloatArray, second: FloatArray, preferred: FloatArray) -> FloatArray:
@@ -67,15 +87,17 @@ def agreement(first: FloatArray, second: FloatArray, preferred: FloatArray) -> F
     return np.where(first > second, preferred, np.where(first < second, 1 - preferred, 0.5))
 
 
-def average_precision(distances: FloatArray, same: FloatArray) -> FloatArray:
+def average_precision(distances: FloatArray, same: FloatArray, counts: FloatArray | None = None) -> FloatArray:
     """Area under the precision-recall curve of telling, by small distances, which pairs look the same.
 
-    This is the JND score of LPIPS (interpolated as in VOC 2010): a pair is a hit to the extent that people
-    said "same". Pairs at one distance are found together, so that their order does not matter.
+    This is the JND score of LPIPS (interpolated as in VOC 2010): a pair is a hit to the extent that people said "same".
+    Pairs at one distance are found together, so that their order does not matter. The code of LPIPS takes tied pairs
+    one by one, in the order that an unstable sort happens to leave them in; without ties both are equal.
 
     Args:
-        distances: ``(..., N)``.
-        same: Fraction of people who said "same", ``(..., N)`` in [0, 1].
+        distances: ``(N,)``.
+        same: Fraction of people who said "same", ``(N,)`` in [0, 1].
+        counts: How often each pair is there, ``(..., N)``; once if None.
 
     Returns:
         ``(...)`` in [0, 1]; 0 if nobody ever said "same".
@@ -84,110 +106,316 @@ def average_precision(distances: FloatArray, same: FloatArray) -> FloatArray:
         >>> average_precision(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.0, 1.0, 0.0])).item()
         0.8333333333333333
     """
-    order = np.argsort(distances, axis=-1, kind="stable")
-    distances = np.take_along_axis(distances, order, -1)
-    hits = np.cumsum(np.take_along_axis(same, order, -1), -1)
-    precision = hits / np.arange(1, hits.shape[-1] + 1)
-    precision[..., :-1][distances[..., :-1] == distances[..., 1:]] = 0
-    envelope = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
-    total = hits[..., -1:]
-    recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
-    return np.asarray((np.diff(recall, axis=-1, prepend=0) * envelope).sum(-1))
+    order = np.argsort(distances, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(distances[order])), len(order) - 1)
+    counts = (np.ones(len(order)) if counts is None else counts)[..., order]
+    found, hits = np.cumsum(counts, -1)[..., ends], np.cumsum(counts * same[order], -1)[..., ends]
+    precision = np.divide(hits, found, out=np.zeros_like(hits), where=found > 0)
+    best_from_here = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
+    area: FloatArray = (np.diff(hits, axis=-1, prepend=0) * best_from_here).sum(-1)
+    total = hits[..., -1]
+    return np.asarray(np.divide(area, total, out=np.zeros_like(area), where=total > 0))
 
 
-def rank_correlation(distances: FloatArray, judged: FloatArray) -> FloatArray:
-    """Spearman's rank correlation, as ``scipy.stats.spearmanr`` has it, of many lists at a time.
+def linear_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
+    """Pearson's correlation (PLCC) of the plain numbers, without the logistic curve that some papers fit before.
 
     Args:
-        distances: ``(..., N)``.
-        judged: ``(..., N)``.
+        distances: ``(N,)``, or ``(..., N)`` if they differ between resamples.
+        judged: Likewise.
+        counts: How often each pair is there, ``(..., N)``; once if None.
 
     Returns:
         ``(...)`` in [-1, 1]; 0 where one of the two is constant and so says nothing.
 
     Example:
-        >>> rank_correlation(np.array([[1.0, 2.0, 9.0], [5.0, 5.0, 5.0]]), np.array([[4.0, 6.0, 5.0]] * 2))
-        array([0.5, 0. ])
+        >>> linear_correlation(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0])).round(6).item()
+        1.0
     """
-    first, second = (stats.rankdata(values, axis=-1) for values in (distances, judged))
-    first -= first.mean(-1, keepdims=True)
-    second -= second.mean(-1, keepdims=True)
-    scale = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
-    product: FloatArray = (first * second).sum(-1)
-    return np.asarray(np.divide(product, scale, out=np.zeros_like(product), where=scale > 0))
+    counts = np.ones(distances.shape[-1]) if counts is None else counts
+    first, first_length = _centre(distances, counts)
+    second, second_length = _centre(judged, counts)
+    product: FloatArray = np.einsum("...n,...n,...n->...", counts, first, second)
+    scale = first_length * second_length
+    return np.asarray(np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)).clip(-1, 1)
 
 
-def score(judged: JudgedSet, distances: FloatArray, rows: NDArray[np.intp] | None = None) -> FloatArray:
+def rank_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
+    """Spearman's rank correlation (SROCC), as ``scipy.stats.spearmanr`` has it.
+
+    Args:
+        distances: ``(N,)``.
+        judged: ``(N,)``.
+        counts: How often each pair is there, ``(..., N)``; once if None.
+
+    Returns:
+        ``(...)`` in [-1, 1]; 0 where one of the two is constant.
+
+    Example:
+        >>> rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([4.0, 6.0, 5.0])).round(6).item()
+        0.5
+    """
+    counts = np.ones(len(distances)) if counts is None else counts
+    return linear_correlation(_ranks(distances, counts), _ranks(judged, counts), counts)
+
+
+def kendall_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
+    """Kendall's rank correlation (KROCC) with ties, tau-b, as ``scipy.stats.kendalltau`` has it.
+
+    Args:
+        distances: ``(N,)``.
+        judged: ``(N,)``.
+        counts: How often each pair is there, ``(..., N)``; once if None. The cost of each resample is N^2.
+
+    Returns:
+        ``(...)`` in [-1, 1]; 0 where one of the two is constant.
+
+    Example:
+        >>> kendall_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])).round(6).item()
+        0.666667
+    """
+    counts = np.ones(len(distances)) if counts is None else counts
+    # Sums of counts are integers, which float32 holds exactly and multiplies twice as fast.
+    short = counts.astype(np.float32)
+    agreeing: FloatArray = np.zeros(counts.shape[:-1])
+    step = max(1, _BLOCK // len(distances))
+    for start in range(0, len(distances), step):
+        part = slice(start, start + step)
+        signs = (_compare(distances, part) * _compare(judged, part)).astype(np.float32)
+        agreeing = agreeing + np.einsum("...n,...n->...", short @ signs, counts[..., part])
+    untied = [counts.sum(-1) ** 2 - (_tally(values, counts)[0] ** 2).sum(-1) for values in (distances, judged)]
+    scale = np.sqrt(untied[0] * untied[1])
+    return np.asarray(np.divide(agreeing, scale, out=np.zeros_like(agreeing), where=scale > 0))
+
+
+def _compare(values: FloatArray, part: slice) -> NDArray[np.int8]:
+    """Whether a part of the values is larger (1) or smaller (-1) than each of all, ``(N, n)``."""
+    larger, smaller = values[part] > values[:, None], values[part] < values[:, None]
+    return larger.view(np.int8) - smaller.view(np.int8)
+
+
+def _centre(values: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Values less their mean ``(..., N)``, and their Euclidean length ``(...)``, 0 if that is but rounding."""
+    total = counts.sum(-1)
+    mean = np.einsum("...n,...n->...", counts, values) / total
+    centred = values - mean[..., None]
+    square = np.einsum("...n,...n,...n->...", counts, centred, centred)
+    return centred, np.sqrt(np.where(square > 1e-26 * total * mean**2, square, 0))
+
+
+def _tally(values: FloatArray, counts: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
+    """How often each different value is there, smallest first, ``(..., V)``; and which each item has, ``(N,)``."""
+    order = np.argsort(values, kind="stable")
+    new = np.diff(values[order], prepend=-np.inf) > 0
+    which = np.empty(len(values), np.intp)
+    which[order] = np.cumsum(new) - 1
+    return np.add.reduceat(counts[..., order], np.flatnonzero(new), axis=-1), which
+
+
+def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
+    """Rank of each item in each resample, from 0 in steps of a half, ``(..., N)``; the mean rank for ties."""
+    tally, which = _tally(values, counts)
+    ranks: FloatArray = (np.cumsum(tally, -1) - tally / 2)[..., which]
+    return ranks
+
+
+def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = None) -> dict[str, FloatArray]:
     """Score a metric on a set, or on many resamples of it.
 
     Args:
-        judged: The set.
+        judged: The set; its images are not needed.
         distances: Of the first image of each item to the others, ``(N, 1)`` or, for triplets, ``(N, 2)``.
-        rows: Items to take, ``(..., N)``, each from the stratum of its place; every item once if None.
+        counts: How often each item is there, ``(..., N)``; once if None.
 
     Returns:
-        ``(...)``: in [0, 1] for 2AFC and JND, in [-1, 1] for rank correlations.
+        Scores ``(...)`` by name. The first is the score of the set, called after its measure: 2AFC or JND mAP, in
+        [0, 1], or SROCC, in [-1, 1]. For judged pairs KROCC and PLCC follow, like it over all pairs or, if the pairs
+        are ranked in groups, as means over groups; and in that case ``SROCC overall``, ``KROCC overall`` and
+        ``PLCC overall``, without regard to groups.
     """
-    rows = np.arange(len(judged)) if rows is None else rows
+    counts = np.ones(len(distances)) if counts is None else counts
+    return {name: compute(distances, counts) for name, compute in _scorers(judged).items()}
+
+
+def _scorers(judged: JudgedSet) -> dict[str, Callable[[FloatArray, FloatArray], FloatArray]]:
+    people = judged.judged
+
+    def mean_agreement(distances: FloatArray, counts: FloatArray) -> FloatArray:
+        return np.asarray(counts @ agreement(distances[:, 0], distances[:, 1], people) / len(people))
+
+    def over(strata: Sequence[NDArray[np.intp]], compare: Comparison) -> Callable[[FloatArray, FloatArray], FloatArray]:
+        def mean(distances: FloatArray, counts: FloatArray) -> FloatArray:
+            parts = [compare(distances[rows, 0], people[rows], counts[..., rows]) for rows in strata]
+            return np.asarray(np.mean(parts, axis=0))
+
+        return mean
+
     if isinstance(judged, TripletSet):
-        parts = [agreement(distances[:, 0], distances[:, 1], judged.judged)[rows].mean(-1)]
-    else:
-        compare = average_precision if isinstance(judged, SameSet) else rank_correlation
-        drawn = [rows[..., stratum] for stratum in judged.strata]
-        parts = [compare(distances[:, 0][part], judged.judged[part]) for part in drawn]
-    return np.asarray(np.mean(parts, axis=0))
+        return {judged.measure: mean_agreement}
+    strata = judged.strata
+    if isinstance(judged, SameSet):
+        return {judged.measure: over(strata, average_precision)}
+    further: dict[str, Comparison] = {"KROCC": kendall_correlation, "PLCC": linear_correlation}
+    scorers = {judged.measure: over(strata, rank_correlation)}
+    scorers |= {name: over(strata, compare) for name, compare in further.items()}
+    if len(strata) > 1:
+        whole = [np.arange(len(people))]
+        scorers |= {
+            f"{name} overall": over(whole, compare) for name, compare in {"SROCC": rank_correlation, **further}.items()
+        }
+    return scorers
+
+
+def ceiling(judged: JudgedSet, votes: int | None = None) -> float | None:
+    """What one human scores against the panel: a score divided by it is the share of that which a metric reaches.
+
+    For triplets this is the "human" row of the LPIPS paper, the mean of p^2 + (1 - p)^2 with the fraction p of the
+    panel: someone who sides with each distortion as often as the panel does. For pairs that look the same or not it is
+    the JND mAP of someone who says "same" to each pair as often as the panel, in expectation.
+
+    Both are too high, because the one who is tested is part of the panel that it is tested against: by 2 q (1 - q) / n
+    a triplet, if q is the fraction of all people and n the number of votes, .1 for five votes on an even choice. With
+    ``votes`` the one is compared with the other n - 1 of the panel, which is unbiased for triplets. (BAPPS asked 5
+    people for each triplet of 2AFC val, 2 for train, and 3 for each pair of JND.)
+
+    It is no bound: a metric that always sides with the majority scores more, the mean of max(p, 1 - p); and distances,
+    which order all pairs, can have a higher JND mAP than answers of yes and no.
+
+    Args:
+        judged: The set.
+        votes: Number n of votes of every item; the figure of the paper if None.
+
+    Returns:
+        A fraction; None for judged pairs, which have no votes, or if nobody ever said "same".
+
+    Raises:
+        ValueError: If there are fewer than two votes, or the fractions are not of so many.
+    """
+    if isinstance(judged, PairSet):
+        return None
+    fraction = judged.judged
+    both = fraction**2  # the chance that two of the panel both say yes
+    if votes is not None:
+        if votes < 2:
+            raise ValueError(f"one of the panel is compared with the others, so it takes at least 2 votes, not {votes}")
+        if np.abs(votes * fraction - np.round(votes * fraction)).max() > 1e-3:
+            raise ValueError(f"{judged.name} has fractions that are not of {votes} votes")
+        both = fraction * (votes * fraction - 1) / (votes - 1)
+    if isinstance(judged, TripletSet):
+        return float((1 - 2 * fraction + 2 * both).mean())
+    if not fraction.any():
+        return None
+    # Pairs that the one calls the same are found first, together, with this precision and this recall; then the rest.
+    first, rest = both.sum() / fraction.sum(), fraction.mean()
+    return float(first * max(first, rest) + (1 - first) * rest)
 
 
 def bootstrap(
-    sets: Sequence[JudgedSet],
-    distances: Sequence[Sequence[FloatArray]],
+    judged: JudgedSet,
+    distances: Sequence[FloatArray],
     resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> FloatArray:
-    """Mean scores over the sets when the items of each set (or group in it) are drawn anew with replacement.
+    seed: int | Sequence[int] = SEED,
+) -> dict[str, FloatArray]:
+    """Scores when the items of a set (or of each group in it) are drawn anew with replacement.
 
     Args:
-        sets: The sets.
-        distances: For every metric, for every set, distances as for :func:`score`.
+        judged: The set.
+        distances: For every metric, as for :func:`score`.
         resamples: How often to draw.
         seed: Of the draws.
 
     Returns:
-        ``(metrics, resamples)``; a column is one draw, the same for all metrics.
+        ``(metrics, resamples)`` for every score of :func:`score`; a column is one draw, the same for all metrics and
+        scores. KROCC, whose cost is quadratic, takes only the first of them, at least 100, for more than 1,414 pairs.
     """
-    means = np.zeros((len(distances), resamples))
-    for index, judged in enumerate(sets):
-        generator = np.random.default_rng([seed, index])
-        step = max(1, _BLOCK // len(judged))
-        for start in range(0, resamples, step):
-            count = min(step, resamples - start)
-            rows = np.empty((count, len(judged)), np.intp)
-            for stratum in judged.strata:
-                rows[:, stratum] = stratum[generator.integers(len(stratum), size=(count, len(stratum)))]
-            for metric, of_sets in enumerate(distances):
-                means[metric, start : start + count] += score(judged, of_sets[index], rows) / len(sets)
-    return means
+    scorers = _scorers(judged)
+    affordable = max(_FEWEST_RESAMPLES, _PAIRS // len(judged.judged) ** 2)
+    wanted = {name: min(resamples, affordable) if name.startswith("KROCC") else resamples for name in scorers}
+    drawn = {name: np.empty((len(distances), count)) for name, count in wanted.items()}
+    start = 0
+    for counts in _draw(judged, resamples, np.random.default_rng(seed)):
+        for name, compute in scorers.items():
+            used = counts[: max(wanted[name] - start, 0)]
+            if len(used):
+                drawn[name][:, start : start + len(used)] = [compute(of_metric, used) for of_metric in distances]
+        start += len(counts)
+    return drawn
+
+
+def _draw(judged: JudgedSet, resamples: int, generator: np.random.Generator) -> Iterator[FloatArray]:
+    """How often each item is drawn in each resample, in blocks ``(count, N)``."""
+    items, strata = len(judged.judged), judged.strata
+    step = max(1, _BLOCK // items)
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        counts = np.empty((count, items))
+        for stratum in strata:
+            drawn = generator.integers(len(stratum), size=(count, len(stratum)))
+            drawn += len(stratum) * np.arange(count)[:, None]
+            counts[:, stratum] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        yield counts
+
+
+def p_value(difference: float, drawn: FloatArray) -> float:
+    """Two-sided paired bootstrap p-value: how often chance alone moves a difference as far as it is from 0.
+
+    (1 + k) / (1 + n) for n resamples, of which k have a difference at least as far from the measured one as that is
+    from 0. It is never 0; the smallest possible value is 1 / (1 + n).
+
+    Args:
+        difference: Score of one metric less that of another.
+        drawn: The same in every resample, ``(n,)``.
+
+    Returns:
+        In (0, 1].
+
+    Example:
+        >>> p_value(0.3, np.array([0.2, 0.3, 0.4, 0.7]))
+        0.4
+    """
+    # Equal metrics are at 0 but for rounding.
+    as_far = np.abs(drawn - difference) >= abs(difference) - 1e-12
+    return float((1 + as_far.sum()) / (1 + len(drawn)))
 
 
 def summarise(sets: Sequence[JudgedSet], distances: Sequence[Sequence[FloatArray]]) -> list[Summary]:
-    """Score every metric on every set, with bootstrap intervals.
+    """Score every metric on every set, with bootstrap intervals and p-values.
 
     Args:
         sets: The sets, at least one.
-        distances: As for :func:`bootstrap`.
+        distances: For every metric, for every set, as for :func:`score`.
 
     Returns:
         One summary for each metric.
     """
-    scores = np.array([list(map(score, sets, of_sets)) for of_sets in distances])
-    means, drawn = scores.mean(1), bootstrap(sets, distances)
+    measures = [judged.measure for judged in sets]
+    found, drawn = [], []
+    for index, (judged, *of_metrics) in enumerate(zip(sets, *distances, strict=True)):
+        found.append([score(judged, of_metric) for of_metric in of_metrics])
+        drawn.append(bootstrap(judged, of_metrics, seed=[SEED, index]))
+    scores = np.array(
+        [[float(of_metric[measure]) for of_metric in row] for row, measure in zip(found, measures, strict=True)]
+    ).T
+    resampled = np.stack([of_set[measure] for of_set, measure in zip(drawn, measures, strict=True)], 1)
+    differences, resampled_differences = scores - scores[0], resampled - resampled[0]
     return [
         Summary(
             scores=tuple(scores[metric].tolist()),
-            mean=float(means[metric]),
-            interval=_middle(drawn[metric]),
-            difference=float(means[metric] - means[0]),
-            difference_interval=_middle(drawn[metric] - drawn[0]),
+            mean=float(scores[metric].mean()),
+            interval=_middle(resampled[metric].mean(0)),
+            difference=float(differences[metric].mean()),
+            difference_interval=_middle(resampled_differences[metric].mean(0)),
+            intervals=tuple(map(_middle, resampled[metric])),
+            p_value=p_value(float(differences[metric].mean()), resampled_differences[metric].mean(0)),
+            p_values=tuple(map(p_value, differences[metric].tolist(), resampled_differences[metric])),
+            secondary=tuple(
+                {name: float(value) for name, value in row[metric].items() if name != measure}
+                for row, measure in zip(found, measures, strict=True)
+            ),
+            secondary_intervals=tuple(
+                {name: _middle(values[metric]) for name, values in of_set.items() if name != measure}
+                for of_set, measure in zip(drawn, measures, strict=True)
+            ),
         )
         for metric in range(len(distances))
     ]

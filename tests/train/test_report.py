@@ -220,6 +220,17 @@ def test_what_a_run_lacks_is_left_out_with_a_sentence(tmp_path, monkeypatch):
     assert [panel.title for panel in drawn["Mean energy"]] == ["full"]
 
 
+def test_a_run_at_its_start_and_one_whose_channels_live(tmp_path, monkeypatch):
+    start = _save_run(tmp_path / "start", Recipe(), monitors=False)
+    record = {name: 0 if "dead" in name else value for name, value in _monitors(0, False).items()}
+    (start / "monitors.jsonl").write_text(json.dumps(record | {"generator_pull": 0.0}) + "\n")
+    drawn = _panels(monkeypatch, start)
+    assert "Generator and its average" not in drawn
+    assert "Dead channels" not in drawn
+    page = (tmp_path / "not-drawn.html").read_text(encoding="utf-8")
+    assert "None is dead, at any time." in page
+
+
 def test_a_run_that_was_killed_and_resumed(tmp_path, monkeypatch):
     run = _save_run(tmp_path / "run", Recipe(), monitors=False)
     lines = [(10, 1.0), (20, 2.0), (30, 3.0), (20, 5.0), (40, math.nan), (50, 6.0)]

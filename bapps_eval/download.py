@@ -1,0 +1,295 @@
+"""Getting BAPPS: resumed when the line breaks, checked, and unpacked safely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from afv_metric.files import replacing
+from afv_metric.hub import sha256_of
+from bapps_eval.archives import iterate_files
+from bapps_eval.data import ARCHIVES, TASKS, Place, place_in_layout
+
+__all__ = ["RECORD", "URL", "download"]
+
+# The authors moved the data here in 2023, when the server named in older scripts began to refuse.
+URL = "https://perceptual-similarity.s3.us-west-2.amazonaws.com/dataset"
+RECORD = "downloads.json"
+
+_ATTEMPTS = 6
+_PAUSE = 1.0
+_TIMEOUT = 60.0
+_BLOCK = 1 << 18
+# Small files fill whole blocks of a disk: the images of BAPPS take 1.35 times the size of their archive.
+_UNPACKED_SHARE = 1.5
+_PASSING = (408, 429, 500, 502, 503, 504)
+# Images hardly compress: what unpacks to twenty times its size is meant to fill disks.
+_BOMB_SHARE, _LEAST_BOMB = 20, 1 << 30
+_log = logging.getLogger(__name__)
+
+
+def download(
+    root: str | os.PathLike[str],
+    *,
+    split: str = "val",
+    tasks: Sequence[str] = TASKS,
+    url: str = URL,
+    sha256: Mapping[str, str] = MappingProxyType({}),
+    quiet: bool = False,
+) -> list[Path]:
+    """Fetch the published archives and unpack them, unless they are there.
+
+    An archive is fetched into ``<name>.part``, from where an interrupted call goes on; its sha256 is compared with the
+    one given, or else with the one that :data:`RECORD` in the root has of an earlier download; it is unpacked into a
+    hidden folder, which is renamed when all is well; then the archive is removed and its sha256 recorded.
+
+    Args:
+        root: Folder that is to have ``2afc/<split>`` and ``jnd/<split>``; made if need be.
+        split: ``"val"`` or ``"train"``; of the latter there is no JND.
+        tasks: Which of ``"2afc"`` and ``"jnd"`` to fetch.
+        url: Web address of the folder of the archives.
+        sha256: What archives must hash to, in hexadecimal, by their names; see :data:`bapps_eval.data.ARCHIVES`.
+        quiet: Show no progress bars.
+
+    Returns:
+        What is there now: the folders ``<task>/<split>``, or archives that were there packed.
+
+    Raises:
+        ConnectionError: If an archive cannot be fetched; what there is of it stays for the next call.
+        OSError: If the disk is too small, before anything is fetched.
+        ValueError: If there is no such archive, or it is damaged, hostile, or not the one expected; it is removed.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"the address of the archives should begin with https:// or http://, not {url!r}")
+    names = {task: ARCHIVES[task, split] for task in TASKS if task in tasks and (task, split) in ARCHIVES}
+    if not names:
+        raise ValueError(f"there is no archive of the split {split!r} of {' and '.join(tasks)}")
+    if unknown := set(sha256) - set(ARCHIVES.values()):
+        raise ValueError(f"a sha256 is given of {', '.join(unknown)}; archives are {', '.join(ARCHIVES.values())}")
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    record = _read_record(root / RECORD)
+    there = []
+    for task, name in names.items():
+        folder, archive = root / task / split, root / name
+        there.append(archive if archive.exists() and not folder.exists() else folder)
+        if there[-1].exists():
+            _log.info("%s is there", there[-1])
+            continue
+        part = root / f"{name}.part"
+        address = f"{url.rstrip('/')}/{name}"
+        with tqdm(desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet) as bar:
+            _fetch(address, part, bar)
+        try:
+            digest = sha256_of(part)
+            if name in sha256:
+                _check(name, digest, sha256[name], "as given")
+            elif name in record:
+                _check(name, digest, record[name]["sha256"], f"as {root / RECORD} has it")
+            with tqdm(desc=f"unpacking {name}", unit="file", disable=quiet) as bar:
+                _unpack(part, folder, bar)
+        except ValueError:
+            part.unlink()
+            raise
+        record[name] = {"url": address, "bytes": part.stat().st_size, "sha256": digest}
+        with replacing(root / RECORD) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        part.unlink()
+    return there
+
+
+class _BrokenOffError(Exception):
+    """The line is down for now."""
+
+
+@dataclass
+class _Answer:
+    """What a server sends.
+
+    Attributes:
+        start: Byte of the file that it begins with.
+        total: Bytes of the whole file, if known.
+        tag: What tells this version of the file from others, if known.
+        body: The rest of the file.
+    """
+
+    start: int
+    total: int | None
+    tag: str | None
+    body: Iterator[bytes]
+
+
+def _fetch(url: str, part: Path, bar: tqdm[NoReturn]) -> None:
+    """Fetch a file, from where an earlier attempt ended; try again while the line is down."""
+    failures, tag = 0, None
+    while True:
+        have = part.stat().st_size if part.exists() else 0
+        try:
+            with _ask(url, have, tag) as answer:
+                tag = answer.tag
+                _require_space(part.parent, answer)
+                bar.initial = answer.start
+                bar.reset(answer.total)
+                bar.update(answer.start)
+                with part.open("r+b" if answer.start else "wb") as file:
+                    file.seek(answer.start)
+                    for block in answer.body:
+                        file.write(block)
+                        bar.update(len(block))
+            now = part.stat().st_size
+            if answer.total is None or now == answer.total:
+                return
+            raise _BrokenOffError(f"the connection ended at {now:,} of {answer.total:,} bytes")
+        except _BrokenOffError as error:
+            now = part.stat().st_size if part.exists() else 0
+            failures = failures + 1 if now <= have else 0
+            if failures == _ATTEMPTS:
+                raise ConnectionError(
+                    f"cannot fetch {url}: {error}; to go on from there, run the command again"
+                ) from error
+            _log.warning("%s: %s; trying again", url, error)
+            time.sleep(_PAUSE * 2**failures)
+
+
+@contextlib.contextmanager
+def _ask(url: str, have: int, tag: str | None) -> Iterator[_Answer]:
+    """Ask for a file without the bytes that are there."""
+    headers = {"User-Agent": "afv_metric"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if tag:
+            headers["If-Range"] = tag
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        _, total = _parse_range(error.headers)
+        if error.code == 416 and total == have:
+            yield _Answer(have, total, tag, iter(()))
+        elif error.code == 416:
+            # What is there is longer than the file, and so of another one.
+            with _ask(url, 0, None) as answer:
+                yield answer
+        elif error.code in _PASSING:
+            raise _BrokenOffError(f"{error.code} {error.reason}") from error
+        else:
+            raise ConnectionError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
+        return
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOffError(str(error)) from error
+    with response:
+        tag = response.headers["ETag"]
+        tag = tag if tag and not tag.startswith("W/") else None
+        if response.status == 206:
+            start, total = _parse_range(response.headers)
+            if start != have:
+                raise ConnectionError(f"cannot fetch {url}: asked for byte {have:,}, the server sends byte {start}")
+            yield _Answer(have, total, tag, _blocks(response))
+        else:
+            length = response.headers["Content-Length"]
+            yield _Answer(0, int(length) if length else None, tag, _blocks(response))
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The body, block by block."""
+    try:
+        while block := response.read(_BLOCK):
+            yield block
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOffError(str(error)) from error
+
+
+def _parse_range(headers: Message) -> tuple[int | None, int | None]:
+    """First byte and length of the whole file in ``Content-Range``, as far as they are told.
+
+    Example:
+        >>> headers = Message()
+        >>> headers["Content-Range"] = "bytes 100-199/1000"
+        >>> _parse_range(headers)
+        (100, 1000)
+    """
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", headers["Content-Range"] or "")
+    start, total = found.groups() if found else (None, None)
+    return int(start) if start else None, int(total) if total else None
+
+
+def _require_space(folder: Path, answer: _Answer) -> None:
+    """See that there is room for the rest of an archive and for what is in it."""
+    if answer.total is None:
+        return
+    needed = answer.total - answer.start + int(_UNPACKED_SHARE * answer.total)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder} has {free / 1e9:.1f} GB free, but the archive and what is in it take {needed / 1e9:.1f} GB; "
+            "make room, or choose another folder"
+        )
+
+
+def _check(name: str, digest: str, expected: str, origin: str) -> None:
+    if digest != expected.lower():
+        raise ValueError(f"{name} has the sha256 {digest}, and not {expected}, {origin}; it is not used")
+
+
+def _read_record(record: Path) -> dict[str, dict[str, Any]]:
+    """What :func:`download` wrote about each archive."""
+    if not record.exists():
+        return {}
+    try:
+        entries = dict(json.loads(record.read_text(encoding="utf-8")))
+        return {name: {**entry, "sha256": str(entry["sha256"])} for name, entry in entries.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{record} is damaged: {error}; remove it") from error
+
+
+def _unpack(archive: Path, folder: Path, bar: tqdm[NoReturn]) -> None:
+    """Unpack the files of ``<task>/<split>``; the folder appears whole, or not at all."""
+    task, split = folder.parts[-2:]
+    hidden = folder.parent.parent / f".{task}-{split}-unpacking"
+    strange: list[PurePosixPath] = []
+    written, most = 0, max(_LEAST_BOMB, _BOMB_SHARE * archive.stat().st_size)
+
+    def wanted(name: PurePosixPath) -> bool:
+        place = place_in_layout(name)
+        belongs = place is not None and place.split == split and place.task in (None, task)
+        if not (belongs or name.name.startswith(".")):
+            strange.append(name)
+        return belongs
+
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        for name, content in iterate_files(archive, wanted):
+            _, _, *inner = cast("Place", place_in_layout(name))
+            target = hidden.joinpath(*inner)
+            written += len(content)
+            if written > most or target.exists():
+                problem = f"{name} is there twice" if target.exists() else f"it unpacks to more than {most:,} bytes"
+                raise ValueError(f"{archive} is refused: {problem}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            bar.update()
+        if not hidden.exists():
+            raise ValueError(f"{archive} has no files {task}/{split}/<family>/<folder>/<file>")
+        if strange:
+            _log.warning("%s: %d files that belong nowhere are left out, first %s", archive, len(strange), strange[0])
+        folder.parent.mkdir(exist_ok=True)
+        hidden.rename(folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)

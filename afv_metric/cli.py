@@ -1,4 +1,4 @@
-"""``afv-metric``: distances between image files, and what is in a bundle.
+"""``afv-metric``: distances between image files or folders, and what is in a bundle.
 
 Results go to stdout, everything else to stderr. The exit status is 0 if all went well, 1 if some file could not be
 compared, 2 after an error of usage or in a bundle.
@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import os
+import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from afv_metric.distance import AFVDistance
+    from afv_metric.sets import SetComparison
 
 __all__ = ["main"]
 
 _PAPER = "Zhai et al., NeurIPS 2019, arXiv:1910.13101"
+# Blocks of images a folder, whose mean scores the interval of set distances comes from.
+_BLOCKS = 32
 _Item = TypeVar("_Item")
 _Named = TypeVar("_Named", bound=tuple[Any, ...])
 # From black over violet and orange to pale yellow, ever lighter: a larger value never looks smaller.
@@ -88,6 +92,19 @@ def _make_parser() -> argparse.ArgumentParser:
     dirs.add_argument("folder1", type=Path, metavar="DIR1")
     matrix = add("matrix", _matrix, "distances of all pairs of the images in a folder")
     matrix.add_argument("folder", type=Path, metavar="DIR")
+    sets = add("sets", _sets, "Fisher distance and Similarity of two folders as sets of images, whatever their names")
+    sets.add_argument("folder0", type=Path, metavar="DIR0")
+    sets.add_argument("folder1", type=Path, metavar="DIR1")
+    sets.add_argument(
+        "--size",
+        type=int,
+        choices=(32, 64),
+        help="compare the middle squares, the shorter side scaled to this many pixels; default: the training size",
+    )
+    sets.add_argument("--count", type=_parse_count, metavar="N", help="files to draw from each folder; default: all")
+    sets.add_argument("--resamples", type=_parse_count, default=2000, metavar="R", help="of the bootstrap (2000)")
+    sets.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    sets.add_argument("--json", action="store_true", help="print JSON, with all digits")
     info = add("info", _info, "what is in a bundle")
     info.add_argument("weights", nargs="?", metavar="BUNDLE", help="name, folder or hub id; the default if not given")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -95,11 +112,12 @@ def _make_parser() -> argparse.ArgumentParser:
 
     for command in (dirs, matrix):
         command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, not to stdout")
-    for command in (compare, dirs, matrix, cite):
+    for command in (compare, dirs, matrix, sets, cite):
         command.add_argument("--weights", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="name, folder or hub id")
+    for command in (compare, dirs, matrix, cite):
         # Written out, because FORMS would import torch.
         command.add_argument("--form", choices=("fisher", "local", "activation"), help="default: the bundle's")
-    for command in (compare, dirs, matrix):
+    for command in (compare, dirs, matrix, sets):
         command.add_argument("--device", type=_parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
         command.add_argument("--batch-size", type=_parse_count, default=16, metavar="N", help="images at a time (16)")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -228,6 +246,90 @@ def _matrix(options: argparse.Namespace) -> list[str]:
         listing = "; ".join(f"{size}: {', '.join(map(_printable, group))}" for size, group in groups.items())
         problems.append(f"images of different sizes are not compared, {listing}")
     return problems
+
+
+def _sets(options: argparse.Namespace) -> list[str]:
+    import torch
+
+    from afv_metric.bundle import load_bundle
+    from afv_metric.fisher import FisherEngine
+    from afv_metric.images import to_network_range
+    from afv_metric.sets import block_scores, compare_sets, middle_square, similarity_at
+
+    bundle = load_bundle(options.weights)
+    engine = FisherEngine(bundle.discriminator, bundle.energy).to(options.device)
+    size = options.size or bundle.discriminator.config.image_size
+    chance = random.Random(options.seed)
+    problems: list[str] = []
+
+    def squares(paths: Sequence[Path]) -> Iterator[tuple[Tensor]]:
+        for path in paths:
+            image = _read(path, problems)
+            if image is not None:
+                yield (middle_square(to_network_range(image, normalize=False, dtype=torch.float32), size),)
+
+    def blocks(folder: Path) -> Iterator[Iterator[Tensor]]:
+        files = list(_list_files(folder).values())
+        drawn = chance.sample(files, min(options.count or len(files), len(files)))
+        count = min(_BLOCKS, len(drawn))
+        for index in _progress(range(count), options):
+            batches = _batches(squares(drawn[index::count]), options.batch_size)
+            yield (torch.cat([image for (image,) in batch]).to(options.device) for batch in batches)
+
+    folders = (options.folder0, options.folder1)
+    first, second = (block_scores(engine, blocks(folder)) for folder in folders)
+    for folder, scores in zip(folders, (first, second), strict=True):
+        if len(scores.counts) < 2:
+            problems.append(f"{folder}: holds too few images to compare, {sum(scores.counts)}; two are the least")
+    if min(len(first.counts), len(second.counts)) < 2:
+        return problems
+    found = compare_sets(
+        first, second, bundle.statistics, bundle.epsilon, resamples=options.resamples, seed=options.seed
+    )
+    low, high = found.interval
+    record: dict[str, Any] = {
+        "bundle": bundle.name,
+        "images": found.counts,
+        "size": size,
+        "distance": {"plain": found.distance, "corrected": found.corrected, "interval": (low, high)},
+        "similarity": {
+            "plain": similarity_at(found.distance),
+            "corrected": similarity_at(found.corrected),
+            "interval": (similarity_at(high), similarity_at(low)),
+        },
+        "bias": sum(found.biases),
+        "needed": found.images_for(0.1),
+        "resamples": options.resamples,
+        "seed": options.seed,
+    }
+    if options.json:
+        print(json.dumps(record, indent=2))
+    else:
+        print("            plain       corrected   95 % interval")
+        for name in ("distance", "similarity"):
+            value = record[name]
+            interval = " to ".join(f"{end:.5g}" for end in value["interval"])
+            print(f"{name:<11} {value['plain']:<11.5g} {value['corrected']:<11.5g} {interval}")
+        needed = f"; {record['needed']} images a set make it a tenth of the distance" if record["needed"] else ""
+        print(f"bias        {record['bias']:.5g}{needed}")
+        print(f"images      {found.counts[0]} and {found.counts[1]}, squares of {size} pixels")
+    for note in _notes_on_sets(found):
+        print(f"note: {note}", file=sys.stderr)
+    return problems
+
+
+def _notes_on_sets(found: SetComparison) -> Iterator[str]:
+    """What a reader of the numbers should know."""
+    if found.counts[0] != found.counts[1]:
+        yield "the sets are of unequal sizes: only the corrected numbers can be compared with those of other sets"
+    if min(found.counts) < _BLOCKS:
+        yield f"a set has fewer than {_BLOCKS} images: the interval is rough"
+    if found.interval[1] < 0:
+        yield "the sets are more alike than two independent samples can be: do the folders share images?"
+    elif found.interval[0] <= 0:
+        yield "the interval reaches 0: these images do not tell the two sets apart"
+    elif sum(found.biases) > found.corrected:
+        yield "more than half of the plain distance is chance: the sets are small for it"
 
 
 def _info(options: argparse.Namespace) -> list[str]:

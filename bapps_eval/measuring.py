@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from bapps_eval.metrics import Metric
 __all__ = ["Times", "measure"]
 
 FloatArray = NDArray[np.float64]
+
+_MOST_AT_ONCE = 8  # batches, which bounds memory
 
 
 @dataclass
@@ -77,23 +80,48 @@ def measure(
     tables = [[np.zeros((len(judged), len(judged.images[0]) - 1)) for _ in metrics] for judged in sets]
     left = [len(taken) for taken in rows]
     complete = 0
-    last: tuple[Batch, list[Tensor]] | None = None
     decoded = _timed(batches(sets, batch_size, device=device, workers=workers, rows=rows), times)
-    # Results are fetched one batch late, so that a device has its next work before it is waited for.
-    for batch in chain(decoded, [None]):
-        now = batch and (batch, [metric.distances(batch.images) for metric in metrics])
-        if last:
-            _store(*last, metrics, sets, tables)
-            advance(len(last[0].rows))
-            for index in last[0].sets:
-                left[index] -= 1
-        last = now
+    for batch, values in _computed(metrics, decoded, device):
+        _store(batch, values, metrics, sets, tables)
+        advance(len(batch.rows))
+        for index in batch.sets:
+            left[index] -= 1
         while complete < len(sets) and not left[complete]:
             tables[complete] = _gathered(tables[complete], device)
             finished(complete, tables[complete])
             complete += 1
+    while complete < len(sets):  # those of which this process has no share
+        tables[complete] = _gathered(tables[complete], device)
+        finished(complete, tables[complete])
+        complete += 1
     times.computing += time.perf_counter() - started - (times.waiting - waited)
     return [list(of_metric) for of_metric in zip(*tables, strict=True)]
+
+
+def _computed(metrics: Sequence[Metric], decoded: Iterator[Batch], device: str) -> Iterator[tuple[Batch, list[Tensor]]]:
+    """Batches and their distances by each metric, in order, some batches late."""
+
+    def compute(batch: Batch) -> list[Tensor]:
+        return [metric.distances(batch.images) for metric in metrics]
+
+    # Cores of a processor get on better with a batch each than all with one. An accelerator is given its next batch
+    # before the results of the last one are waited for.
+    threads = torch.get_num_threads()
+    alone = torch.device(device).type != "cpu" or any(metric.one_at_a_time for metric in metrics)
+    at_once = 1 if alone else min(threads, _MOST_AT_ONCE)
+    pending: deque[tuple[Batch, Future[list[Tensor]]]] = deque()
+    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
+        try:
+            for batch in decoded:
+                pending.append((batch, pool.submit(compute, batch)))
+                if len(pending) > at_once:
+                    done, values = pending.popleft()
+                    yield done, values.result()
+            for done, values in pending:
+                yield done, values.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def _store(

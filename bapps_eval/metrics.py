@@ -47,6 +47,7 @@ class Metric:
         bundle_hash: What identifies that bundle.
         describe: Describes some batches ``(N, 3, H, W)`` in [-1, 1] of one shape, such as features of a network;
             every image is described once, however often it is compared.
+        one_at_a_time: Whether batches must not be compared in several threads at once; so with code of others.
 
     Example:
         >>> images = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)]
@@ -61,6 +62,7 @@ class Metric:
     bundle: str | None = None
     bundle_hash: str | None = None
     describe: Callable[[Sequence[Tensor]], Sequence[Any]] = list
+    one_at_a_time: bool = False
 
     @torch.inference_mode()
     def distances(self, images: Sequence[Tensor]) -> Tensor:
@@ -417,7 +419,7 @@ def _make_callable(name: str, choice: Choice) -> list[Metric]:
             raise ValueError(f"{name} should give a tensor (N,), but gave {type(values).__name__}")
         return values.flatten(1).squeeze(1) if values.ndim > 1 else values
 
-    return [Metric(name, distance)]
+    return [Metric(name, distance, one_at_a_time=True)]
 
 
 def _takes_nothing(found: Callable[..., Any]) -> bool:
@@ -440,7 +442,7 @@ def _tried(name: str, compare: Distance, device: str) -> Metric:
         same, apart = (float(compare(image.to(device), other.to(device))) for other in (image, noisy))
     if same > apart:
         raise ValueError(f"{name} finds a noisy copy nearer than the image itself; write a function: MODULE:CALLABLE")
-    return Metric(name, compare)
+    return Metric(name, compare, one_at_a_time=True)
 
 
 def _import(name: str, package: str, inner: str = "") -> Any:

@@ -302,20 +302,21 @@ def _sets(options: argparse.Namespace) -> list[str]:
         "resamples": options.resamples,
         "seed": options.seed,
     }
-    if options.json:
-        print(json.dumps(record, indent=2))
-    else:
-        print("            plain       corrected   95 % interval")
-        for name in ("distance", "similarity"):
-            value = record[name]
-            interval = " to ".join(f"{end:.5g}" for end in value["interval"])
-            print(f"{name:<11} {value['plain']:<11.5g} {value['corrected']:<11.5g} {interval}")
-        needed = f"; {record['needed']} images a set make it a tenth of the distance" if record["needed"] else ""
-        print(f"bias        {record['bias']:.5g}{needed}")
-        print(f"images      {found.counts[0]} and {found.counts[1]}, squares of {size} pixels")
+    print(json.dumps(record, indent=2) if options.json else "\n".join(_outline_of_sets(record)))
     for note in _notes_on_sets(found):
         print(f"note: {note}", file=sys.stderr)
     return problems
+
+
+def _outline_of_sets(record: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of a table of what sets has found."""
+    yield "            plain       corrected   95 % interval"
+    for name in ("distance", "similarity"):
+        plain, corrected, (low, high) = record[name].values()
+        yield f"{name:<11} {plain:<11.5g} {corrected:<11.5g} {low:.5g} to {high:.5g}"
+    needed = f"; {record['needed']} images a set make it a tenth of the distance" if record["needed"] else ""
+    yield f"bias        {record['bias']:.5g}{needed}"
+    yield "images      {} and {}, squares of {} pixels".format(*record["images"], record["size"])
 
 
 def _notes_on_sets(found: SetComparison) -> Iterator[str]:

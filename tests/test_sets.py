@@ -121,7 +121,7 @@ def _oracle_vectors(discriminator, images, statistics, epsilon):
 
 def test_with_blocks_of_one_image_the_correction_is_the_u_statistic():
     discriminator, epsilon = make_discriminator(), 0.03
-    engine, statistics = FisherEngine(discriminator), make_statistics(discriminator)
+    engine, statistics = FisherEngine(discriminator.baked()), make_statistics(discriminator)
     sets = make_images(6, seed=3), make_images(4, seed=4)
     x, y = (_oracle_vectors(discriminator, images, statistics, epsilon) for images in sets)
     found = compare_sets(
@@ -139,7 +139,7 @@ def test_with_blocks_of_one_image_the_correction_is_the_u_statistic():
 
 def test_blocks_of_unequal_sizes_count_by_their_images():
     discriminator, epsilon = make_discriminator(), 0.03
-    engine, statistics = FisherEngine(discriminator), make_statistics(discriminator)
+    engine, statistics = FisherEngine(discriminator.baked()), make_statistics(discriminator)
     sets, sizes = (make_images(7, seed=3), make_images(5, seed=4)), ([1, 4, 2], [3, 2])
     blocks = [[block.split(2) for block in part.split(size)] for part, size in zip(sets, sizes, strict=True)]
     found = compare_sets(*(block_scores(engine, [*part, []]) for part in blocks), statistics, epsilon)
@@ -232,5 +232,5 @@ def test_middle_square_scales_the_shorter_side():
         torch.testing.assert_close(inner, torch.arange(24.5, 72, 2).expand(24, 24))
     assert middle_square(images[..., :40, :33], 64).shape == (2, 3, 64, 64)
     assert torch.equal(middle_square(images[..., :48], 48), images[..., :48])
-    checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 2.0 - 1
-    assert middle_square(checks.expand(1, 3, 64, 64), 32).abs().max() < 0.1  # antialiased
+    stripes = torch.tensor([-1.0, 1.0, 1.0, -1.0]).repeat(32).expand(1, 3, 128, 128)
+    assert middle_square(stripes, 32).abs().max() < 0.3  # antialiased

@@ -142,5 +142,5 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
             raise OSError(f"{path} has 32 bits a channel (mode {image.mode}); convert it to 8 or 16 bits first")
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        pixels = np.asarray(image.convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--official-batch", type=int, default=50)
     parser.add_argument("--official-workers", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workers", type=int, help="ours; by default what the command takes")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

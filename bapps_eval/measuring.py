@@ -30,8 +30,8 @@ class Times:
     """Where the time of a run went, in seconds.
 
     Attributes:
-        waiting: Until images were decoded. A device may still be computing meanwhile, so this is the most that
-            it can have been idle for want of images.
+        waiting: Until images were decoded. Devices and other cores may still be computing meanwhile, so this is the
+            most that they can have been idle for want of images.
         computing: All else.
     """
 

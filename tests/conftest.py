@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,12 @@ def make_statistics(discriminator: Discriminator, energy: str = "logit") -> Fish
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     return load_bundle(TINY_BUNDLE, generator=True)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The number of threads decides in which order float32 sums are taken, and so their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

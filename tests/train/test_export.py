@@ -89,6 +89,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_statistics_of_two_processes_are_those_of_one(bundle: Bundle, tmp_path: Path) -> None:
     networks = bundle.discriminator, bundle.generator
     alone = sample_statistics(*networks, "logit", 231, 7)

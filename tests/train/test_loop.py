@@ -105,9 +105,9 @@ torch.save = stuck
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(recipe, images, tmp_path):
     recipe = dataclasses.replace(recipe, iterations=40, checkpoint_interval=2, monitor_interval=100, keep_best=0)
-    torch.set_num_threads(1)
     whole = _train(recipe, images, tmp_path / "whole")
     killed = tmp_path / "killed"
 

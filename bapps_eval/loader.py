@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     Attributes:
         sets: Index of the set of each item, ``(n,)``.
         rows: Row of each item in its set, ``(n,)``.
-        images: For each image of an item a tensor ``(n, 3, H, W)`` in [-1, 1], on the device.
+        images: For each image of an item a tensor ``(n, 3, H, W)`` in [-1, 1], on the device, in channels-last memory.
     """
 
     sets: NDArray[np.intp]
@@ -83,7 +83,7 @@ class _Decoded:
     def on_device(self, device: torch.device) -> Batch:
         """Send the bytes, and make numbers of them there."""
         pixels = self.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+        images = pixels.to(torch.float32).div_(127.5).sub_(1)  # channels_last, as the bytes came
         sets, rows = np.array(self.items, np.intp).T
         return Batch(sets, rows, [_pick(images, column) for column in self.columns])
 

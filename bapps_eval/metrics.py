@@ -77,6 +77,8 @@ class Metric:
         Raises:
             ValueError: If the metric cannot compare images of this size, or does not give a number for each pair.
         """
+        if self.one_at_a_time:  # code of others may count on the usual layout
+            images = [column.contiguous() for column in images]
         height, width = images[0].shape[2:]
         count = max(1, _PIXELS // (height * width))
         try:

@@ -81,7 +81,7 @@ def test_images_are_contiguous_slices_of_one_copy(tmp_path: Path) -> None:
     (batch,) = batches(read_root(save_root(tmp_path), tasks=["2afc"]), 64)
     storages = {image.untyped_storage().data_ptr() for image in batch.images}
     assert len(storages) == 1
-    assert all(image.is_contiguous() for image in batch.images)
+    assert all(image.is_contiguous(memory_format=torch.channels_last) for image in batch.images)
     assert batch.images[0].untyped_storage().nbytes() == 9 * 3 * 64 * 64 * 4
 
 

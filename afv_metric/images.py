@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import IO
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["SMALLEST_SIDE", "check_range", "pad_to_multiple", "read_image", "to_network_range"]
+__all__ = ["SMALLEST_SIDE", "check_range", "pad_to_multiple", "read_image", "to_network_range", "to_rgb"]
 
 SMALLEST_SIDE = 32
 
@@ -128,19 +129,30 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Read an image file as uint8 ``(1, 3, H, W)``; greyscale becomes grey RGB, transparency is dropped.
+def read_image(file: str | os.PathLike[str] | IO[bytes]) -> Tensor:
+    """Read an image file as uint8 ``(1, 3, H, W)``, in the colours of :func:`to_rgb`.
+
+    Args:
+        file: Its path, or the file itself, open for reading bytes.
+
+    Raises:
+        OSError: If the file is missing, is not an image that Pillow reads, or has 32 bits a channel.
+    """
+    with Image.open(file) as image:
+        pixels = np.array(to_rgb(image))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Give an image 8-bit red, green and blue; greyscale becomes grey, transparency is dropped.
 
     Greyscale of 16 bits keeps its upper 8.
 
     Raises:
-        OSError: If the file is missing, is not an image that Pillow reads, or has 32 bits a channel, whose range is
-            unknown.
+        OSError: If it has 32 bits a channel, whose range is unknown.
     """
-    with Image.open(path) as image:
-        if image.mode in ("I", "F"):
-            raise OSError(f"{path} has 32 bits a channel (mode {image.mode}); convert it to 8 or 16 bits first")
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    if image.mode in ("I", "F"):
+        raise OSError(f"the image has 32 bits a channel (mode {image.mode}); convert it to 8 or 16 bits first")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")

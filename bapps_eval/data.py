@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -361,7 +361,7 @@ def read_image_source(source: ImageSource, side: int | None = None) -> Tensor:
         ValueError: If the file is not an image, or cannot be read; it is named.
     """
     try:
-        image = read_image(cast("Any", io.BytesIO(encoded(source))))
+        image = read_image(io.BytesIO(encoded(source)))
     except _BROKEN_IMAGE as error:
         raise ValueError(f"cannot read the image {source}: {error}") from error
     height, width = image.shape[2:]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch import distributed as dist
+from torch import Tensor, distributed
 
+from afv_metric.train.distributed import process
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
 from bapps_eval.metrics import Metric
@@ -155,18 +155,14 @@ def _timed(decoded: Iterator[Batch], times: Times) -> Iterator[Batch]:
 
 def _share(count: int) -> NDArray[np.intp]:
     """Rows that this process measures, of so many."""
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    rank, processes = process()
     return np.array_split(np.arange(count), processes)[rank]
 
 
 def _gathered(tables: list[FloatArray], device: str) -> list[FloatArray]:
     """Distances of one set from all processes; everybody's tables are zero where others measured."""
-    if not _is_distributed():
+    if process()[1] == 1:
         return tables
-    stacked = torch.from_numpy(np.stack(tables)).to(device if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(stacked)
+    stacked = torch.from_numpy(np.stack(tables)).to(device if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(stacked)
     return list(stacked.cpu().numpy())
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

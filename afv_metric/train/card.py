@@ -19,6 +19,7 @@ from afv_metric.bundle import Bundle, load_bundle
 from afv_metric.files import replacing
 from afv_metric.hub import sha256_of
 from afv_metric.train.export import read_recipe
+from afv_metric.train.log import read_records
 from afv_metric.train.recipes import RECIPES, Recipe
 
 __all__ = ["make_card", "record_machine", "write_card"]
@@ -333,22 +334,10 @@ def _read_curves(run: str | Path, iterations: int) -> tuple[list[Record], list[R
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run {run}")
     stats, monitors = (
-        [line for line in _read_lines(run / name) if line["iteration"] <= iterations]
+        [line for line in read_records(run / name) if line["iteration"] <= iterations]
         for name in ("stats.jsonl", "monitors.jsonl")
     )
     return stats, monitors
-
-
-def _read_lines(path: Path) -> list[Record]:
-    """Complete lines of a file that is appended to, in the order of iterations; a kill may leave half of a last one."""
-    lines: dict[int, Record] = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-            lines[line["iteration"]] = line
-        except (ValueError, KeyError, TypeError):
-            continue
-    return [lines[iteration] for iteration in sorted(lines)]
 
 
 def _curve_sections(stats: list[Record], monitors: list[Record], folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from afv_metric.files import replacing
+from afv_metric.train.log import read_records
 
 __all__ = [
     "best_checkpoints",
@@ -49,7 +50,7 @@ def latest_checkpoint(run: str | Path) -> Path | None:
 def best_checkpoints(run: str | Path, count: int) -> list[Path]:
     """The checkpoints that are kept with the highest Fisher Similarity of held-out images, best first."""
     kept = checkpoints(run)
-    lines = [line for line in _read_lines(Path(run) / "monitors.jsonl") if _SIMILARITY in line]
+    lines = [line for line in read_records(Path(run) / "monitors.jsonl") if _SIMILARITY in line]
     ranked = sorted(lines, key=lambda line: float(line[_SIMILARITY]), reverse=True)
     return [kept[line["iteration"]] for line in ranked if line["iteration"] in kept][:count]
 
@@ -87,7 +88,7 @@ def rewind(run: str | Path, iteration: int) -> None:
     """Forget what a run did after an iteration: lines, checkpoints, and what a kill left half-written."""
     run = Path(run)
     for path in run.glob("*.jsonl"):
-        lines = _read_lines(path)
+        lines = read_records(path)
         kept = [line for line in lines if line["iteration"] <= iteration]
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -97,14 +98,3 @@ def rewind(run: str | Path, iteration: int) -> None:
     for path in run.glob(".*-*"):
         if re.match(r"\.(checkpoint|samples|recipe|stats|monitors)-", path.name):
             path.unlink()
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSON-lines file; a kill may leave half of a last one."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines

@@ -40,6 +40,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.files import finish_file
+from afv_metric.images import to_rgb
 from afv_metric.train.sources import IMAGE_SUFFIXES, Contents, Picture, Source, class_folders, find_source
 
 __all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out"]
@@ -218,7 +219,7 @@ def _decode(picture: Picture, size: int) -> _Decoded:
 
 def _square(image: Image.Image, size: int) -> Image.Image:
     image.draft(None, (2 * size, 2 * size))
-    upright = _to_rgb(_upright(image))
+    upright = to_rgb(_upright(image))
     shorter = min(upright.size)
     repeats = shorter >= size or size % shorter == 0
     return ImageOps.fit(upright, (size, size), Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC)
@@ -230,14 +231,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # damaged EXIF data say nothing about the pixels
         return image
     return ImageOps.exif_transpose(image) if turned else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F"):
-        raise ValueError(f"has 32 bits a channel (mode {image.mode}); convert it to 8 or 16 bits first")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _decode_all(pictures: Iterable[Picture], size: int) -> Iterator[_Decoded]:

@@ -1,7 +1,7 @@
 """The few places where the processes of one training job meet; with a single process all of it does nothing.
 
 The two networks take turns and the gradient penalty differentiates twice, which ``DistributedDataParallel`` does not
-follow. They are small, too: one reduction of all gradients of a step, a few megabytes, is as fast.
+follow. They are small, too: the gradients of a step, a few megabytes, are reduced at once.
 """
 
 from __future__ import annotations

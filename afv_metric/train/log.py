@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Log"]
+__all__ = ["Log", "read_records"]
 
 
 class Log:
@@ -47,3 +47,33 @@ class Log:
         """Finish TensorBoard's file."""
         if self._writer:
             self._writer.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read what a :class:`Log` has written, in order of iterations.
+
+    A kill may leave half of a last line, which is left out. A run that was resumed from an earlier checkpoint may have
+    repeated some iterations: the later record counts.
+
+    Args:
+        path: A JSON-lines file of a run; without it there are no records.
+
+    Raises:
+        ValueError: If another line than the last is no record, naming it.
+    """
+    if not path.is_file():
+        return []
+    records: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            iteration = int(record["iteration"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is no record of an iteration: {error!r}") from error
+        while records and records[-1]["iteration"] >= iteration:
+            records.pop()
+        records.append(record)
+    return records

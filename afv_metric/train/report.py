@@ -17,6 +17,7 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from afv_metric.files import replacing
+from afv_metric.train.log import read_records
 
 __all__ = ["write_report"]
 
@@ -126,34 +127,10 @@ def _read_run(folder: Path) -> _Run:
     return _Run(
         folder.resolve().name,
         recipe,
-        _read_lines(folder / "stats.jsonl"),
-        _read_lines(folder / "monitors.jsonl"),
+        read_records(folder / "stats.jsonl"),
+        read_records(folder / "monitors.jsonl"),
         grids,
     )
-
-
-def _read_lines(path: Path) -> list[Record]:
-    """Records of a file that is appended to, in order of iterations.
-
-    The last line may be half written. A run that was killed and resumed from an earlier checkpoint has repeated some
-    iterations: the later record counts.
-    """
-    if not path.is_file():
-        return []
-    records: list[Record] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            iteration = int(record["iteration"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is no record of an iteration: {error!r}") from error
-        while records and records[-1]["iteration"] >= iteration:
-            records.pop()
-        records.append(record)
-    return records
 
 
 def _distinguish(runs: list[_Run]) -> list[_Run]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
+from afv_metric.threads import compute_batches
 from afv_metric.train.distributed import process
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
@@ -21,8 +20,6 @@ from bapps_eval.metrics import Metric
 __all__ = ["Times", "measure"]
 
 FloatArray = NDArray[np.float64]
-
-_MOST_AT_ONCE = 8  # batches, which bounds memory
 
 
 @dataclass
@@ -104,24 +101,8 @@ def _computed(metrics: Sequence[Metric], decoded: Iterator[Batch], device: str) 
     def compute(batch: Batch) -> list[Tensor]:
         return [metric.distances(batch.images) for metric in metrics]
 
-    # Cores of a processor get on better with a batch each than all with one. An accelerator is given its next batch
-    # before the results of the last one are waited for.
-    threads = torch.get_num_threads()
-    alone = torch.device(device).type != "cpu" or any(metric.one_at_a_time for metric in metrics)
-    at_once = 1 if alone else min(threads, _MOST_AT_ONCE)
-    pending: deque[tuple[Batch, Future[list[Tensor]]]] = deque()
-    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
-        try:
-            for batch in decoded:
-                pending.append((batch, pool.submit(compute, batch)))
-                if len(pending) > at_once:
-                    done, values = pending.popleft()
-                    yield done, values.result()
-            for done, values in pending:
-                yield done, values.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    alone = any(metric.one_at_a_time for metric in metrics)
+    return compute_batches(compute, decoded, device, alone=alone)
 
 
 def _store(

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from afv_metric.bundle import Bundle
 from afv_metric.distance import AFVDistance
+from afv_metric.features import ScoreFeatures
 from afv_metric.fisher import Energy, FisherEngine
 from afv_metric.forms import FORMS
 from afv_metric.networks import Discriminator, Generator
@@ -254,9 +255,10 @@ class Monitor:
         if not self._probe:
             return {}
         train, held_out = self._probe
-        metric = AFVDistance(bundle, form="fisher").to(self.device)
+        scores = ScoreFeatures(bundle, sketch=_SKETCH).to(self.device)
         features, of_held_out = (
-            torch.cat([_sketch(metric, batch) for batch in self._batches(images)]) for images, _ in (train, held_out)
+            F.normalize(torch.cat([scores(batch) for batch in self._batches(images)]))
+            for images, _ in (train, held_out)
         )
         predicted = _classify(features, train[1], of_held_out)
         return {"probe_accuracy": float((predicted == held_out[1]).float().mean())}
@@ -353,21 +355,6 @@ def _spectra(discriminator: Discriminator) -> dict[str, float]:
             values[f"smallest_singular_value/{name}"] = float(singular[-1])
             values[f"effective_rank/{name}"] = float(torch.special.entr(shares).sum().exp())
     return values
-
-
-def _sketch(metric: AFVDistance, images: Tensor) -> Tensor:
-    """Score vectors at a fixed length that keeps inner products in expectation: ``(N, _SKETCH)``, of length 1.
-
-    Every number is added to, or subtracted from, one place drawn at random (a count sketch), one layer at a time.
-    """
-    total = images.new_zeros(_SKETCH, len(images))
-    for signals in metric.engine.signals(metric.engine(images)):
-        vectors = metric.fisher.vector(metric.engine, signals)
-        seeded = torch.Generator().manual_seed(signals.layer)
-        places = torch.randint(_SKETCH, (vectors.shape[1],), generator=seeded).to(images.device)
-        signs = (2 * torch.randint(2, (vectors.shape[1], 1), generator=seeded) - 1).to(images)
-        total.index_add_(0, places, vectors.T * signs)
-    return F.normalize(total.T)
 
 
 def _classify(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:

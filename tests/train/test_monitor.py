@@ -338,16 +338,6 @@ def test_the_probe_needs_two_classes_on_both_sides_and_the_same(state, images):
         assert "probe_accuracy" not in Monitor(RECIPE, train, held_out).measure(state)
 
 
-def test_sketches_keep_inner_products(state, images):
-    statistics = collect_statistics(FisherEngine(state.averaged_discriminator.baked()), [_generated(state)[1]])
-    metric = AFVDistance(Bundle("", state.averaged_discriminator, None, statistics), form="fisher")
-    some = torch.cat([_small(images[0], range(5)), _small(images[1], range(5))])
-    sketches = module._sketch(metric, some)
-    vectors = F.normalize(metric.score_vectors(some))
-    torch.testing.assert_close(sketches @ sketches.T, vectors @ vectors.T, atol=0.15, rtol=0)
-    assert torch.equal(sketches, torch.cat([module._sketch(metric, part) for part in some.split(5)]))
-
-
 def test_classification_is_ridge_regression_with_the_best_leave_one_out_weight():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(12, 5, generator=generator, dtype=torch.float64)

@@ -1,0 +1,197 @@
+"""Figures of training runs: what is trained, that it is gone on with, and what is drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afv_metric.experiments import monitor
+from afv_metric.experiments.monitor import FIGURES, Run, draw, read_curves
+from afv_metric.train import loop
+from afv_metric.train.divergence import DivergenceError
+
+pytest.importorskip("matplotlib")
+
+TINY = [
+    "width=4", "generator_width=4", "latent_size=8", "batch_size=8", "iterations=4", "precision=float32",
+    "held_out=0.25", "monitor_samples=8", "log_interval=1", "monitor_interval=4", "checkpoint_interval=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for index in range(64):
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("AFV_METRIC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def _options(data, out, *arguments, settings=TINY):
+    parser = argparse.ArgumentParser()
+    monitor.add_arguments(parser)
+    options = parser.parse_args([str(data), *arguments, "--set", *settings])
+    return argparse.Namespace(**vars(options), out=out, seed=3, device="cpu", quiet=True)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Iterations that were trained, by the number of images."""
+    iterate, counts = loop.iterate, {}
+
+    def counting(state, recipe, images, device):
+        counts[recipe.images] = counts.get(recipe.images, 0) + 1
+        return iterate(state, recipe, images, device)
+
+    monkeypatch.setattr(loop, "iterate", counting)
+    return counts
+
+
+@pytest.fixture
+def _without_report(monkeypatch):
+    """The report takes longer than these runs."""
+    monkeypatch.setattr(monitor, "write_report", lambda runs, out: out)
+
+
+def test_sizes_of_training_sets(data, tmp_path, monkeypatch, trained):
+    options = _options(data, tmp_path, "--figure", "training-set-size", "--sizes", "16", "0")
+    record = monitor.run(options)
+    json.dumps(record, allow_nan=False)
+    assert trained == {16: 4, 0: 4}
+    recipes = {name: json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("images-16", "images-all")}
+    assert [recipe["images"] for recipe in recipes.values()] == [16, 0]
+    assert all(recipe["seed"] == 3 and recipe["name"] == "cifar10" for recipe in recipes.values())
+
+    head, *rows = record["table"]
+    assert [row[:2] for row in rows] == [["16 images", "4"], ["all images", "4"]]
+    last = json.loads((tmp_path / "images-16" / "monitors.jsonl").read_text().splitlines()[-1])
+    assert rows[0][head.index("similarity, train")] == f"{last['fisher_similarity/train']:.4g}"
+    assert record["runs"][0]["end"]["energy/held_out"] == last["energy/held_out"]
+    lines = (tmp_path / "images-16" / "stats.jsonl").read_text().splitlines()
+    variances = [json.loads(line)["sample_variance"] for line in lines]
+    assert record["runs"][0]["end"]["sample_variance"] == pytest.approx(sum(variances) / 4)
+
+    with Image.open(tmp_path / "training-set-size.png") as picture:
+        assert picture.size == (4 * 4 * 120, 432)  # no panel for the Inception Score, which was not measured
+    page = (tmp_path / "training-set-size.html").read_text()
+    assert "images-16" in page
+    assert "images-all" in page
+
+    keys = {key for figure in FIGURES.values() for panel in figure.panels for key in panel.curves}
+    assert keys - {"inception_score"} <= read_curves(tmp_path / "images-16").keys()
+
+    monkeypatch.setattr(monitor, "write_report", lambda runs, out: out)
+    again = monitor.run(options)
+    assert trained == {16: 4, 0: 4}, "finished runs were trained again"
+    assert again == record
+
+
+@pytest.mark.usefixtures("_without_report")
+def test_an_interrupted_figure_goes_on(data, tmp_path, monkeypatch, trained):
+    arguments = ("--figure", "training-set-size", "--sizes", "16", "24")
+    whole = monitor.run(_options(data, tmp_path / "whole", *arguments))
+    trained.clear()
+    counting = loop.iterate
+
+    def interrupted(state, recipe, images, device):
+        if recipe.images == 24 and state.iteration == 3:
+            raise KeyboardInterrupt
+        return counting(state, recipe, images, device)
+
+    monkeypatch.setattr(loop, "iterate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        monitor.run(_options(data, tmp_path / "parts", *arguments))
+    monkeypatch.setattr(loop, "iterate", counting)
+    assert not (tmp_path / "parts" / "training-set-size.png").exists()
+    assert trained == {16: 4, 24: 3}
+    resumed = monitor.run(_options(data, tmp_path / "parts", *arguments))
+    assert trained == {16: 4, 24: 5}  # from the checkpoint at 2
+    for one, other in zip(resumed["runs"], whole["runs"], strict=True):
+        assert one["end"] == pytest.approx(other["end"], rel=1e-4)
+
+
+@pytest.mark.usefixtures("_without_report")
+def test_a_run_that_diverges_is_part_of_the_figure(data, tmp_path, monkeypatch):
+    iterate = loop.iterate
+
+    def failing(state, recipe, images, device):
+        if recipe.gamma and state.iteration == 3:
+            raise DivergenceError("numbers are not finite")
+        return iterate(state, recipe, images, device)
+
+    monkeypatch.setattr(loop, "iterate", failing)
+    record = monitor.run(_options(data, tmp_path, "--figure", "generator-pull", "--gammas", "0.5", "0"))
+    assert [run["gamma"] for run in record["runs"]] == [0.5, 0.0]
+    assert "numbers are not finite" in record["runs"][0]["failure"]
+    assert record["runs"][1]["failure"] == ""
+    assert [row[:2] for row in record["table"][1:]] == [["gamma 0.5, diverged", "3"], ["gamma 0", "4"]]
+    assert json.loads((tmp_path / "gamma-0.5" / "recipe.json").read_text())["gamma"] == 0.5
+    assert (tmp_path / "generator-pull.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (["--sizes", "16", "0"], ["images=3"], r"give its values by --sizes, not by --set"),
+        (["--sizes", "16", "60"], [], r"60 images were asked for, and there are 48"),
+        (["--sizes", "4", "0"], [], r"4 images, fewer than the 8 .* --set monitor_samples=4"),
+        (["--sizes", "16", "-1"], [], r"images must not be negative"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_trained(data, tmp_path, trained, arguments, settings, message):
+    options = _options(data, tmp_path, "--figure", "training-set-size", *arguments, settings=TINY + settings)
+    with pytest.raises(ValueError, match=message):
+        monitor.run(options)
+    assert not trained
+    assert not list(tmp_path.iterdir())
+
+
+def _write(folder: Path, name: str, *records: dict[str, object]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_curves_are_finite_numbers_and_monitors_come_first(tmp_path):
+    _write(
+        tmp_path, "monitors", {"iteration": 0, "seconds": 0, "a": 1.0, "b": "x"}, {"iteration": 9, "a": float("nan")}
+    )
+    _write(tmp_path, "stats", {"iteration": 5, "seconds": 1, "a": 7.0, "c": 2})
+    assert read_curves(tmp_path) == {"a": [(0, 1.0)], "c": [(5, 2)]}
+    assert read_curves(tmp_path / "none") == {}
+
+
+def test_the_picture_has_a_line_for_every_run_that_has_values(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure as Picture
+
+    records = [{"iteration": i, "generator_pull": i / 4, "energy/train": 1, "energy/generated": -i} for i in range(200)]
+    _write(tmp_path / "gamma-0", "monitors", *records)
+    _write(tmp_path / "gamma-1", "monitors", *records[:5])
+    runs = [Run(0, "gamma 0", tmp_path / "gamma-0"), Run(1, "gamma 1", tmp_path / "gamma-1")]
+    pictures = []
+    monkeypatch.setattr(Picture, "savefig", lambda self, *_, **__: pictures.append(self))
+    draw(FIGURES["generator-pull"], runs, tmp_path / "figure.png")
+    pull, energy = pictures[0].axes
+    assert pull.get_title() == "distance to the average generator"
+    assert pull.get_yscale() == "log"
+    long, short = (line.get_xydata() for line in pull.get_lines())
+    assert short.tolist() == [[1, 0.25], [2, 0.5], [3, 0.75], [4, 1.0]]  # no 0 where the scale is logarithmic
+    assert len(long) <= 60
+    assert long.mean(0) == pytest.approx([100, 25], rel=0.02)
+    assert [line.get_linestyle() for line in energy.get_lines()] == ["-", "--", "-", "--"]
+    assert len({line.get_color() for line in energy.get_lines()}) == 2
+    assert [text.get_text() for text in pictures[0].legends[0].get_texts()] == ["gamma 0", "gamma 1"]
+
+
+def test_runs_without_anything_to_draw_are_named(tmp_path):
+    with pytest.raises(ValueError, match="has recorded what the figure shows"):
+        draw(FIGURES["generator-pull"], [Run(0, "gamma 0", tmp_path / "gone")], tmp_path / "figure.png")

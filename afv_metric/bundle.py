@@ -12,35 +12,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from afv_metric.files import finish_file
+from afv_metric.files import replacing_folder
 from afv_metric.fisher import Energy
 from afv_metric.forms import FORMS, FormName
-from afv_metric.hub import find_bundle, sha256_of
+from afv_metric.hub import find_bundle
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from afv_metric.statistics import FisherStatistics, LayerStatistics
+from afv_metric.tensors import BundleError, read_tensors, write_tensors
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "save_bundle"]
 
 SCHEMA_VERSION = 1
 _CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
-
-
-class BundleError(RuntimeError):
-    """A bundle that is not what it should be; the message says what, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -109,28 +101,15 @@ def save_bundle(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
         raise BundleError(f"{folder} is not a bundle and not empty; choose another place")
     if bundle.generator is None:
         raise BundleError("a bundle is saved with its generator; load it with load_bundle(..., generator=True)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
-        model = _to_tensors(bundle)
-        _check_finite(model, folder / _MODEL)
-        safetensors.torch.save_file(model, temporary / _MODEL)
+    with replacing_folder(folder) as temporary:
         generator = {name: value.contiguous() for name, value in bundle.generator.state_dict().items()}
-        safetensors.torch.save_file(generator, temporary / _GENERATOR)
         config = _to_config(bundle)
         config["files"] = {
-            name: {"sha256": sha256_of(temporary / name), "bytes": (temporary / name).stat().st_size}
-            for name in (_MODEL, _GENERATOR)
+            _MODEL: write_tensors(_to_tensors(bundle), temporary / _MODEL),
+            _GENERATOR: write_tensors(generator, temporary / _GENERATOR),
         }
         (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (temporary / _CARD).write_text(bundle.card)
-        for path in temporary.iterdir():
-            finish_file(path)
-        _put_in_place(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
 
 
@@ -179,12 +158,12 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
     with torch.device("meta"):
         discriminator = Discriminator(shape)
         network = Generator(GeneratorConfig(**config["generator"]))
-    model = _read_tensors(folder / _MODEL, config["files"][_MODEL], _expected_model(discriminator))
+    model = read_tensors(folder / _MODEL, config["files"][_MODEL], _expected_model(discriminator))
     weights = {name.removeprefix("discriminator."): model[name] for name in model if name.startswith("discriminator.")}
     discriminator.load_state_dict(weights, assign=True)
     if with_generator:
         expected = {name: value.shape for name, value in network.state_dict().items()}
-        network.load_state_dict(_read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True)
+        network.load_state_dict(read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True)
     card = folder / _CARD
     return Bundle(
         name=config["name"],
@@ -251,44 +230,3 @@ def _statistics_from(discriminator: Discriminator, model: dict[str, Tensor], cou
         for name in _layer_names(discriminator)
     )
     return FisherStatistics(count, layers)
-
-
-def _read_tensors(path: Path, entry: dict[str, Any], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Read a file of tensors that must have the given size, hash, names and shapes, and be finite."""
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise BundleError(f"{path} has {size} bytes, expected {entry['bytes']}: it is cut short or another file")
-    found = sha256_of(path)
-    if found != entry["sha256"]:
-        raise BundleError(f"{path} is damaged or was changed: sha256 {found}, expected {entry['sha256']}; get it again")
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise BundleError(f"{path} is not a safetensors file: {error}") from error
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing:
-        raise BundleError(f"{path} lacks {len(missing)} tensors, the first of them {missing[0]}")
-    if extra:
-        raise BundleError(f"{path} holds {len(extra)} unexpected tensors, the first of them {extra[0]}")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise BundleError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}")
-    _check_finite(tensors, path)
-    return tensors
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, value in tensors.items():
-        if not math.isfinite(float(value.double().sum())):
-            raise BundleError(f"{path}: {name} has values that are not finite")
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename a finished folder; a folder that stands there is moved aside first, and removed last."""
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(old / folder.name)
-    temporary.rename(folder)
-    shutil.rmtree(old)

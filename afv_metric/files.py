@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["finish_file", "replacing"]
+__all__ = ["finish_file", "replacing", "replacing_folder"]
 
 
 def finish_file(path: Path) -> None:
@@ -45,4 +46,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder to fill; when the block ends well, put it in the place of ``folder``.
+
+    Its files are flushed to the disk before. What stood at ``folder`` is moved aside first and removed last; if the
+    block raises, it is what it was.
+
+    Example:
+        >>> parent = Path(tempfile.mkdtemp())
+        >>> with replacing_folder(parent / "notes") as temporary:
+        ...     _ = (temporary / "first.txt").write_text("whole")
+        >>> [str(path.relative_to(parent)) for path in parent.rglob("*.txt")]
+        ['notes/first.txt']
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        for path in temporary.iterdir():
+            finish_file(path)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.rename(old / folder.name)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise

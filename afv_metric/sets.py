@@ -9,9 +9,10 @@ the ``fisher`` form of :class:`~afv_metric.distance.AFVDistance` for sets of one
 exp(-lambda D) with lambda = 10.
 
 D is biased upwards, as any squared distance of means: two independent samples of n images from one distribution differ
-by about 2/n in expectation (and of n and m by 1/n + 1/m), times the share of the variance that the floor of the
-whitening leaves. Two samples of 1,000 thus have a Fisher Similarity of at least about .98, two of 100 of .82. Compare
-plain similarities only between sets of equal sizes.
+by about 2/n in expectation (and of n and m by 1/n + 1/m) where the images vary as the generated ones do that the
+whitening comes from, times the share of the variance that its floor leaves. Two samples of 1,000 thus have a Fisher
+Similarity of about .98, two of 100 of .82; ``python -m afv_metric.experiments sets`` measures it for one's own images.
+Compare plain similarities only between sets of equal sizes.
 
 :func:`compare_sets` takes the bias off and says how sure the rest is. It needs the mean scores of a few dozen blocks of
 images at random (:func:`block_scores`) and never the scores of single ones. With K blocks of n_k of n images in a set,

@@ -9,18 +9,21 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afv_metric.bigan.encoder import load_encoder
+from afv_metric.bigan.networks import Encoder
 from afv_metric.bundle import Bundle, load_bundle
 from afv_metric.distance import AFVDistance, Embedding
+from afv_metric.features import PooledFeatures
 from afv_metric.forms import FORMS
 from afv_metric.hub import DEFAULT_BUNDLE
 from afv_metric.images import pad_to_multiple, to_network_range
@@ -43,8 +46,9 @@ class Metric:
         name: Heading of its row.
         distance: Compares the descriptions of two batches.
         form: Form of the AFV distance; None for others.
-        bundle: Name of the AFV bundle, for ``afv-random`` of the one that it is the initialisation of.
-        bundle_hash: What identifies that bundle.
+        bundle: Name of the AFV bundle, for ``afv-random`` of the one that it is the initialisation of; of the encoder
+            for ``bigan``.
+        bundle_hash: What identifies that bundle or encoder.
         describe: Describes some batches ``(N, 3, H, W)`` in [-1, 1] of one shape, such as features of a network;
             every image is described once, however often it is compared.
         one_at_a_time: Whether batches must not be compared in several threads at once; so with code of others.
@@ -98,15 +102,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which bundles to make metrics of, and where.
+    """Which bundles and encoder to make metrics of, and where.
 
     Attributes:
         weights: Names, folders or hub ids of bundles; the default bundle if empty.
         device: Where the metrics compute.
+        bigan: Folder of the encoder of ``bigan``, as ``python -m afv_metric.bigan export`` writes it.
     """
 
     weights: Sequence[str] = ()
     device: str = "cpu"
+    bigan: Path | None = None
 
     @cached_property
     def bundles(self) -> list[Bundle]:
@@ -297,20 +303,46 @@ def _make_d_pool(name: str, choice: Choice) -> list[Metric]:
     """
     metrics = []
     for bundle in choice.bundles:
-        discriminator = deepcopy(bundle.discriminator).requires_grad_(False).to(choice.device)
-        describe = partial(_pool_features, discriminator)
+        describe = partial(_pool_features, PooledFeatures(bundle).to(choice.device))
         metrics.append(Metric(f"{name}/{bundle.name}", _squared_difference, None, bundle.name, bundle.hash, describe))
     return metrics
 
 
-def _pool_features(discriminator: Any, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=discriminator.head.weight.dtype)
-    maps = discriminator.blocks(pad_to_multiple(joined, discriminator.stride))
-    return F.leaky_relu(maps, discriminator.config.slope).mean((2, 3)).chunk(len(images))
+def _pool_features(features: PooledFeatures, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=images[0].dtype)
+    pooled: Tensor = features(joined)
+    return pooled.chunk(len(images))
 
 
 def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).square().sum(1)
+
+
+def _make_bigan(name: str, choice: Choice) -> list[Metric]:
+    """The distance of LPIPS without fitted weights, of the maps of a BiGAN's encoder.
+
+    What each block gives is scaled to length 1 at every position; squared differences are summed over channels,
+    averaged over positions and summed over blocks.
+    """
+    if choice.bigan is None:
+        raise ValueError(
+            f"the metric {name} needs the folder of an encoder: --bigan FOLDER; `python -m afv_metric.bigan` makes one"
+        )
+    trained = load_encoder(choice.bigan)
+    encoder = trained.encoder.to(choice.device).to(memory_format=torch.channels_last)
+    describe = partial(_unit_maps, encoder)
+    return [Metric(f"{name}/{trained.name}", _distance_of_maps, None, trained.name, trained.hash, describe)]
+
+
+def _unit_maps(encoder: Encoder, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=encoder.head.weight.dtype)
+    maps = encoder.maps(pad_to_multiple(joined, encoder.stride))
+    return list(zip(*(F.normalize(layer).chunk(len(images)) for layer in maps), strict=True))
+
+
+def _distance_of_maps(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    layers = [(one - other).square().sum(1).mean((1, 2)) for one, other in zip(first, second, strict=True)]
+    return reduce(torch.add, layers)
 
 
 def _make_lpips(net: str, calibrated: bool, name: str, choice: Choice) -> list[Metric]:
@@ -489,6 +521,7 @@ METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
     **{name: partial(_make_afv, False) for name in ("afv", *(f"afv:{form}" for form in FORMS))},
     **{name: partial(_make_afv, True) for name in ("afv-random", *(f"afv-random:{form}" for form in FORMS))},
     "d-pool": _make_d_pool,
+    "bigan": _make_bigan,
     "l2": partial(_make_plain, l2),
     "psnr": partial(_make_plain, psnr),
     "ssim": partial(_make_plain, ssim),
@@ -507,7 +540,7 @@ NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
 def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     """Make metrics by name.
 
-    ``afv``, ``afv-random`` and ``d-pool`` give one for each bundle.
+    ``afv``, ``afv-random`` and ``d-pool`` give one for each bundle; ``bigan`` is of the encoder in ``choice.bigan``.
 
     ``piq:NAME`` and ``torchmetrics:NAME`` are functions of these packages (of piq losses too) with their own settings,
     called with images in [0, 1], the distorted one first. Similarities are negated: those of torchmetrics whose class
@@ -521,7 +554,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
 
     Args:
         names: Of :data:`NAMES`; repeated ones count once.
-        choice: Bundles and device.
+        choice: Bundles, encoder and device.
 
     Returns:
         The metrics in order. Those of bundles of one name have the start of the hash in theirs.
@@ -529,7 +562,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     Raises:
         ImportError: If a metric needs a package that is not installed.
         OSError: If the pretrained weights of one cannot be had.
-        ValueError: If a name is unknown, something is no metric, or two metrics are the same.
+        ValueError: If a name is unknown, something is no metric, two metrics are the same, or ``bigan`` has no folder.
 
     Example:
         >>> [metric.name for metric in make_metrics(["ssim", "l2", "afv:local"], Choice())]

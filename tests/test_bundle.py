@@ -80,7 +80,7 @@ def test_saved_files_are_ordinary_and_nothing_is_left_over(bundle, tmp_path):
 
 def test_a_failed_save_leaves_the_old_bundle(bundle, tmp_path, monkeypatch):
     save_bundle(bundle, tmp_path / "kept")
-    monkeypatch.setattr("afv_metric.bundle.sha256_of", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("afv_metric.tensors.sha256_of", lambda path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save_bundle(dataclasses.replace(bundle, name="lost"), tmp_path / "kept")
     monkeypatch.undo()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Literal, get_type_hints
 
 from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
+from afv_metric.train.settings import check_choices, override
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -95,10 +96,7 @@ class Recipe:
     sample_interval: int = 1_000
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            choices = get_args(kind)
-            if choices and getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        check_choices(self)
         positive = [name for name in get_type_hints(type(self)) if name.endswith(("_interval", "_steps", "_rate"))]
         for name in ("batch_size", "iterations", "monitor_samples", *positive):
             if not getattr(self, name) > 0:
@@ -136,29 +134,7 @@ class Recipe:
             >>> Recipe().override(["width=64", "spectral_norm=no"]).width
             64
         """
-        kinds = get_type_hints(type(self))
-        changes: dict[str, Any] = {}
-        for assignment in assignments:
-            name, equals, text = assignment.partition("=")
-            if name not in kinds or not equals:
-                known = ", ".join(field.name for field in fields(self))
-                raise ValueError(f"expected NAME=VALUE with one of the settings {known}; got {assignment!r}")
-            changes[name] = _parse(name, text, kinds[name])
-        return replace(self, **changes)
-
-
-def _parse(name: str, text: str, kind: Any) -> Any:
-    if kind is bool:
-        answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in answers:
-            raise ValueError(f"{name} must be yes or no, got {text!r}")
-        return answers[text.lower()]
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            raise ValueError(f"{name} must be a number ({kind.__name__}), got {text!r}") from None
-    return text
+        return override(self, assignments)
 
 
 _PUBLISHED = Recipe(

@@ -17,7 +17,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bundle import load_bundle
+from afv_metric.bigan.encoder import TrainedEncoder, save_encoder
+from afv_metric.bigan.networks import Encoder, EncoderConfig
+from afv_metric.bundle import BundleError, load_bundle
 from afv_metric.distance import AFVDistance
 from afv_metric.hub import sha256_of
 from afv_metric.train.export import random_bundle
@@ -271,6 +273,49 @@ def test_d_pool_takes_any_size_from_32() -> None:
     assert metric.distances(_images(2, 33, 35)).shape == (2, 2)
     with pytest.raises(ValueError, match="smallest side"):
         metric.distances(_images(2, 31, 35))
+
+
+@pytest.fixture
+def bigan(tmp_path: Path) -> Path:
+    """The folder of a small encoder at its random initialisation."""
+    torch.manual_seed(0)
+    return save_encoder(TrainedEncoder("small", Encoder(EncoderConfig(4, 8)).eval()), tmp_path / "encoder")
+
+
+def test_bigan_compares_directions_of_the_maps_of_all_blocks(bigan: Path) -> None:
+    images = _images(2, 64, 40)
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(4, 8)).eval()
+    with torch.no_grad():
+        maps = [[layer.double() for layer in encoder.maps(column)] for column in images]
+    expected = torch.zeros(2, 2, dtype=torch.float64)
+    for first, *others in zip(*maps, strict=True):
+        for column, other in enumerate(others):  # of two vectors of length 1: twice one minus their cosine
+            expected[:, column] += (2 - 2 * F.cosine_similarity(first, other)).mean((1, 2))
+    (metric,) = make_metrics(["bigan"], Choice(bigan=bigan))
+    assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-3)
+    assert metric.distances([images[0], images[0]]).tolist() == [[0], [0]]
+
+
+def test_bigan_takes_any_size_from_32(bigan: Path) -> None:
+    (metric,) = make_metrics(["bigan"], Choice(bigan=bigan))
+    odd, even = _images(2, 33, 39), [F.pad(image, (0, 1, 0, 7), mode="replicate") for image in _images(2, 33, 39)]
+    assert torch.equal(metric.distances(odd), metric.distances(even))
+    with pytest.raises(ValueError, match="smallest side"):
+        metric.distances(_images(2, 31, 40))
+
+
+def test_bigan_is_known_by_its_name_and_hash(bigan: Path) -> None:
+    (metric,) = make_metrics(["bigan"], Choice(bigan=bigan))
+    assert (metric.name, metric.bundle, metric.form) == ("bigan/small", "small", None)
+    assert metric.bundle_hash == sha256_of(bigan / "config.json")
+
+
+def test_bigan_without_an_encoder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs the folder of an encoder: --bigan FOLDER; .*afv_metric.bigan"):
+        make_metrics(["bigan"], Choice())
+    with pytest.raises(BundleError, match="no BiGAN encoder in .*none.*; make one with"):
+        make_metrics(["bigan"], Choice(bigan=tmp_path / "none"))
 
 
 def test_one_metric_given_twice() -> None:

@@ -155,22 +155,30 @@ class ScoreFeatures(nn.Module):
 
 
 class PooledFeatures(nn.Module):
-    """D-pool of the paper: the discriminator's last map, behind its activation, averaged over positions.
+    """D-pool of the paper: the discriminator's maps, behind their activation, averaged over positions.
 
     Args:
         bundle: The discriminator; statistics are not used.
+        every_block: Whether to join the maps of all residual blocks; otherwise it is the last one's, which the energy
+            is a linear function of.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, every_block: bool = False) -> None:
         super().__init__()
         self.discriminator = deepcopy(bundle.discriminator).requires_grad_(False).eval()
-        self.size = self.discriminator.head.in_channels
+        self.every_block = every_block
+        width = self.discriminator.head.in_channels
+        self.size = width * len(self.discriminator.residual_blocks()) if every_block else width
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features of images ``(N, 3, H, W)`` in [-1, 1], on the device of the module: ``(N, size)``."""
-        maps = self.discriminator.blocks(pad_to_multiple(images, self.discriminator.stride))
-        return F.leaky_relu(maps, self.discriminator.config.slope).mean((2, 3))
+        maps = pad_to_multiple(images, self.discriminator.stride)
+        pooled = []
+        for block in self.discriminator.residual_blocks():
+            maps = block(maps)
+            pooled.append(F.leaky_relu(maps, self.discriminator.config.slope).mean((2, 3)))
+        return torch.cat(pooled, 1) if self.every_block else pooled[-1]
 
 
 class PixelFeatures(nn.Module):

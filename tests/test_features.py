@@ -70,6 +70,15 @@ def test_pooled_features_are_what_the_energy_is_linear_in(bundle, images):
     assert features.size == pooled.shape[1]
 
 
+def test_pooled_features_of_every_block_end_with_those_of_the_last(bundle, images):
+    last, every = PooledFeatures(bundle), PooledFeatures(bundle, every_block=True)
+    pooled = every(as_float(images))
+    assert pooled.shape == (7, every.size) == (7, 4 * last.size)
+    assert torch.equal(pooled[:, -last.size :], last(as_float(images)))
+    maps = F.leaky_relu(bundle.discriminator.blocks[0](as_float(images)), bundle.discriminator.config.slope)
+    torch.testing.assert_close(pooled[:, : last.size], maps.mean((2, 3)))
+
+
 def test_features_are_of_images_of_any_size(bundle):
     images = torch.rand(2, 3, 41, 50) * 2 - 1
     assert ScoreFeatures(bundle)(images).isfinite().all()

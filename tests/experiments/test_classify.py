@@ -1,0 +1,179 @@
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import binomtest
+
+from afv_metric.experiments import classify
+from afv_metric.experiments.classify import Settings, add_arguments, fold, read_examples, run
+from afv_metric.features import ScoreFeatures, Sketch, extract
+from afv_metric.train.data import Rows
+from afv_metric.train.divergence import DivergenceError
+
+TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
+
+
+def write_images(root, names, count, seed):
+    """Noise in folders, one a class, in the class's own colour."""
+    drawn = np.random.default_rng(seed)
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = drawn.integers(0, 156, (32, 32, 3), np.uint8)
+            pixels[..., "abc".find(name)] += 80
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    return write_images(root / "train", "abc", 30, 0), write_images(root / "test", "ca", 32, 1)
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("AFV_METRIC_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-classify"))
+
+
+def start(folders, out, *more):
+    """Run the command as its parser would, with the options that all experiments have."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    train, test = map(str, folders)
+    options = parser.parse_args(["--weights", str(TINY_BUNDLE), "--train", train, "--test", test, *more])
+    vars(options).update(out=out, device="cpu", quiet=True, seed=0)
+    return run(options)
+
+
+class TestRun:
+    def test_all_kinds(self, folders, tmp_path):
+        record = start(folders, tmp_path, "--sketch", "96", "32", "--epochs", "4", "--supervised-epochs", "2")
+        head, *lines = record["table"]
+        assert [line[0] for line in lines] == [
+            "afv", "afv, sketch", "afv, sketch", "d-pool", "d-pool-blocks", "pixels", "afv-random", "d-pool-random",
+            "supervised",
+        ]  # fmt: skip
+        assert [line[1] for line in lines[1:6]] == ["96", "32", "4", "16", "3,072"]
+        assert all(len(line) == len(head) and all(isinstance(cell, str) for cell in line) for line in lines)
+        json.dumps(record, allow_nan=False)
+        for row in record["rows"]:
+            low, high = row["interval"]
+            assert low <= row["test_accuracy"] <= high
+            right = round(row["test_accuracy"] * 64)
+            assert binomtest(right, 64).proportion_ci(method="wilson").low == pytest.approx(low)
+        assert record["rows"][0]["test_accuracy"] > 0.9
+        assert record["rows"][5]["test_accuracy"] > 0.9
+        assert not list(tmp_path.glob(".features*"))
+
+    @pytest.mark.parametrize("more", [["--storage", "memory"], ["--storage", "stream"]])
+    def test_storage_hardly_matters(self, folders, tmp_path, more):
+        common = ["--features", "afv", "--epochs", "4", "--penalty", "1e-4", "--dropout", "0"]
+        on_disk, other = start(folders, tmp_path, *common), start(folders, tmp_path, *common, *more)
+        assert other["rows"][0]["test_accuracy"] == pytest.approx(on_disk["rows"][0]["test_accuracy"], abs=0.05)
+        assert other["rows"][0]["train_accuracy"] > 0.9
+
+    def test_augmented(self, folders, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(classify, "crop_and_flip", lambda images, drawn: seen.append(len(images)) or images)
+        record = start(folders, tmp_path, "--augment", "--features", "pixels", "--epochs", "3")
+        assert record["used"]["storage"] == "stream"
+        assert seen == [90] * 3  # the comparison of penalties sees the images as they are
+        assert len(record["rows"][0]["compared"]) == 10
+
+    def test_figure(self, folders, tmp_path):
+        pytest.importorskip("matplotlib")
+        record = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1")
+        assert record["notes"] == []
+        with Image.open(tmp_path / "accuracy.png") as picture:
+            assert picture.width > 500
+
+    def test_without_matplotlib(self, folders, tmp_path, monkeypatch):
+        monkeypatch.setattr(classify.importlib.util, "find_spec", lambda name: None)
+        record = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1")
+        assert "afv-metric[plots]" in record["notes"][0]
+        assert not (tmp_path / "accuracy.png").exists()
+
+    def test_smaller_steps_after_divergence(self, folders, tmp_path, monkeypatch):
+        rates, train = [], classify.train_svm
+
+        def diverging(batches, classes, scaling, schedule, penalties, **more):
+            rates.append(schedule.rate)
+            if schedule.rate > 0.2:
+                raise DivergenceError("too fast")
+            return train(batches, classes, scaling, schedule, penalties, **more)
+
+        monkeypatch.setattr(classify, "train_svm", diverging)
+        known = ["--features", "d-pool", "--epochs", "1", "--penalty", "1e-3", "--dropout", "0"]
+        start(folders, tmp_path, *known, "--rate", "2")
+        assert rates == [2, 0.5, 0.125]
+        with pytest.raises(DivergenceError, match="too fast"):
+            start(folders, tmp_path, *known, "--rate", "2000")
+        assert rates[3:] == [2000, 500, 125, 31.25]
+
+    def test_limit(self, folders, tmp_path):
+        record = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1", "--limit", "70")
+        assert record["images"] == {"train": 70, "test": 64}
+
+
+class TestReadExamples:
+    def test_labels_follow_the_names_of_classes(self, folders):
+        train, test, classes = read_examples([folders[0]], [folders[1]], 32, quiet=True)
+        assert classes == ("a", "b", "c")
+        for examples in (train, test):
+            assert torch.equal(examples.images[:].float().mean((2, 3)).argmax(1), examples.labels)
+        assert set(test.labels.tolist()) == {0, 2}
+
+    def test_order_is_random(self, folders):
+        train, _, _ = read_examples([folders[0]], [folders[1]], 32, quiet=True)
+        assert not torch.equal(train.labels, train.labels.sort().values)
+
+    def test_unknown_class(self, folders, tmp_path):
+        other = write_images(tmp_path / "other", "ad", 32, 2)
+        with pytest.raises(ValueError, match="classes without training images: d"):
+            read_examples([folders[0]], [other], 32, quiet=True)
+
+    def test_no_classes(self, folders, tmp_path):
+        flat = write_images(tmp_path, "a", 64, 2) / "a"
+        with pytest.raises(ValueError, match="no classes"):
+            read_examples([flat], [folders[1]], 32, quiet=True)
+
+
+class TestFold:
+    def test_is_the_sketch_of_folded_places(self):
+        vectors = torch.randn(4, 500)
+        long, short = Sketch(500, 96, seed=0), Sketch(500, 24, seed=1)
+        short.places, short.signs = long.places % 24, long.signs
+        torch.testing.assert_close(fold(long(vectors), 24), short(vectors))
+
+    def test_classifier_of_a_folded_sketch_unfolds(self):
+        sketch, weight = torch.randn(5, 12), torch.randn(2, 4)
+        torch.testing.assert_close(fold(sketch, 4) @ weight.T, sketch @ weight.repeat(1, 3).T)
+
+
+def test_sketch_keeps_what_vectors_tell(bundle):
+    images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole, sketched = (torch.cat(list(extract(ScoreFeatures(bundle, size), images))) for size in (None, 4096))
+    products, kept = whole @ whole.T, sketched @ sketched.T
+    assert (products - kept).abs().max() < 0.15 * products.diag().mean()
+
+
+def test_augmented_slices_repeat():
+    drawn = torch.Generator().manual_seed(0)
+    rows = Rows(torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8, generator=drawn))
+    moved = classify._Augmented(rows, seed=3)
+    assert torch.equal(moved[slice(8, 16)], moved[slice(8, 16)])
+    assert not torch.equal(moved[slice(8, 16)], classify._Augmented(rows, seed=4)[slice(8, 16)])
+    assert not torch.equal(moved[slice(8, 16)], rows[slice(8, 16)])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"augment": True, "storage": "disk"}, {"augment": True, "storage": "memory"}, {"sketches": (16, 0)}]
+)
+def test_impossible_settings(wrong):
+    with pytest.raises(ValueError, match="got"):
+        Settings(**wrong)

@@ -423,9 +423,9 @@ def _draw_classes(names: Sequence[str], corrected: FloatArray, joined: FloatArra
     for across, along in zip(tree["icoord"], tree["dcoord"], strict=True):
         branches.plot(along, [(place - 5) / 10 for place in across], color="#2a78d6", linewidth=1.2)
     branches.set(ylim=(len(names) - 0.5, -0.5), yticks=[], xlabel="mean distance")
-    branches.set_xlim(float(joined[:, 2].max()) * 1.04, 0)
+    branches.set_xlim(1.04 * (float(joined[:, 2].max()) or 1.0), 0)  # 0 where no class is told from another
     branches.spines[["left", "top", "right"]].set_visible(False)
-    picture = matrix.imshow(shown, cmap="viridis", vmin=0, aspect="auto")
+    picture = matrix.imshow(shown, cmap="viridis", vmin=0, vmax=max(float(shown.max()), 1e-6), aspect="auto")
     matrix.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     matrix.set_yticks(range(len(labels)), labels, fontsize=size)
     if len(names) <= 16:

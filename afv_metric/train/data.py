@@ -43,7 +43,7 @@ from afv_metric.files import finish_file
 from afv_metric.images import to_rgb
 from afv_metric.train.sources import IMAGE_SUFFIXES, Contents, Picture, Source, class_folders, find_source
 
-__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out"]
+__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "square_image"]
 
 FEWEST_IMAGES = 64
 _VERSION = 1  # of the cache and the rules above; another one is built anew
@@ -209,7 +209,7 @@ def _decode(picture: Picture, size: int) -> _Decoded:
     try:
         with picture.open() as image:
             shorter = min(image.size)
-            pixels = _square(image, size).tobytes()
+            pixels = square_image(image, size).tobytes()
     except UnidentifiedImageError:
         return _Decoded(picture.name, b"", 0, 0, "no image that Pillow reads")
     except Exception as error:  # Pillow raises nearly everything on damaged files
@@ -217,7 +217,16 @@ def _decode(picture: Picture, size: int) -> _Decoded:
     return _Decoded(picture.name, pixels, zlib.crc32(pixels), shorter, "")
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def square_image(image: Image.Image, size: int) -> Image.Image:
+    """What becomes of an opened image: its middle square, upright, in RGB, scaled as the module's notes say.
+
+    Args:
+        image: As :func:`PIL.Image.open` gives it; a JPEG may be reduced while it is decoded.
+        size: Side of the square in pixels.
+
+    Raises:
+        OSError: If the image is damaged, or has 32 bits a channel.
+    """
     image.draft(None, (2 * size, 2 * size))
     upright = to_rgb(_upright(image))
     shorter = min(upright.size)

@@ -217,6 +217,13 @@ def test_rows_of_the_picture_are_beside_their_branches(monkeypatch, tmp_path):
     assert shown.mask.diagonal().all()
 
 
+def test_classes_that_nothing_tells_apart_are_drawn_too(tmp_path):
+    pytest.importorskip("matplotlib")
+    joined = np.array([[0.0, 1.0, 0.0, 2.0], [2.0, 3.0, 0.0, 3.0]])
+    sets._draw_classes(("a", "b", "c"), -0.1 * (1 - np.eye(3)), joined, tmp_path / "classes.png")
+    assert (tmp_path / "classes.png").stat().st_size > 0
+
+
 def test_images_without_classes_have_the_bias_alone(folder, tmp_path):
     pytest.importorskip("matplotlib")
     flat = tmp_path / "flat"

@@ -197,9 +197,9 @@ def test_large_jpegs_are_reduced_alike(tmp_path):
     ramp = np.linspace(0, 255, 800)[None, :, None] * np.ones((600, 1, 3))
     Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "x.jpg", quality=95)
     with Image.open(tmp_path / "x.jpg") as image:
-        whole = np.asarray(data._square(image.convert("RGB"), 64)).astype(int)
+        whole = np.asarray(data.square_image(image.convert("RGB"), 64)).astype(int)
     with Image.open(tmp_path / "x.jpg") as image:
-        reduced = np.asarray(data._square(image, 64)).astype(int)
+        reduced = np.asarray(data.square_image(image, 64)).astype(int)
         assert image.size == (200, 150)
     assert np.abs(whole - reduced).max() <= 3
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
+from afv_metric.environment import parse_device
 from afv_metric.files import replacing
 from afv_metric.hub import DEFAULT_BUNDLE, list_bundles
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from afv_metric.distance import AFVDistance
@@ -118,7 +118,7 @@ def _make_parser() -> argparse.ArgumentParser:
         # Written out, because FORMS would import torch.
         command.add_argument("--form", choices=("fisher", "local", "activation"), help="default: the bundle's")
     for command in (compare, dirs, matrix, sets):
-        command.add_argument("--device", type=_parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
+        command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
         command.add_argument("--batch-size", type=_parse_count, default=16, metavar="N", help="images at a time (16)")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -129,17 +129,6 @@ def _parse_count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {count}")
     return count
-
-
-def _parse_device(text: str) -> torch.device:
-    import torch
-
-    if text == "auto":
-        text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=text).device
-    except (AssertionError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"cannot use {text!r}: {str(error).splitlines()[0]}") from error
 
 
 def _compare(options: argparse.Namespace) -> list[str]:

@@ -260,17 +260,18 @@ def store(
     shape = (len(images), features.size)
     batches = extract(features, images, batch_size=batch_size, device=device, quiet=quiet)
     if path is None:
-        return _fill(torch.empty(shape, dtype=torch.float16), batches)
-    with replacing(path) as temporary:
-        mapped = np.memmap(temporary, np.float16, "w+", shape=shape)
-        _fill(torch.from_numpy(mapped), batches)
-        mapped.flush()
-    return torch.from_numpy(np.memmap(path, np.float16, "r+", shape=shape))
+        table, start = torch.empty(shape, dtype=torch.float16), 0
+        for batch in batches:
+            table[start : start + len(batch)] = _to_half(batch)
+            start += len(batch)
+        return table
+    # Written, not filled through a mapping, where a full disk would end the process.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for batch in batches:
+            file.write(_to_half(batch).numpy().tobytes())
+    return torch.from_numpy(np.memmap(path, np.float16, "c", shape=shape))
 
 
-def _fill(table: Tensor, batches: Iterator[Tensor]) -> Tensor:
-    largest, start = torch.finfo(table.dtype).max, 0
-    for batch in batches:
-        table[start : start + len(batch)] = batch.clamp(-largest, largest)
-        start += len(batch)
-    return table
+def _to_half(batch: Tensor) -> Tensor:
+    largest = torch.finfo(torch.float16).max
+    return batch.clamp(-largest, largest).half()

@@ -74,8 +74,13 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
             folder.rename(old / folder.name)
-            temporary.rename(folder)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(folder)
+            except BaseException:
+                (old / folder.name).rename(folder)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             temporary.rename(folder)
     except BaseException:

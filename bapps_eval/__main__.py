@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import distributed
 from tqdm import tqdm
 
 from afv_metric.bundle import BundleError
+from afv_metric.environment import parse_device, read_versions
 from afv_metric.hub import HubError
 from afv_metric.train.distributed import joined, process
 from bapps_eval.data import TASKS, JudgedSet, default_root, distinguish, read_pairs, read_root
@@ -22,7 +22,7 @@ from bapps_eval.html import GALLERY, write_html
 from bapps_eval.measuring import FloatArray, Times, measure
 from bapps_eval.metrics import NAMES, Choice, Metric, make_metrics
 from bapps_eval.report import format_text, make_report, write_csv, write_json, write_markdown
-from bapps_eval.results import MetricRecord, Results, load_results, measured_before, read_versions, save_results
+from bapps_eval.results import MetricRecord, Results, load_results, measured_before, save_results
 
 _OUTPUTS = {"csv": write_csv, "json": write_json, "markdown": write_markdown}
 
@@ -123,9 +123,9 @@ def _describe(metrics: Sequence[Metric]) -> list[MetricRecord]:
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What decides the numbers."""
     paths = {key: [str(path.absolute()) for path in getattr(options, key)] for key in ("root", "pairs")}
-    keys = ("split", "task", "families", "limit", "metric", "weights", "batch_size", "device")
+    keys = ("split", "task", "families", "limit", "metric", "weights", "batch_size")
     encoder = {"bigan": str(options.bigan.absolute())} if options.bigan else {}
-    return paths | encoder | {key: getattr(options, key) for key in keys}
+    return paths | encoder | {key: getattr(options, key) for key in keys} | {"device": str(options.device)}
 
 
 def _measure(planned: Results, metrics: Sequence[Metric], options: argparse.Namespace, device: str) -> Results:
@@ -253,7 +253,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--bigan", type=Path, metavar="FOLDER", help="encoder of bigan, from python -m afv_metric.bigan export"
     )
     metrics.add_argument(
-        "--device", type=_parse_device, default="cpu", help="cpu (default), cuda, mps, ..., or auto: the best there is"
+        "--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, ..., or auto: the best there is"
     )
     metrics.add_argument("--batch-size", type=_parse_count, default=64, metavar="N", help="items at a time (64)")
     metrics.add_argument("--workers", type=_parse_number, metavar="N", help="processes that decode images")
@@ -294,15 +294,6 @@ def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
         metavar="N",
         help=f"items in the gallery of the page for each metric and set ({GALLERY})",
     )
-
-
-def _parse_device(text: str) -> str:
-    if text == "auto":
-        text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return str(torch.zeros(1, device=text).device)
-    except (AssertionError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"cannot use {text!r}: {str(error).splitlines()[0]}") from error
 
 
 def _parse_count(text: str, least: int = 1) -> int:

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import afv_metric
 from afv_metric.files import replacing
 from bapps_eval.archives import ArchiveMember
 from bapps_eval.data import ImageSource, JudgedSet, PairSet, SameSet, TripletSet
 
-__all__ = ["MetricRecord", "Results", "load_results", "measured_before", "read_versions", "save_results"]
+__all__ = ["MetricRecord", "Results", "load_results", "measured_before", "save_results"]
 
 FloatArray = NDArray[np.float64]
 
 _FORMAT = 1
 _ABSENT = "not there"
 _KINDS: dict[str, type[JudgedSet]] = {"triplets": TripletSet, "same": SameSet, "pairs": PairSet}
-_PACKAGES = ("torchvision", "numpy", "scipy", "pillow", "lpips", "piq", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -67,23 +62,6 @@ class Results:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     unfinished: Sequence[str] = ()
-
-
-def read_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers may depend on, as far as they are installed.
-
-    Example:
-        >>> sorted(read_versions())[:3]
-        ['afv_metric', ...]
-    """
-    # Only torch itself knows what it was built for.
-    versions = {"afv_metric": afv_metric.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def save_results(path: str | os.PathLike[str], results: Results) -> None:

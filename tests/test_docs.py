@@ -18,7 +18,7 @@ SMALLER = {
     "iterations=2500 monitor_interval=250 checkpoint_interval=250": "iterations=2 monitor_samples=8 batch_size=8",
     "width=32 generator_width=16": "width=4 generator_width=4",
     "--samples 10000": "--samples 20",
-    "--sketch 256 1024 4096 16384": "--sketch 16 32 --epochs 1 --supervised-epochs 1",
+    "--sketch 256 1024 4096 16384 --supervised-epochs 10": "--sketch 16 32 --epochs 1 --supervised-epochs 1",
     "sets cifar10/test": "sets cifar10/test --sizes 8 16 --draws 2",
     "--out compress": "--out compress --bytes 4 16",
     "--out neighbours": "--out neighbours --evaluate 20 --count 3 --generated 3 --neighbours 2",

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from afv_metric.files import replacing
+from afv_metric.files import replacing, replacing_folder
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path):
@@ -27,3 +29,19 @@ def test_what_was_there_survives_a_failure(tmp_path, error):
         write()
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_comes_back_if_the_new_one_cannot_be_put_in_its_place(tmp_path, monkeypatch):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def fail_for_the_new(path, target):
+        if (path / "new.txt").exists():
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    with pytest.raises(OSError, match="no"), replacing_folder(tmp_path / "notes") as temporary:
+        (temporary / "new.txt").write_text("new")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["notes", "notes/old.txt"]

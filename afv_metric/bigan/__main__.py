@@ -11,8 +11,7 @@ from pathlib import Path
 
 from afv_metric.bigan.encoder import save_encoder
 from afv_metric.bigan.training import BiGANRecipe, export_run, train
-from afv_metric.bundle import BundleError
-from afv_metric.train.divergence import DivergenceError
+from afv_metric.environment import parse_device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.run_command
     try:
         command(options)
-    except (ValueError, OSError, DivergenceError, BundleError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -45,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help=f"change settings: {', '.join(f'{field.name} ({field.default})' for field in fields(BiGANRecipe))}",
     )
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
     command.set_defaults(run_command=_train)
 
     command = commands.add_parser("export", help="write the encoder of a run, for python -m bapps_eval --metric bigan")

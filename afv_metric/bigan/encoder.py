@@ -109,5 +109,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> TrainedEncoder:
         encoder.load_state_dict(state, assign=True)
         digest = hashlib.sha256(content).hexdigest()
         return TrainedEncoder(config["name"], encoder.requires_grad_(False).eval(), config["training"], digest)
+    except OSError as error:
+        raise BundleError(f"{folder} is not complete ({error}); export the run again") from error
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path} does not describe an encoder: {error!r}") from error

@@ -45,6 +45,7 @@ __all__ = [
     "load_digits",
     "make_networks",
     "nearest_neighbour_accuracy",
+    "refuse_other_settings",
     "train",
 ]
 
@@ -415,11 +416,27 @@ def _save_state(
 
 
 def _read_state(checkpoint: Path, settings: Settings) -> _State | None:
-    """What a checkpoint holds; None if there is none of these settings."""
+    """What a checkpoint holds, if there is one."""
     if not checkpoint.exists():
         return None
     state: _State = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return state if state["settings"] == list(settings) else None
+    refuse_other_settings(settings, Settings._make(state["settings"]), checkpoint)
+    return state
+
+
+def refuse_other_settings(wanted: Settings, found: Settings, path: Path) -> None:
+    """See that what stands in a file is what is wanted.
+
+    Raises:
+        ValueError: If not; it says in what they differ.
+    """
+    different = [
+        f"{name} is {there!r}, asked for {here!r}"
+        for name, here, there in zip(Settings._fields, wanted, found, strict=True)
+        if here != there
+    ]
+    if different:
+        raise ValueError(f"{path} is of other settings: {'; '.join(different)}. Choose another --out, or remove it")
 
 
 def _rate(epoch: int, epochs: int) -> float:

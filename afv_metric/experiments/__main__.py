@@ -14,12 +14,9 @@ from typing import Any
 
 import torch
 
-from afv_metric.bundle import BundleError
+from afv_metric.environment import parse_device, read_versions
 from afv_metric.files import replacing
-from afv_metric.hub import HubError
-from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.loop import StoppedError
-from bapps_eval.results import read_versions
 
 _EXPERIMENTS = {
     "classify": "linear classifiers on score vectors and their rivals (Table 1)",
@@ -34,14 +31,14 @@ _EXPERIMENTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an experiment; returns the exit status."""
     options = _parser().parse_args(arguments)
+    options.device = str(options.device)
     logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s")
     try:
-        torch.empty(0, device=options.device)
         _run(options)
     except StoppedError as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         return 128 + stopped.signal
-    except (ValueError, OSError, RuntimeError, BundleError, HubError, DivergenceError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -58,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         import_module(f"afv_metric.experiments.{name}").add_arguments(command)
         command.add_argument("--out", type=Path, required=True, help="folder of the figures and of the numbers")
         command.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
-        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+        command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 

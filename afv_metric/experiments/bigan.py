@@ -38,10 +38,12 @@ from afv_metric.bigan.mnist import (
     load_digits,
     make_networks,
     nearest_neighbour_accuracy,
+    refuse_other_settings,
     train,
 )
+from afv_metric.environment import read_versions
+from afv_metric.experiments.intervals import share_interval
 from afv_metric.files import replacing
-from bapps_eval.results import read_versions
 
 __all__ = ["PUBLISHED", "add_arguments", "draw", "measure", "run"]
 
@@ -152,13 +154,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if drawn:
         with replacing(options.out / "reconstructions.png") as temporary:
             _stack([pictures[method] for method in drawn]).save(temporary)
-    table = [["method", "accuracy", "published", "accuracy of E(x)", "epochs", "minutes"]]
+    table = [["method", "accuracy", "95 % interval", "published", "accuracy of E(x)", "epochs", "processor minutes"]]
     for method, record in records.items():
         code = record.get("accuracy_code")
         table.append(
             [
                 method,
-                f"{100 * record['accuracy']:.2f}",
+                *_percent(record["accuracy"], len(digits.test_labels)),
                 f"{PUBLISHED[method]:.2f}",
                 "" if code is None else f"{100 * code:.2f}",
                 str(settings.epochs),
@@ -166,9 +168,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             ]
         )
     for name, accuracy in yardsticks.items():
-        table.append([name, f"{100 * accuracy:.2f}", "", "", "0", ""])
+        table.append([name, *_percent(accuracy, len(digits.test_labels)), "", "", "", ""])
     rows = [f"{method}: {row}" for method in drawn for row in ("x", "G(z)", "G(E(x))")]
     return {"methods": records, "yardsticks": yardsticks, "picture_rows": rows, "table": table}
+
+
+def _percent(share: float, count: int) -> tuple[str, str]:
+    """A share of so many images, and its 95 % interval."""
+    low, high = share_interval(round(share * count), count)
+    return f"{100 * share:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"
 
 
 def _measure_yardsticks(digits: Digits, settings: Settings, options: argparse.Namespace) -> dict[str, float]:
@@ -188,8 +196,8 @@ def _finish(method: str, digits: Digits, settings: Settings, options: argparse.N
     path = options.out / "methods" / f"{method}.json"
     if path.exists():
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["settings"] == settings._asdict():
-            return record
+        refuse_other_settings(settings, Settings(**record["settings"]), path)
+        return record
     networks, seconds = _networks(method, digits, settings, options)
     record = {
         **measure(networks, digits, options.device),

@@ -123,3 +123,9 @@ def test_anything_else_is_refused(folder: Path, damage: Callable[[Path], None], 
     damage(folder)
     with pytest.raises(BundleError, match=message):
         load_encoder(folder)
+
+
+def test_missing_weights_are_told(folder: Path) -> None:
+    (folder / "encoder.safetensors").unlink()
+    with pytest.raises(BundleError, match="not complete.*export the run again"):
+        load_encoder(folder)

@@ -135,9 +135,12 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     assert len(passed) == 4
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
     finish("gan", tmp_path / "gan.pt", SMALL._replace(seed=5))
-    assert torch.equal(weights(finish("gan", tmp_path / "gan.pt")), weights(finish("gan", tmp_path / "other.pt")))
+    before = (tmp_path / "gan.pt").read_bytes()
+    with pytest.raises(ValueError, match="seed is 5, asked for 0"):
+        finish("gan", tmp_path / "gan.pt")
+    assert (tmp_path / "gan.pt").read_bytes() == before
 
 
 def test_features_are_normalised_by_all_images(tmp_path: Path) -> None:

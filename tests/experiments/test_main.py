@@ -45,7 +45,8 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(fake, tmp_path, capsys, 
 
 
 def test_devices_that_are_not_there_are_named(fake, tmp_path, capsys):
-    assert main(["fake", "--out", str(tmp_path), "--device", "abacus"]) == 1
+    with pytest.raises(SystemExit):
+        main(["fake", "--out", str(tmp_path), "--device", "abacus"])
     assert "abacus" in capsys.readouterr().err
 
 

@@ -1,0 +1,56 @@
+"""What commands run on: the device they are told, and the versions that numbers may depend on."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["parse_device", "read_versions"]
+
+_PACKAGES = ("torchvision", "numpy", "scipy", "pillow", "lpips", "piq", "torchmetrics")
+
+
+def parse_device(text: str) -> torch.device:
+    """Make a device of an argument, and try it: ``auto`` is the best there is.
+
+    Raises:
+        argparse.ArgumentTypeError: If it cannot be used.
+
+    Example:
+        >>> parse_device("cpu")
+        device(type='cpu')
+    """
+    import torch  # only here, as --help needs none of it
+
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=text).device
+    except (AssertionError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot use {text!r}: {str(error).splitlines()[0]}") from error
+
+
+def read_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers may depend on, as far as they are installed.
+
+    Example:
+        >>> sorted(read_versions())[:3]
+        ['afv_metric', ...]
+    """
+    import torch
+
+    import afv_metric
+
+    # Only torch itself knows what it was built for.
+    versions = {"afv_metric": afv_metric.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

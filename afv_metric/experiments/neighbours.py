@@ -9,8 +9,9 @@ the queries are, 4 bytes a number: 1,000 queries at width 48 take 0.84 GB.
 - Memorisation: generated images that were copied lie nearer to the training images than held-out images do, at least
   some of them. The medians of both, the share of pairs in which the generated one is nearer (1/2 for equal
   distributions), and the share of generated images below the 5 % quantile of held-out ones (.05) are compared. The
-  gallery must hold what the generator was trained on. Smooth images are near everything, above all by pixels: numbers
-  above those of chance ask for a look at ``closest.png``, numbers at or below them rule out copying on a large scale.
+  gallery must hold what the generator was trained on; a part of it, by ``--limit``, rules no copies out. Smooth images
+  are near everything, above all by pixels: numbers above those of chance ask for a look at ``closest.png``, numbers at
+  or below them rule out copying on a large scale.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = [
     "draw_grid",
     "extract_all",
     "generate_images",
+    "load_queries",
     "nearest",
     "nearest_among",
     "run",
@@ -184,8 +186,13 @@ class Nearness(NamedTuple):
     tail: float
     tail_interval: Interval
 
-    def statement(self) -> str:
-        """What the two intervals say, in words."""
+    def statement(self, *, whole_gallery: bool = True) -> str:
+        """What the two intervals say, in words.
+
+        Args:
+            whole_gallery: The distances are to all images of the gallery, not to a part of them, which may lack the
+                images that were copied.
+        """
         if self.nearer_interval[0] > 0.5:
             whole = "nearer to the training images than held-out images are"
         elif self.nearer_interval[1] < 0.5:
@@ -194,8 +201,13 @@ class Nearness(NamedTuple):
             whole = "as near to the training images as held-out images are"
         if self.tail_interval[0] > _TAIL:
             tail = "more of them than by chance are among the very near: look whether these are copies"
-        else:
+        elif whole_gallery:
             tail = "no more of them than by chance are among the very near: no sign of copies"
+        else:
+            tail = (
+                "no more of them than by chance are among the very near, but a part of the gallery need not hold what "
+                "the generator was trained on: copies are not ruled out"
+            )
         return f"generated images are {whole}; {tail}"
 
 
@@ -302,11 +314,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     bundle = load_bundle(options.weights, generator=True)
     assert bundle.generator is not None
     size = bundle.discriminator.config.image_size
-    gallery = draw_images(load_images(options.gallery, size, quiet=options.quiet), options.limit, options.seed)
-    held_out = load_images(options.queries, size, quiet=options.quiet)
-    if gallery.fingerprint == held_out.fingerprint:
-        raise ValueError(f"{options.queries} holds the images of {options.gallery}: each would be its own neighbour")
-    held_out = draw_images(held_out, min(options.evaluate, len(held_out.names)), options.seed)
+    everything = load_images(options.gallery, size, quiet=options.quiet)
+    gallery = draw_images(everything, options.limit, options.seed)
+    held_out = load_queries(options, gallery, size)
     count = len(held_out.names)
     generated = generate_images(bundle.generator, options.evaluate, options.seed)
     queries = torch.cat([held_out.images[:], generated])
@@ -326,10 +336,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, neighbours in found.items():
         distances = neighbours.distances[:, 0]
         nearness = compare_nearness(distances[count:], distances[:count], seed=options.seed)
+        statement = nearness.statement(whole_gallery=len(gallery.names) == len(everything.names))
         same = _are_equal(queries, gallery.images[neighbours.rows[:, 0]])
         record["features"][name] = {
             "size": kinds[name].size,
-            "memorisation": nearness._asdict() | {"statement": nearness.statement()},
+            "memorisation": nearness._asdict() | {"statement": statement},
             "identical": {"held_out": int(same[:count].sum()), "generated": int(same[count:].sum())},
             "classes": _agree(neighbours.rows[:count], *shared) if shared else None,
             "neighbours": {
@@ -349,6 +360,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             groups[title] = gallery.images[chosen.flatten()].unflatten(0, chosen.shape)
         draw_grid(groups, options.out / f"{picture}.png")
     return record | {"table": _table(record["features"], options.neighbours)}
+
+
+def load_queries(options: argparse.Namespace, gallery: ImageSet, size: int) -> ImageSet:
+    """At most ``--evaluate`` of the images of ``--queries``, at random.
+
+    Args:
+        options: With ``queries``, ``gallery``, ``evaluate``, ``seed`` and ``quiet``.
+        gallery: The images of ``--gallery``, or a part of them.
+        size: Of the network.
+
+    Raises:
+        ValueError: If they are the images of the gallery.
+    """
+    queries = load_images(options.queries, size, quiet=options.quiet)
+    if queries.fingerprint == gallery.fingerprint:
+        raise ValueError(
+            f"{options.queries} holds the images of {options.gallery}: each would be its own neighbour. Give --queries "
+            "other images"
+        )
+    return draw_images(queries, min(options.evaluate, len(queries.names)), options.seed)
 
 
 def _shared_classes(gallery: ImageSet, held_out: ImageSet) -> tuple[Tensor, Tensor] | None:

@@ -4,7 +4,9 @@ Two measurements, both by :mod:`afv_metric.sets`, whose notes tell what D, its b
 
 - The Fisher distances of all pairs of classes, without bias, and the dendrogram of their average linkage. Scores are
   summed once a class, in blocks of images: 32 blocks, or as few as keep the scores of all classes within 1.5 GB in
-  single precision, 8 at least. At width 48, 100 classes thus have 17 blocks each, and 222 are the most.
+  single precision, 8 at least. At width 48, 100 classes thus have 17 blocks each, and 222 are the most. The intervals
+  of the closest pairs are ordinary ones, although the pairs were chosen as the closest: chance helped to choose them,
+  and their distances are rather too small.
 - The distance of two disjoint samples of the whole data, at several sizes. As they are samples of one distribution, all
   that is found is bias: c/n for n images a set, c being 2 where the images vary as the generated ones do that the
   whitening comes from, less what its floor takes off.
@@ -312,9 +314,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         record["classes"] = _describe_classes(images.classes, scores, distances, joined, pairs)
         _write_matrix(images.classes, distances.corrected, options.out / "classes.csv")
         _draw_classes(images.classes, distances.corrected.numpy(), joined, options.out / "classes.png")
-        rows = [_row(", ".join(pair), [found]) for pair, found in pairs.items()]
+        rows = [_row(", ".join(pair), [found], _show_interval(found)) for pair, found in pairs.items()]
     _draw_bias(halves, record, options.out / "bias.png")
-    rows += [_row(f"chance alone, {len(found)} draws", found) for found in halves.values()]
+    rows += [_row(f"chance alone, {len(found)} draws", found, _count_zeros(found)) for found in halves.values()]
     head = ["sets", "images", "D", "without bias", "95 % interval", "similarity", "without bias", "images needed"]
     return record | {"table": [head, *rows]}
 
@@ -368,10 +370,19 @@ def _describe(found: SetComparison) -> dict[str, Any]:
     }
 
 
-def _row(name: str, draws: Sequence[SetComparison]) -> list[str]:
+def _show_interval(found: SetComparison) -> str:
+    low, high = found.interval
+    return f"{low:.5f} to {high:.5f}"
+
+
+def _count_zeros(draws: Sequence[SetComparison]) -> str:
+    """How many of the intervals hold 0, the truth where only chance is at work; a mean of their ends would be none."""
+    return f"{sum(low <= 0 <= high for low, high in (found.interval for found in draws))} of {len(draws)} hold 0"
+
+
+def _row(name: str, draws: Sequence[SetComparison], interval: str) -> list[str]:
     """Means over draws, which have one size and so one meaning."""
     counts = sorted(set(draws[0].counts))
-    low, high = (_mean(found.interval[end] for found in draws) for end in (0, 1))
     corrected = _mean(found.corrected for found in draws)
     needed = draws[0].images_for(_SHARE) if len(draws) == 1 else None
     return [
@@ -379,7 +390,7 @@ def _row(name: str, draws: Sequence[SetComparison]) -> list[str]:
         " and ".join(map(str, counts)),
         f"{_mean(found.distance for found in draws):.5f}",
         f"{corrected:.5f}",
-        f"{low:.5f} to {high:.5f}",
+        interval,
         f"{_mean(similarity_at(found.distance) for found in draws):.3f}",
         f"{similarity_at(corrected):.3f}",
         str(needed or ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from dataclasses import replace
 
@@ -209,14 +210,21 @@ def test_the_command_measures_recall_and_keeps_an_index(bundle, gallery, folders
     arguments = ["--gallery", folders / "gallery", "--queries", folders / "queries", "--evaluate", 20]
     record = compress.run(_options(tmp_path, *arguments, "--bytes", 2, 16, "--keep", 8))
     json.dumps(record, allow_nan=False)
-    assert record["table"][0] == ["kept", "bytes an image", "recall@10", "10@100"]
+    assert record["table"][0] == ["kept", "bytes an image", "shared by all, KB", "recall@10", "10@100"]
     assert [row[:2] for row in record["table"][1:4]] == [["RQ2x8", "2"], ["RQ8x8", "8"], ["PQ16x8", "16"]]
-    assert record["table"][4][1] == str(2 * SKETCH)
-    assert record["table"][5][2] == "1.000 [1.000, 1.000]"
-    for entry in record["index"].values():
+    assert record["table"][4][1:3] == [str(2 * SKETCH), "0"]
+    reference = ["score vectors, float32 (the reference)", str(4 * ScoreFeatures(bundle).size), "0"]
+    assert record["table"][5] == [*reference, *["1.000 [1.000, 1.000]"] * 2]
+    for row, entry in zip(record["table"][1:4], record["index"].values(), strict=True):
+        assert row[2] == f"{entry['shared_bytes'] / 1000:.0f}"
+        # The projection, and 256 centroids a byte.
+        least = 4 * (SKETCH * entry["coordinates"] + 256 * entry["coordinates"])
+        assert entry["shared_bytes"] > least
         assert 10 / COUNT < entry["recall"] < entry["recall_among_100"] <= 1
     assert record["index"]["16"]["recall"] < record["references"]["sketch"]["recall"] + 0.05
     assert load_index(tmp_path / "index").settings["bytes"] == 8
+    written = sum((tmp_path / "index" / name).stat().st_size for name in ("index.faiss", "projection.safetensors"))
+    assert record["index"]["8"]["shared_bytes"] == written - 8 * COUNT
     with Image.open(tmp_path / record["picture"]) as picture:
         assert picture.size == (840, 504)
 
@@ -224,7 +232,8 @@ def test_the_command_measures_recall_and_keeps_an_index(bundle, gallery, folders
 def test_the_command_looks_images_up_in_what_it_built(folders, tmp_path):
     pytest.importorskip("faiss")
     built = compress.run(_options(tmp_path, "--gallery", folders / "gallery", "--limit", 280, "--bytes", 2, 16))
-    assert built["table"][1] == ["PQ16x8", "16", "280"]
+    shared = built["index"]["16"]["shared_bytes"]
+    assert built["table"][1] == ["PQ16x8", "16", f"{shared / 1000:.0f}", "280"]
     known = load_index(tmp_path / "index").names[5].rpartition("/")[2]
     arguments = ["--index", tmp_path / "index", "--query", folders / "gallery" / known]
     found = compress.run(_options(tmp_path / "elsewhere", *arguments))
@@ -239,6 +248,7 @@ def test_the_command_looks_images_up_in_what_it_built(folders, tmp_path):
         ([], "give --gallery to build an index, or --query"),
         (["--queries", "somewhere"], "give --gallery to build an index, or --query"),
         (["--queries", "somewhere", "--query", "a.png"], "give --gallery with --queries"),
+        (["--gallery", "somewhere", "--keep", 0], "--keep must be at least 1, got 0"),
     ],
 )
 def test_commands_that_make_no_sense_are_refused(arguments, message, tmp_path):
@@ -263,14 +273,25 @@ def test_what_cannot_be_indexed_is_told_before_the_work(arguments, message, fold
         compress.run(_options(tmp_path, *common, *arguments))
 
 
+@pytest.mark.parametrize("arguments", [[], ["--limit", 280]])
+def test_a_gallery_is_not_searched_with_itself(arguments, folders, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(compress, "ScoreFeatures", None)
+    common = ["--gallery", folders / "gallery", "--queries", folders / "gallery", "--bytes", 4]
+    with pytest.raises(ValueError, match="its own neighbour"):
+        compress.run(_options(tmp_path, *common, *arguments))
+
+
 def test_without_faiss_the_message_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"afv-metric\[index\]"):
         compress.run(_options(tmp_path, "--gallery", "somewhere"))
 
 
-def test_without_matplotlib_there_is_no_picture(monkeypatch, tmp_path):
+def test_without_matplotlib_there_is_no_picture(monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="afv_metric")
     (tmp_path / "recall.png").write_bytes(b"of an earlier run")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert compress._draw_recall({}, tmp_path / "recall.png") is None
     assert not (tmp_path / "recall.png").exists()
+    assert caplog.messages == ['the figures are drawn by matplotlib: pip install "afv-metric[plots]"']

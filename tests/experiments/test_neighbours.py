@@ -101,6 +101,9 @@ def test_copies_are_told_from_chance():
         "generated images are as near to the training images as held-out images are; "
         "no more of them than by chance are among the very near: no sign of copies"
     )
+    part = found.statement(whole_gallery=False)
+    assert "no sign of copies" not in part
+    assert part.endswith("need not hold what the generator was trained on: copies are not ruled out")
     some_copied = torch.cat([fair[:240], 0.1 * fair[240:]])
     copies = compare_nearness(some_copied, held_out)
     assert copies.tail_interval[0] > 0.05
@@ -157,6 +160,7 @@ def test_the_command_measures_classes_and_copies_and_draws(folders, tmp_path):
         assert found["neighbours"]["held_out"][0]["neighbours"][0] == "train/dark/007.png"
         assert [len(rows) for rows in found["neighbours"].values()] == [4, 5]
     assert record["features"]["afv"]["memorisation"]["medians"][0] > 0
+    assert "part of the gallery" not in record["features"]["afv"]["memorisation"]["statement"]
     assert [row[0] for row in record["table"]] == ["features", "afv", "pixels"]
     assert record["table"][1][-3:] == ["1.000 [.947, 1.000]"] * 2 + ["1.000 [1.000, 1.000]"]
     for name, rows in {"test": 4, "generated": 5, "closest": 5}.items():
@@ -171,6 +175,8 @@ def test_without_classes_in_common_there_are_no_votes(folders, tmp_path):
     options.out = tmp_path / "out"
     record = neighbours.run(options)
     assert record["gallery"]["images"] == 70
+    for found in record["features"].values():
+        assert "no sign of copies" not in found["memorisation"]["statement"]
     assert record["features"]["afv"]["classes"] is None
     assert len(record["table"][0]) == 5
 

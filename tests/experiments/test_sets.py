@@ -16,7 +16,7 @@ from afv_metric.experiments import sets
 from afv_metric.experiments.sets import compare_all, compare_halves, score_classes, score_sets
 from afv_metric.fisher import FisherEngine
 from afv_metric.images import to_network_range
-from afv_metric.sets import block_scores, compare_sets
+from afv_metric.sets import SetComparison, block_scores, compare_sets
 from afv_metric.train.data import ImageSet, Rows
 
 CLASSES = ("dark", "dim", "light")
@@ -185,6 +185,12 @@ def test_the_command(folder, tmp_path):
         ["chance alone, 2 draws", "10"], ["chance alone, 2 draws", "20"],
     ]  # fmt: skip
     assert all(len(row) == len(head) for row in rows)
+    shown = [row[head.index("95 % interval")] for row in rows]
+    low, high = classes["closest"][0]["distance"]["interval"]
+    assert shown[0] == f"{low:.5f} to {high:.5f}"
+    for text, draws in zip(shown[3:], record["bias"]["sizes"].values(), strict=True):
+        intervals = [draw["distance"]["interval"] for draw in draws]
+        assert text == f"{sum(low <= 0 <= high for low, high in intervals)} of 2 hold 0"
     assert rows[0][head.index("images needed")] == str(classes["closest"][0]["needed"] or "")
     with (out / "classes.csv").open() as file:
         lines = list(csv.reader(file))
@@ -235,6 +241,17 @@ def test_images_without_classes_have_the_bias_alone(folder, tmp_path):
     assert list(record["bias"]["sizes"]) == ["46"]  # half of what there is, as no default size fits
     assert (tmp_path / "out" / "bias.png").is_file()
     assert not (tmp_path / "out" / "classes.png").exists()
+
+
+def test_intervals_that_hold_0_are_counted():
+    ends = [(-0.1, 0.1), (0.1, 0.2), (-0.3, 0.0), (-0.2, -0.1)]
+    assert sets._count_zeros([SetComparison((2, 2), 0.1, (0, 0), interval) for interval in ends]) == "2 of 4 hold 0"
+
+
+def test_without_matplotlib_the_message_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'^the figures are drawn by matplotlib: pip install "afv-metric\[plots\]"$'):
+        sets.run(_options(tmp_path, out=tmp_path))
 
 
 def test_numbers_out_of_range_are_refused(tmp_path):

@@ -10,14 +10,20 @@ D-pool is the discriminator's last map averaged over positions; ``d-pool-blocks`
 For features of up to 32,768 numbers, penalties and dropout that are not given are compared on a tenth of the training
 images, and the best pair is trained with all of them; longer ones take the defaults. The test images are looked at
 once, at the end.
+
+Each row of the table is added to ``rows.jsonl`` as soon as it is known, so that what a later kind of features fails at
+costs no earlier one. A rerun starts anew: it removes that file and what a killed run left behind of its features, and
+a folder is therefore for one run at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -61,6 +67,7 @@ _LONG = 32_768  # numbers an image, above which penalties and dropout are not co
 _LONG_PENALTY, _LONG_DROPOUT = 1e-5, 0.5
 _STEPS, _LONG_STEPS, _FEWEST_EPOCHS = 4_000, 2_400, 10
 _SCALING_IMAGES = 4_096
+_STORED = ".features-"  # how the folders of stored features begin
 _Source = ScoreFeatures | PooledFeatures | PixelFeatures
 _log = logging.getLogger(__name__)
 
@@ -113,6 +120,9 @@ class Settings:
             raise ValueError(f'images are augmented anew every epoch: storage must be "stream", got "{self.storage}"')
         if any(size < 1 for size in self.sketches):
             raise ValueError(f"sketches have at least one number, got {self.sketches}")
+        for name in ("epochs", "supervised_epochs"):
+            if (epochs := getattr(self, name)) is not None and epochs < 1:
+                raise ValueError(f"{name} must be at least 1, got {epochs}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,10 @@ class Row:
         processor_minutes: Time of the processor, the extraction of the features included.
         penalty: L2 penalty that was used; None for the supervised network.
         dropout: Likewise.
-        compared: Dropout, penalty and accuracy on the images held out, of all that were compared.
+        rate: Step size the classifier was trained with in the end, lower than that of the settings if that diverged;
+            None for the supervised network.
+        epochs: That it was trained for.
+        compared: Dropout, penalty, accuracy on the images held out, and step size, of all that were compared.
     """
 
     features: str
@@ -139,7 +152,9 @@ class Row:
     processor_minutes: float
     penalty: float | None
     dropout: float | None
-    compared: list[tuple[float, float, float]]
+    rate: float | None
+    epochs: int
+    compared: list[tuple[float, float, float, float]]
 
 
 def read_examples(
@@ -165,12 +180,15 @@ def read_examples(
         Training images, test images and the names of the classes.
 
     Raises:
-        ValueError: If the images have no classes, fewer than two, or the test images others than the training images.
+        ValueError: If the images have no classes, fewer than two, or the test images others than the training images,
+            or if the test images are the training images.
     """
-    sets = []
-    for paths in (train, test):
-        images = load_images(paths, size, quiet=quiet)
-        sets.append(draw_images(images, min(limit, len(images.names)), seed))
+    read = [load_images(paths, size, quiet=quiet) for paths in (train, test)]
+    if read[0].fingerprint == read[1].fingerprint:
+        raise ValueError(
+            f"{_listed(test)} holds the images of {_listed(train)}: give test images that are not trained on"
+        )
+    sets = [draw_images(images, min(limit, len(images.names)), seed) for images in read]
     classes = sets[0].classes
     for images, paths in zip(sets, (train, test), strict=True):
         if images.labels is None or len(images.classes) < 2:
@@ -257,7 +275,7 @@ def classify(
     classes: int,
     settings: Settings,
     folder: Path,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Train and test a classifier on every kind of features.
 
     Args:
@@ -267,18 +285,17 @@ def classify(
         test: Test images.
         classes: Number of classes.
         settings: How.
-        folder: Where features are kept that are stored on disk; they are removed at the end.
+        folder: Where features are kept that are stored on disk; they are removed before their rows are yielded.
 
-    Returns:
-        A row for each kind and for each sketch.
+    Yields:
+        A row for each kind and for each sketch, as soon as it is known.
     """
-    rows: list[Row] = []
     random = random_bundle(bundle) if any(kind.endswith("-random") for kind in kinds) else bundle
     for kind in kinds:
         chosen = random if kind.endswith("-random") else bundle
         sources: list[tuple[_Source, list[int]]] = []
         if kind == "supervised":
-            rows.append(_classify_supervised(bundle.discriminator.config, train, test, classes, settings))
+            yield _classify_supervised(bundle.discriminator.config, train, test, classes, settings)
         elif kind == "pixels":
             sources = [(PixelFeatures(train.images.shape[-1]), [])]
         elif kind.startswith("d-pool"):
@@ -289,8 +306,7 @@ def classify(
             sources += [(ScoreFeatures(bundle, group[0], settings.seed), group) for group in _groups(settings.sketches)]
         for features, sketches in sources:
             features.to(settings.device)
-            rows += _classify_features(kind, features, sketches, train, test, classes, settings, folder)
-    return rows
+            yield from _classify_features(kind, features, sketches, train, test, classes, settings, folder)
 
 
 def _groups(sizes: Sequence[int]) -> list[list[int]]:
@@ -313,7 +329,9 @@ class _Fit(NamedTuple):
     classifier: LinearClassifier
     penalty: float
     dropout: float
-    compared: list[tuple[float, float, float]]
+    rate: float
+    epochs: int
+    compared: list[tuple[float, float, float, float]]
     seconds: float
 
 
@@ -330,7 +348,7 @@ def _classify_features(
     """One kind of features, or sketches of several lengths from one extraction."""
     started = time.process_time()
     sizes = sketches or [features.size]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_STORED) as temporary:
         table = None
         # Penalties and dropout are compared on a table in any case; short features fit into the memory.
         if settings.storage != "stream" or min(sizes) <= _LONG:
@@ -362,6 +380,8 @@ def _classify_features(
             processor_minutes=(extraction + fit.seconds) / 60,
             penalty=fit.penalty,
             dropout=fit.dropout,
+            rate=fit.rate,
+            epochs=fit.epochs,
             compared=fit.compared,
         )
         _log.info("%s, %d numbers: test accuracy %.4f", row.features, size, row.test_accuracy)
@@ -375,10 +395,11 @@ def _fit(features: _Source, size: int, table: Tensor | None, train: Examples, cl
     long = size > _LONG
     steps = _LONG_STEPS if long else _STEPS
     epochs = settings.epochs or max(_FEWEST_EPOCHS, math.ceil(steps * _BATCH / len(train.labels)))
+    sample: Tensor | Iterator[Tensor]
     if table is None:
         rows = torch.arange(min(_SCALING_IMAGES, len(train.labels)))
         some = _extracted(features, train.images.take(rows), train.labels[rows], settings)
-        sample = torch.cat([fold(batch, size).half() for batch, _ in some])
+        sample = (fold(batch, size) for batch, _ in some)
     else:
         if size != features.size:
             table = torch.cat([fold(chunk, size).half() for chunk in table.split(1024)])
@@ -387,12 +408,14 @@ def _fit(features: _Source, size: int, table: Tensor | None, train: Examples, cl
 
     def fit(
         batches: Batches, dropout: float, penalties: Sequence[float], rate: float = settings.rate
-    ) -> list[LinearClassifier]:
+    ) -> tuple[list[LinearClassifier], float]:
+        """The classifiers, and the step size that did not diverge."""
         try:
-            return train_svm(
+            found = train_svm(
                 batches, classes, scaling, Schedule(epochs, rate, dropout), penalties,
                 device=settings.device, seed=settings.seed, quiet=settings.quiet,
             )  # fmt: skip
+            return found, rate
         except DivergenceError as error:
             if rate < settings.rate / 50:
                 raise
@@ -401,7 +424,7 @@ def _fit(features: _Source, size: int, table: Tensor | None, train: Examples, cl
 
     penalties: Sequence[float] = _PENALTIES if settings.penalty is None else [settings.penalty]
     dropouts: Sequence[float] = _DROPOUTS if settings.dropout is None else [settings.dropout]
-    compared: list[tuple[float, float, float]] = []
+    compared: list[tuple[float, float, float, float]] = []
     if long or table is None or len(penalties) == len(dropouts) == 1:
         penalty = _LONG_PENALTY if settings.penalty is None else settings.penalty
         dropout = _LONG_DROPOUT if settings.dropout is None else settings.dropout
@@ -409,22 +432,22 @@ def _fit(features: _Source, size: int, table: Tensor | None, train: Examples, cl
         kept = len(table) - max(1, round(_HELD_OUT * len(table)))
         held_out = list(zip(table[kept:].split(1024), train.labels[kept:].split(1024), strict=True))
         for dropout in dropouts:
-            candidates = fit(
+            candidates, rate = fit(
                 StoredBatches(table[:kept], train.labels[:kept], _BATCH, settings.seed), dropout, penalties
             )
             right = count_correct(candidates, held_out)
             compared += [
-                (dropout, penalty, number / (len(table) - kept))
+                (dropout, penalty, number / (len(table) - kept), rate)
                 for penalty, number in zip(penalties, right, strict=True)
             ]
-        dropout, penalty, _ = max(compared, key=lambda found: found[2])
+        dropout, penalty, _, _ = max(compared, key=lambda found: found[2])
     batches: Batches
     if settings.storage == "stream" or table is None:
         batches = _Streamed(features, size, train, settings)
     else:
         batches = StoredBatches(table, train.labels, _BATCH, settings.seed)
-    (classifier,) = fit(batches, dropout, [penalty])
-    return _Fit(classifier, penalty, dropout, compared, time.process_time() - started)
+    (classifier,), rate = fit(batches, dropout, [penalty])
+    return _Fit(classifier, penalty, dropout, rate, epochs, compared, time.process_time() - started)
 
 
 def _classify_supervised(
@@ -449,6 +472,8 @@ def _classify_supervised(
         processor_minutes=(time.process_time() - started) / 60,
         penalty=None,
         dropout=None,
+        rate=None,
+        epochs=settings.supervised_epochs,
         compared=[],
     )
 
@@ -529,7 +554,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Train and test, write ``accuracy.png`` where matplotlib is installed, and return all numbers."""
+    """Train and test, write ``rows.jsonl`` row by row and ``accuracy.png`` last, and return all numbers."""
     settings = Settings(
         storage=options.storage or ("stream" if options.augment else "disk"),
         augment=options.augment,
@@ -543,13 +568,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         quiet=options.quiet,
     )
-    bundle = load_bundle(options.weights, generator=True)
+    kinds = list(dict.fromkeys(options.features))
+    bundle = load_bundle(options.weights, generator=any(kind.endswith("-random") for kind in kinds))
     size = bundle.discriminator.config.image_size
     train, test, classes = read_examples(
         options.train, options.test, size, limit=options.limit, seed=options.seed, quiet=options.quiet
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = classify(list(dict.fromkeys(options.features)), bundle, train, test, len(classes), settings, options.out)
+    for stale in options.out.glob(f"{_STORED}{'?' * 8}"):
+        shutil.rmtree(stale)
+    finished = options.out / "rows.jsonl"
+    finished.unlink(missing_ok=True)
+    rows: list[Row] = []
+    for row in classify(kinds, bundle, train, test, len(classes), settings, options.out):
+        rows.append(row)
+        with replacing(finished) as temporary:
+            temporary.write_text("".join(json.dumps(asdict(each)) + "\n" for each in rows), encoding="utf-8")
+    head = ["features", "numbers", "train accuracy", "test accuracy", "95 % interval", "processor minutes"]
     record: dict[str, Any] = {
         "bundle": {"name": bundle.name, "sha256": bundle.hash},
         "classes": classes,
@@ -557,19 +592,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "used": asdict(settings),
         "rows": [asdict(row) for row in rows],
         "notes": [],
+        "table": [head, *map(_line, rows)],
     }
+    picture = options.out / "accuracy.png"
     if importlib.util.find_spec("matplotlib") is None:
-        record["notes"].append('no accuracy.png without matplotlib: pip install "afv-metric[plots]"')
+        picture.unlink(missing_ok=True)  # an earlier run's would be taken for this one's
+        record["notes"].append(
+            'no accuracy.png, nor an earlier one, without matplotlib: pip install "afv-metric[plots]"'
+        )
     else:
-        draw(rows, options.out / "accuracy.png")
-    head = ["features", "size", "train accuracy", "test accuracy", "95 % interval", "processor minutes"]
-    return record | {"table": [head, *map(_line, rows)]}
+        draw(rows, picture)
+    return record
 
 
 def _line(row: Row) -> list[str]:
     return [
         row.features,
-        f"{row.size:,}",
+        f"{row.size:,} weights" if row.features == "supervised" else f"{row.size:,}",
         f"{row.train_accuracy:.4f}",
         f"{row.test_accuracy:.4f}",
         f"{row.interval[0]:.4f} to {row.interval[1]:.4f}",

@@ -41,6 +41,9 @@ __all__ = [
 
 _MOMENTUM = 0.9
 _BIAS_RATE = 0.1  # all examples pull at the intercept together, and at a weight against each other
+_LAST_STEPS = 0.9  # the share of the steps after which the rate is below a fortieth of the first one
+_JUDGED = 100  # steps, below which a run may be too short to have settled
+_WORST_LOSS = 1.5  # a class; weights of 0 have 1, to which noise adds a little where there is nothing to learn
 _INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
@@ -58,7 +61,8 @@ class StoredBatches:
     """Batches of consecutive rows of a table whose rows were stored in random order.
 
     Single rows at random places of a file on disk are read far more slowly than rows in a row. Which rows share a batch
-    changes from epoch to epoch only by where the first batch begins.
+    changes from epoch to epoch only by where the first batch begins. Where ``batch_size`` does not divide N, one batch
+    of every epoch, its last rows, is shorter and counts as a whole step: its examples weigh more than others do.
 
     Args:
         features: ``(N, size)``, float16 or float32, in memory or mapped; never changed.
@@ -110,11 +114,11 @@ class Scaling(NamedTuple):
     scale: Tensor
 
 
-def measure_scaling(features: Tensor, *, each: bool) -> Scaling:
+def measure_scaling(features: Tensor | Iterable[Tensor], *, each: bool) -> Scaling:
     """The scaling that gives training examples a mean squared length of 1.
 
     Args:
-        features: Examples, ``(N, size)``.
+        features: Examples, ``(N, size)``, or batches of them, of which one at a time is held.
         each: Standardise every feature for itself, as pooled features and pixels need; features that are whitened
             already only get a common factor.
 
@@ -123,10 +127,11 @@ def measure_scaling(features: Tensor, *, each: bool) -> Scaling:
         >>> round(scaling.scale.item(), 4), scaling.mean
         (0.2, None)
     """
-    total, squares, count = torch.zeros(features.shape[1]), torch.zeros(features.shape[1]), len(features)
-    for chunk in features.split(256):
-        total += chunk.float().sum(0)
-        squares += chunk.float().pow(2).sum(0)
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for batch in features.split(256) if isinstance(features, Tensor) else features:
+        total = total + batch.float().sum(0)
+        squares = squares + batch.float().pow(2).sum(0)
+        count += len(batch)
     if not each:
         return Scaling(None, (squares.sum() / count).clamp_min(torch.finfo().tiny).rsqrt())
     mean = total / count
@@ -203,7 +208,8 @@ def train_svm(
         One classifier for each penalty.
 
     Raises:
-        DivergenceError: If the weights are no longer finite.
+        DivergenceError: If the weights are no longer finite, or if a classifier's loss over the last tenth of at least
+            100 steps is above 1.5 a class: weights of 0 have 1, and a step size that is low enough leads to less.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
@@ -220,6 +226,7 @@ def train_svm(
     steps, taken = schedule.epochs * len(batches), 0
     weight = bias = speed_of_weight = speed_of_bias = torch.empty(0)
     inputs = torch.empty(0, device=device)
+    loss, judged = torch.zeros(len(decay), device=device), 0
     bar = tqdm(total=steps, desc="classifier", unit="step", disable=quiet)
     for epoch in range(schedule.epochs):
         for features, labels in batches.epoch(epoch):
@@ -235,6 +242,9 @@ def train_svm(
             signs = 2.0 * F.one_hot(labels, classes).T.repeat(len(penalties), 1) - 1
             # The scale is applied to the weights, of which there are fewer than numbers in a batch.
             slack = (1 - signs * ((weight * scale) @ inputs.T + bias)).clamp_min(0)
+            if steps >= _JUDGED and taken >= _LAST_STEPS * steps:
+                loss += slack.pow(2).sum(1)
+                judged += len(labels)
             slope = signs * slack * (-2 / len(labels))
             rate = schedule.rate * 0.5 * (1 + math.cos(math.pi * taken / steps))
             _step(weight, speed_of_weight, (slope @ inputs).mul_(scale).addcmul_(decay, weight), rate)
@@ -244,6 +254,12 @@ def train_svm(
         if not weight.isfinite().all():
             raise DivergenceError(f"the classifier diverged in epoch {epoch + 1}; lower its rate {schedule.rate:g}")
     bar.close()
+    worst = loss.view(len(penalties), classes).mean(1).max().item() / max(judged, 1)
+    if not worst <= _WORST_LOSS:
+        raise DivergenceError(
+            f"the classifier ended with a loss of {worst:.3g} a class, where weights of 0 have 1; lower its rate "
+            f"{schedule.rate:g}"
+        )
     weight = weight * scale
     if mean is not None:
         bias = bias - weight @ mean[:, None]

@@ -58,7 +58,13 @@ class TestRun:
             "afv", "afv, sketch", "afv, sketch", "d-pool", "d-pool-blocks", "pixels", "afv-random", "d-pool-random",
             "supervised",
         ]  # fmt: skip
+        assert head[1] == "numbers"
         assert [line[1] for line in lines[1:6]] == ["96", "32", "4", "16", "3,072"]
+        assert lines[-1][1] == f"{record['rows'][-1]['size']:,} weights"
+        assert [row["epochs"] for row in record["rows"]] == [4] * 8 + [2]
+        assert [row["rate"] for row in record["rows"]] == [2.0] * 8 + [None]
+        written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        assert written == json.loads(json.dumps(record["rows"]))
         assert all(len(line) == len(head) and all(isinstance(cell, str) for cell in line) for line in lines)
         json.dumps(record, allow_nan=False)
         for row in record["rows"]:
@@ -94,6 +100,7 @@ class TestRun:
 
     def test_without_matplotlib(self, folders, tmp_path, monkeypatch):
         monkeypatch.setattr(classify.importlib.util, "find_spec", lambda name: None)
+        (tmp_path / "accuracy.png").write_bytes(b"an earlier run's")
         record = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1")
         assert "afv-metric[plots]" in record["notes"][0]
         assert not (tmp_path / "accuracy.png").exists()
@@ -109,11 +116,78 @@ class TestRun:
 
         monkeypatch.setattr(classify, "train_svm", diverging)
         known = ["--features", "d-pool", "--epochs", "1", "--penalty", "1e-3", "--dropout", "0"]
-        start(folders, tmp_path, *known, "--rate", "2")
+        record = start(folders, tmp_path, *known, "--rate", "2")
         assert rates == [2, 0.5, 0.125]
+        assert record["rows"][0]["rate"] == 0.125
         with pytest.raises(DivergenceError, match="too fast"):
             start(folders, tmp_path, *known, "--rate", "2000")
         assert rates[3:] == [2000, 500, 125, 31.25]
+
+    def test_rates_of_the_comparison_are_told(self, folders, tmp_path, monkeypatch):
+        train = classify.train_svm
+
+        def diverging(batches, classes, scaling, schedule, penalties, **more):
+            if schedule.rate > 0.5 and not schedule.dropout and len(penalties) > 1:
+                raise DivergenceError("too fast")
+            return train(batches, classes, scaling, schedule, penalties, **more)
+
+        monkeypatch.setattr(classify, "train_svm", diverging)
+        (row,) = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1")["rows"]
+        assert [compared[3] for compared in row["compared"]] == [0.5] * 5 + [2.0] * 5
+        assert row["rate"] == 2.0
+
+    def test_a_later_failure_costs_no_row(self, folders, tmp_path, monkeypatch):
+        (tmp_path / "rows.jsonl").write_text("an earlier run's\n")
+        known = ["--features", "d-pool", "supervised", "--epochs", "1"]
+
+        def fail(*_, **__):
+            written.append((tmp_path / "rows.jsonl").read_text())
+            raise RuntimeError("no memory")
+
+        written = []
+        monkeypatch.setattr(classify, "train_supervised", fail)
+        with pytest.raises(RuntimeError, match="no memory"):
+            start(folders, tmp_path, *known)
+        assert [json.loads(line)["features"] for line in written[0].splitlines()] == ["d-pool"]
+        assert (tmp_path / "rows.jsonl").read_text() == written[0]
+        monkeypatch.setattr(classify, "PooledFeatures", fail)
+        with pytest.raises(FileNotFoundError):  # the rerun has removed the rows of the run before
+            start(folders, tmp_path, *known)
+
+    def test_features_of_a_killed_run_are_removed(self, folders, tmp_path):
+        (tmp_path / ".features-a1b2c3d4").mkdir()
+        (tmp_path / ".features-a1b2c3d4" / "features.f16").write_bytes(b"much")
+        (tmp_path / ".features-of-my-own").mkdir()
+        start(folders, tmp_path, "--features", "d-pool", "--epochs", "1")
+        assert [path.name for path in tmp_path.glob(".features*")] == [".features-of-my-own"]
+
+    @pytest.mark.parametrize(("kind", "needed"), [("d-pool", False), ("d-pool-random", True)])
+    def test_generator_is_read_where_it_is_needed(self, folders, tmp_path, monkeypatch, kind, needed):
+        load = classify.load_bundle
+
+        def read(weights, generator):
+            assert generator is needed
+            assert (load(weights, generator=generator).generator is not None) is needed
+            raise InterruptedError
+
+        monkeypatch.setattr(classify, "load_bundle", read)
+        with pytest.raises(InterruptedError):
+            start(folders, tmp_path, "--features", "pixels", kind)
+
+    def test_long_streamed_features_are_scaled_by_batches(self, folders, tmp_path, monkeypatch):
+        given, measure = [], classify.measure_scaling
+        monkeypatch.setattr(classify, "_LONG", 10)
+        monkeypatch.setattr(
+            classify, "measure_scaling", lambda sample, each: given.append(sample) or measure(sample, each=each)
+        )
+        record = start(folders, tmp_path, "--storage", "stream", "--features", "afv", "--epochs", "8", "--dropout", "0")
+        assert not isinstance(given[0], torch.Tensor | list | tuple)
+        assert record["rows"][0]["train_accuracy"] > 0.9
+
+    @pytest.mark.parametrize("option", ["--epochs", "--supervised-epochs"])
+    def test_no_epochs(self, folders, tmp_path, option):
+        with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+            start(folders, tmp_path, "--features", "d-pool", option, "0")
 
     def test_limit(self, folders, tmp_path):
         record = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1", "--limit", "70")
@@ -136,6 +210,11 @@ class TestReadExamples:
         other = write_images(tmp_path / "other", "ad", 32, 2)
         with pytest.raises(ValueError, match="classes without training images: d"):
             read_examples([folders[0]], [other], 32, quiet=True)
+
+    @pytest.mark.parametrize("limit", [0, 64])
+    def test_training_images_are_no_test_images(self, folders, limit):
+        with pytest.raises(ValueError, match="holds the images of"):
+            read_examples([folders[0]], [folders[0]], 32, limit=limit, quiet=True)
 
     def test_no_classes(self, folders, tmp_path):
         flat = write_images(tmp_path, "a", 64, 2) / "a"

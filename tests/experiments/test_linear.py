@@ -98,6 +98,23 @@ class TestTrainSvm:
         with pytest.raises(DivergenceError, match="lower its rate 1e\\+06"):
             train_svm(StoredBatches(features * 1e6, labels, 10, 0), 3, UNSCALED, Schedule(20, rate=1e6), [1e-3])
 
+    @pytest.mark.parametrize("penalties", [[1e-3], [1e-1, 1e-3]])
+    def test_worse_than_nothing_is_divergence(self, penalties):
+        drawn = torch.Generator().manual_seed(0)
+        features, labels = torch.randn(1000, 1, generator=drawn), torch.randint(2, (1000,), generator=drawn)
+        batches = StoredBatches(features, labels, 128, seed=0)
+        with pytest.raises(DivergenceError, match=r"loss of .* where weights of 0 have 1; lower its rate 2$"):
+            train_svm(batches, 2, UNSCALED, Schedule(15), penalties)
+        train_svm(batches, 2, UNSCALED, Schedule(15, rate=0.5), penalties)
+
+    @pytest.mark.parametrize(("count", "epochs"), [(200, 2), (200, 60), (1000, 15)])
+    @pytest.mark.parametrize("dropout", [0.0, 0.5])
+    def test_nothing_to_learn_is_no_divergence(self, count, epochs, dropout):
+        features, _ = make_problem(count)
+        labels = torch.randint(2, (count,), generator=torch.Generator().manual_seed(7))
+        for penalty in (1e-6, 1e-2):
+            train_svm(StoredBatches(features, labels, 128, 0), 2, UNSCALED, Schedule(epochs, 2.0, dropout), [penalty])
+
     @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": 1, "rate": 0}, {"epochs": 1, "dropout": 1.0}])
     def test_impossible_schedules(self, wrong):
         with pytest.raises(ValueError, match="must be"):
@@ -160,6 +177,14 @@ class TestMeasureScaling:
         if each:
             torch.testing.assert_close(scaled.mean(0), torch.zeros(7), atol=1e-5, rtol=0)
             torch.testing.assert_close(scaled.var(0, correction=0), torch.full((7,), 1 / 7), rtol=1e-3, atol=0)
+
+    @pytest.mark.parametrize("each", [False, True])
+    def test_batches_are_a_table(self, each):
+        features = (torch.randn(600, 7) + 3).half()
+        whole, parts = (measure_scaling(given, each=each) for given in (features, iter(features.split(256))))
+        assert torch.equal(whole.scale, parts.scale)
+        assert whole.mean is parts.mean is None or torch.equal(whole.mean, parts.mean)
+        torch.testing.assert_close(measure_scaling(features.split(17), each=each).scale, whole.scale)
 
     def test_constant_features_are_left_out(self):
         features = torch.stack([torch.full((50,), 3.3), torch.randn(50)], 1)

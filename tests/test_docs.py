@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judged_sets import save_root
+from judged_sets import save_grey, save_root
 from PIL import Image
 
 PAGE = Path(__file__).parents[1] / "docs" / "representation.md"
@@ -22,7 +22,7 @@ SMALLER = {
     "sets cifar10/test": "sets cifar10/test --sizes 8 16 --draws 2",
     "--out compress": "--out compress --bytes 4 16",
     "--out neighbours": "--out neighbours --evaluate 20 --count 3 --generated 3 --neighbours 2",
-    "--out BIGAN_RUN": "--out BIGAN_RUN --set iterations=2 width=4 generator_width=4 batch_size=8",
+    "iterations=1500": "iterations=2 width=4 generator_width=4 batch_size=8",
     "--epochs 50": "--epochs 1 --width 8",
 }
 
@@ -53,6 +53,11 @@ def test_every_command_of_the_page_runs(data, monkeypatch):
     for package in ("faiss", "matplotlib"):
         pytest.importorskip(package)
     save_root(data / "material-2afc")
+    for name in ("superres", "recolour", "blur"):
+        for level in (0, 10, 20, 40):
+            save_grey(data / name / f"{level}.png", level, 32, 32)
+        lines = [f"0.png,{level}.png,{level}" for level in (10, 20, 40)]
+        (data / name / "scores.csv").write_text("\n".join(["reference,distorted,distance", *lines]))
     monkeypatch.chdir(data)
     monkeypatch.setenv("AFV_METRIC_CACHE", str(data / "cache"))
     text = PAGE.read_text()

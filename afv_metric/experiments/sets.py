@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 from tqdm import tqdm
@@ -304,7 +304,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if len(images.classes) > 1:
         scores = score_classes(bundle, images, options.images_per_class, **settings)
         distances = compare_all(scores, bundle.statistics, bundle.epsilon)
-        joined = linkage(squareform(distances.corrected.clamp_min(0).numpy(), checks=False), "average", True)
+        joined = linkage(squareform(distances.corrected.clamp_min(0).numpy(), checks=False), "average")
         pairs = {
             (images.classes[one], images.classes[other]): compare_sets(
                 scores[one], scores[other], bundle.statistics, bundle.epsilon, seed=options.seed
@@ -402,7 +402,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _leaves(joined: FloatArray) -> list[int]:
-    leaves: list[int] = dendrogram(joined, no_plot=True)["leaves"]
+    leaves: list[int] = leaves_list(joined).tolist()
     return leaves
 
 
@@ -422,9 +422,9 @@ def _draw_classes(names: Sequence[str], corrected: FloatArray, joined: FloatArra
     from matplotlib.figure import Figure
 
     tree = dendrogram(joined, no_plot=True)
-    leaves = tree["leaves"]
+    leaves = _leaves(joined)
     ordered = corrected[np.ix_(leaves, leaves)]
-    shown = np.ma.masked_array(ordered, np.eye(len(leaves), dtype=bool))
+    shown = np.ma.masked_array(ordered, np.eye(len(leaves), dtype=np.bool_))
     labels = [names[leaf] for leaf in leaves]
     side = min(3.5 + 0.45 * len(names), 24)
     size = 9 if len(names) <= 30 else max(3, 270 / len(names))

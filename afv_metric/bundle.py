@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,9 @@ from afv_metric.tensors import BundleError, read_tensors, write_tensors
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "save_bundle"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What bundles of the first schema did, which had no such fields.
+_SCHEMA_1 = {"pooling": 2.0, "blocks": None}
 _CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
 
 
@@ -47,6 +50,10 @@ class Bundle:
         energy: ``"logit"`` or ``"sigmoid"``: what the discriminator was trained as.
         form: Default form of the distance.
         levels: Weight of each level of the image pyramid, finest first; level k is the image at 1 / 2^k of its size.
+        blocks: Residual blocks whose layers count in the forms ``local`` and ``activation``, from 0 on; all layers, the
+            head too, if None.
+        pooling: Exponent of their pooling over positions: 1 is the mean, 2 the root mean square, and the larger it is,
+            the more the places count where two images differ most.
         epsilon: Relative floor of the whitening, see :func:`~afv_metric.statistics.inverse_root`.
         sampling: Provenance of the statistics: source, seed, mode of the generator.
         training: Provenance of the weights: recipe, data, iterations, hours.
@@ -64,6 +71,8 @@ class Bundle:
     energy: Energy = "logit"
     form: FormName = "activation"
     levels: tuple[float, ...] = (1.0,)
+    blocks: tuple[int, ...] | None = None
+    pooling: float = 2.0
     epsilon: float = 0.03
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +88,13 @@ class Bundle:
             raise BundleError(f'the energy must be "logit" or "sigmoid", got {self.energy!r}')
         if not self.levels or min(self.levels) < 0 or not sum(self.levels) > 0:
             raise BundleError(f"levels must be non-negative weights with a positive sum, got {self.levels}")
+        known = range(len(self.discriminator.residual_blocks()))
+        if self.blocks is not None and not (self.blocks and set(self.blocks) <= set(known)):
+            raise BundleError(
+                f"blocks must be some of {', '.join(map(str, known))}, or None for all; got {self.blocks}"
+            )
+        if not 1 <= self.pooling < math.inf:
+            raise BundleError(f"pooling must be a finite exponent of at least 1, got {self.pooling}")
         if not self.epsilon > 0:
             raise BundleError(f"epsilon must be positive, got {self.epsilon}")
 
@@ -141,12 +157,14 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         raise BundleError(
             f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again"
         ) from error
-    if not isinstance(config, dict) or config.get("schema_version") != SCHEMA_VERSION:
-        found = config.get("schema_version") if isinstance(config, dict) else None
+    found = config.get("schema_version") if isinstance(config, dict) else None
+    if found not in (1, SCHEMA_VERSION):
         raise BundleError(
-            f"{folder / _CONFIG} has schema version {found!r}, this release reads {SCHEMA_VERSION}; "
+            f"{folder / _CONFIG} has schema version {found!r}, this release reads 1 and {SCHEMA_VERSION}; "
             "a newer bundle needs a newer afv_metric"
         )
+    if found == 1:
+        config |= _SCHEMA_1
     try:
         return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
     except (KeyError, TypeError, ValueError) as error:
@@ -173,6 +191,8 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
         energy=config["energy"],
         form=config["form"],
         levels=tuple(config["levels"]),
+        blocks=None if config["blocks"] is None else tuple(config["blocks"]),
+        pooling=config["pooling"],
         epsilon=config["epsilon"],
         sampling={name: value for name, value in config["statistics"].items() if name != "count"},
         training=config["training"],
@@ -193,6 +213,8 @@ def _to_config(bundle: Bundle) -> dict[str, Any]:
         "energy": bundle.energy,
         "form": bundle.form,
         "levels": list(bundle.levels),
+        "blocks": None if bundle.blocks is None else list(bundle.blocks),
+        "pooling": bundle.pooling,
         "epsilon": bundle.epsilon,
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
         "training": dict(bundle.training),

@@ -336,6 +336,8 @@ def _info(options: argparse.Namespace) -> list[str]:
         "energy": bundle.energy,
         "form": bundle.form,
         "levels": list(bundle.levels),
+        "blocks": "all" if bundle.blocks is None else list(bundle.blocks),
+        "pooling": bundle.pooling,
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
         "training": dict(bundle.training),
         "licence": dict(bundle.licence),
@@ -353,10 +355,14 @@ def _cite(options: argparse.Namespace) -> list[str]:
     from afv_metric.bundle import load_bundle
 
     bundle = load_bundle(options.weights)
-    levels = "/".join(f"{weight:g}" for weight in bundle.levels)
+    form = options.form or bundle.form
+    settings = [f"form {form}", "levels " + "/".join(f"{weight:g}" for weight in bundle.levels)]
+    if form != "fisher":
+        settings += ["blocks " + "/".join(map(str, bundle.blocks))] if bundle.blocks else []
+        settings.append(f"pooling {bundle.pooling:g}")
     print(
-        f"afv_metric {__version__}, bundle {bundle.name} (sha256 {bundle.hash[:12]}), "
-        f"form {options.form or bundle.form}, levels {levels}; {_PAPER}; torch {torch.__version__}"
+        f"afv_metric {__version__}, bundle {bundle.name} (sha256 {bundle.hash[:12]}), {', '.join(settings)}; "
+        f"{_PAPER}; torch {torch.__version__}"
     )
     return []
 

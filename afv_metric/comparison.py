@@ -8,7 +8,7 @@ chunk of images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,8 +69,12 @@ class Comparison:
     def stream(self, seen: Activations) -> Iterator[Signals]:
         """The part of the engine's stream that the form needs."""
         if self.form.needs_delta:
-            return self.engine.signals(seen, weighted=self.form.weighs_energy)
-        return self.engine.inputs(seen)
+            stream = self.engine.signals(seen, weighted=self.form.weighs_energy)
+        else:
+            stream = self.engine.inputs(seen)
+        for signals in stream:
+            if signals.layer in self.form.layers:
+                yield signals
 
     def _compare(
         self,
@@ -112,13 +116,13 @@ class Comparison:
         if isinstance(self.form, FisherForm) and not (self.spatial or any(wanted) or len(images[0]) != len(images[1])):
             return _Compared(self._compare_joined(self.form, images, weights), (None, None))
         seen = [self.see(one, weights) for one in images]
-        gradients: tuple[list[LayerGradient], list[LayerGradient]] = ([], [])
+        gradients: tuple[dict[int, LayerGradient], dict[int, LayerGradient]] = ({}, {})
         total: Tensor | None = None
         for first, second in zip(*map(self.stream, seen), strict=True):
             value, of_layer = self._layer((first, second), weights, images[0].shape[2:], wanted, cotangent)
             total = value if total is None else total + value
             for side, of_side in enumerate(of_layer):
-                gradients[side].append(of_side)
+                gradients[side][first.layer] = of_side
         assert total is not None
         of_images = [
             self._pull_back(seen[side], gradients[side]).to(images[side].dtype) if wanted[side] else None
@@ -159,10 +163,12 @@ class Comparison:
             return differentiate(self.engine, on_pixels, pair, wanted)
         return on_pixels(*pair), []
 
-    def _pull_back(self, seen: Activations, gradients: list[LayerGradient]) -> Tensor:
-        of_slopes = [gradient.of_slope for gradient in gradients if gradient.of_slope is not None]
-        of_slope = torch.stack(of_slopes).sum(0) if of_slopes else None
-        return self.engine.pull_back(seen, [gradient.of_inputs for gradient in gradients[::-1]], of_slope)
+    def _pull_back(self, seen: Activations, gradients: Mapping[int, LayerGradient]) -> Tensor:
+        of_inputs = {
+            layer: gradient.of_inputs for layer, gradient in gradients.items() if gradient.of_inputs is not None
+        }
+        of_slopes = [gradient.of_slope for gradient in gradients.values() if gradient.of_slope is not None]
+        return self.engine.pull_back(seen, of_inputs, torch.stack(of_slopes).sum(0) if of_slopes else None)
 
     def see(self, images: Tensor, weights: Tensor | None) -> Activations:
         """The engine's forward pass; the weights ``(N, 1, H, W)`` are those of the pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from afv_metric.bundle import Bundle, load_bundle
 from afv_metric.comparison import Comparison
 from afv_metric.fisher import FisherEngine
-from afv_metric.forms import FORMS, Description, FisherForm, FormName
+from afv_metric.forms import FORMS, POSITION_FORMS, Description, FisherForm, Form, FormName
 from afv_metric.hub import DEFAULT_BUNDLE
 from afv_metric.images import check_range, pad_to_multiple, to_network_range
 
@@ -30,12 +31,12 @@ class EmbeddedLevel(NamedTuple):
     Attributes:
         share: Weight of the level in the distance.
         weights: Weights of the positions, or None.
-        layers: Descriptions of the layers, last layer first: tensors whose first dimension is N.
+        layers: Descriptions of the layers that count, by their indices: tensors whose first dimension is N.
     """
 
     share: float
     weights: Tensor | None
-    layers: list[Description]
+    layers: dict[int, Description]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Embedding:
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.levels[0].layers[0][0])
+        return len(next(iter(self.levels[0].layers.values()))[0])
 
 
 class AFVDistance(nn.Module):
@@ -74,6 +75,9 @@ class AFVDistance(nn.Module):
         weights: Name of a bundle that ships with the package, a folder, a hub id ``owner/name[@revision]``, or a
             :class:`~afv_metric.bundle.Bundle`.
         form: Form of the distance; the bundle's default if None.
+        pooling: Exponent, from 1 on, of the mean over positions in the forms ``local`` and ``activation``; the bundle's
+            if None. People agree most with a high one, which looks at the places that differ most; as a loss, a low one
+            such as 2 has a denser gradient.
         spatial: Return maps of the local distance instead of distances.
         reduction: ``"none"``, ``"mean"`` or ``"sum"`` over the batch (and the map).
         normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
@@ -81,12 +85,13 @@ class AFVDistance(nn.Module):
 
     Attributes:
         form: The form in use.
+        pooling: The exponent in use; of no effect on the form ``fisher``.
         levels: Weight of each level of the image pyramid, finest first.
         bundle_name: Name of the bundle.
         bundle_hash: sha256 that identifies the bundle.
 
     Raises:
-        ValueError: For an unknown form or reduction, or a chunk size below 1.
+        ValueError: For an unknown form or reduction, or a pooling or chunk size below 1.
 
     Example:
         >>> distance = AFVDistance()
@@ -104,6 +109,7 @@ class AFVDistance(nn.Module):
         weights: str | os.PathLike[str] | Bundle = DEFAULT_BUNDLE,
         *,
         form: FormName | None = None,
+        pooling: float | None = None,
         spatial: bool = False,
         reduction: Reduction = "none",
         normalize: bool = False,
@@ -117,7 +123,10 @@ class AFVDistance(nn.Module):
             raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 or None, got {chunk_size}")
+        if pooling is not None and not 1 <= pooling < math.inf:
+            raise ValueError(f"pooling must be a finite exponent of at least 1 or None, got {pooling}")
         self.form: FormName = form or bundle.form
+        self.pooling = bundle.pooling if pooling is None else pooling
         self.levels = bundle.levels
         self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
         self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
@@ -125,9 +134,11 @@ class AFVDistance(nn.Module):
         self.engine = FisherEngine(deepcopy(bundle.discriminator), bundle.energy)
         # The vectors of eq. 6 belong to every bundle, whatever the form of the distance.
         self.fisher = FisherForm(self.engine, bundle.statistics, bundle.epsilon)
-        self.compared = (
-            self.fisher if self.form == "fisher" else FORMS[self.form](self.engine, bundle.statistics, bundle.epsilon)
-        )
+        self.compared: Form = self.fisher
+        if self.form != "fisher":
+            self.compared = POSITION_FORMS[self.form](
+                self.engine, bundle.statistics, bundle.epsilon, self.pooling, bundle.blocks
+            )
         self._range_checked = self._range_warned = False
         self.train(False)
 
@@ -136,8 +147,8 @@ class AFVDistance(nn.Module):
         return super().train(False)
 
     def extra_repr(self) -> str:
-        """Bundle, form and levels."""
-        return f"bundle={self.bundle_name!r}, form={self.form!r}, levels={self.levels}"
+        """Bundle, form, levels and pooling."""
+        return f"bundle={self.bundle_name!r}, form={self.form!r}, levels={self.levels}, pooling={self.pooling:g}"
 
     def forward(
         self, img0: Tensor, img1: Tensor, *, normalize: bool | None = None, mask: Tensor | None = None
@@ -207,15 +218,16 @@ class AFVDistance(nn.Module):
         for level, share, pyramid_images in self._pyramid(prepared):
             level_weights = None if weights is None else F.avg_pool2d(weights, 2**level)
             chunks = [
-                [
-                    self.compared.describe(self.engine, signals)
+                {
+                    signals.layer: self.compared.describe(self.engine, signals)
                     for signals in comparison.stream(comparison.see(chunk, level_weights))
-                ]
+                }
                 for chunk in pyramid_images.split(self.chunk_size or max(len(prepared), 1))
             ]
-            layers: list[Description] = [
-                tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*chunks, strict=True)
-            ]
+            layers: dict[int, Description] = {
+                layer: tuple(map(torch.cat, zip(*(chunk[layer] for chunk in chunks), strict=True)))
+                for layer in chunks[0]
+            }
             levels.append(EmbeddedLevel(share, level_weights, layers))
         height, width = prepared.shape[2:]
         return Embedding(self.form, (height, width), levels)
@@ -250,10 +262,9 @@ class AFVDistance(nn.Module):
         for row in range(len(first)):
             total = torch.zeros((), device=self._like.device)
             for one, many in zip(first.levels, second.levels, strict=True):
-                for back, (description, descriptions) in enumerate(zip(one.layers, many.layers, strict=True)):
-                    layer = len(one.layers) - 1 - back
+                for layer, description in one.layers.items():
                     single = [part[row : row + 1] for part in description]
-                    total = total + one.share * self.compared.term(layer, single, descriptions, one.weights)
+                    total = total + one.share * self.compared.term(layer, single, many.layers[layer], one.weights)
             rows.append(total)
         return torch.stack(rows)
 

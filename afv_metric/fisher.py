@@ -11,7 +11,7 @@ autograd; everything the library measures is a function of that one stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -124,9 +124,13 @@ class FisherEngine(nn.Module):
                 layer.register_buffer(name, parameter.detach().clone(), persistent=False)
             layer.register_buffer("backward_kernel", _backward_kernel(layer), persistent=False)
 
+    def block_of(self, layer: int) -> int:
+        """Index of the residual block of a layer; for the head, the number of blocks."""
+        return layer // 3
+
     def reduction(self, layer: int) -> int:
         """Side, in pixels of the image, of one position of a layer's input."""
-        return int(2 ** sum(block.pooled for block in self.blocks[: layer // 3]))
+        return int(2 ** sum(block.pooled for block in self.blocks[: self.block_of(layer)]))
 
     def forward(self, images: Tensor, weights: Tensor | None = None) -> Activations:
         """Forward pass.
@@ -260,14 +264,12 @@ class FisherEngine(nn.Module):
             inputs = mean_of_neighbours(inputs) if signals.means is None else signals.means
         return inputs.to(delta.dtype), delta
 
-    def pull_back(
-        self, seen: Activations, of_inputs: Sequence[Tensor | None], of_slope: Tensor | None = None
-    ) -> Tensor:
+    def pull_back(self, seen: Activations, of_inputs: Mapping[int, Tensor], of_slope: Tensor | None = None) -> Tensor:
         """One ordinary backward pass that carries gradients of the layers' inputs back to the images.
 
         Args:
             seen: What :meth:`forward` returned.
-            of_inputs: Gradient of an objective with respect to each layer's input, None where it has none.
+            of_inputs: Gradient of an objective with respect to the inputs of some layers, by their indices.
             of_slope: Its gradient with respect to the logarithm of dE/ds, ``(N,)``; matters for the sigmoid energy.
 
         Returns:
@@ -275,7 +277,7 @@ class FisherEngine(nn.Module):
         """
         head = self.discriminator.head
         layer = len(self.layers) - 1
-        gradient = _given(of_inputs[layer], seen.last)
+        gradient = _given(of_inputs.get(layer), seen.last)
         if of_slope is not None:
             positions = seen.last.shape[2] * seen.last.shape[3]
             of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
@@ -283,12 +285,12 @@ class FisherEngine(nn.Module):
         gradient = self._through_activation(gradient, seen.last)
         for block, (maps, hidden, _) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
-            inner = _input_gradient(block.conv2, gradient) + _given(of_inputs[layer + 1], hidden)
+            inner = _input_gradient(block.conv2, gradient) + _given(of_inputs.get(layer + 1), hidden)
             inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
-            inner = inner + _given(of_inputs[layer], maps)
+            inner = inner + _given(of_inputs.get(layer), maps)
             if not block.first:
                 inner = self._through_activation(inner, maps)
-            gradient = _input_gradient(block.shortcut, gradient) + inner + _given(of_inputs[layer + 2], maps)
+            gradient = _input_gradient(block.shortcut, gradient) + inner + _given(of_inputs.get(layer + 2), maps)
         return gradient
 
     def _through_activation(self, gradient: Tensor, sign: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ first dimensions of two descriptions broadcast.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from afv_metric.statistics import FisherStatistics, inverse_root, inverse_root_m
 
 __all__ = [
     "FORMS",
+    "POSITION_FORMS",
     "ActivationForm",
     "Description",
     "FisherForm",
@@ -28,6 +29,7 @@ __all__ = [
     "FormName",
     "LayerGradient",
     "LocalForm",
+    "PositionForm",
     "differentiate",
 ]
 
@@ -37,7 +39,6 @@ Pair = tuple[Signals, Signals]
 Wanted = tuple[bool, bool]
 
 _FLOOR = 1e-3  # of a vector's squared length, in units of its mean over the statistics
-_BEND = 1e-6  # of a pooled map, below which its root is bent
 
 
 class LayerGradient(NamedTuple):
@@ -91,6 +92,7 @@ class Form(nn.Module):
     """What the forms share: they hold whitening factors as buffers that no ``state_dict`` lists.
 
     Attributes:
+        layers: Indices of the layers that count, in the order of the forward pass.
         needs_delta: Whether the energy gradients are needed, or the layers' inputs alone.
         weighs_energy: Whether position weights act on the energy (and so on delta) rather than on the comparison.
     """
@@ -107,6 +109,7 @@ class Form(nn.Module):
             epsilon: Relative floor of the whitening, see :func:`~afv_metric.statistics.inverse_root`.
         """
         super().__init__()
+        self.layers = tuple(range(len(engine.layers)))
 
     def describe(self, engine: FisherEngine, signals: Signals) -> Description:
         """Describe one layer of N images for :meth:`term`: tensors whose first dimension is N."""
@@ -243,23 +246,48 @@ class FisherForm(Form):
         return self.window
 
 
-class _PositionForm(Form):
-    """A form that compares the images at every position, and pools the map of each layer."""
+class PositionForm(Form):
+    """A form that compares the images at every position, and pools the map of each layer.
 
-    def __init__(self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float) -> None:
+    Attributes:
+        pooling: The exponent p of the pooling over positions.
+    """
+
+    def __init__(
+        self,
+        engine: FisherEngine,
+        statistics: FisherStatistics,
+        epsilon: float,
+        pooling: float = 2.0,
+        blocks: Collection[int] | None = None,
+    ) -> None:
+        """Compute the whitening factors of the layers that count.
+
+        Args:
+            engine: The engine whose stream will be described.
+            statistics: Kronecker factors of its layers.
+            epsilon: Relative floor of the whitening.
+            pooling: The exponent p: values q of a map are pooled over positions as (mean q^p)^(1/p). 1 is the mean; the
+                larger p is, the more the places count where the images differ most.
+            blocks: Indices of the residual blocks whose layers count; every layer, the head too, if None.
+        """
         super().__init__(engine, statistics, epsilon)
-        self.layer_count = len(engine.layers)
-        for index, layer in enumerate(statistics.layers):
+        self.pooling = pooling
+        self._head = len(engine.layers) - 1
+        if blocks is not None:
+            self.layers = tuple(layer for layer in self.layers if engine.block_of(layer) in blocks)
+        for index in self.layers:
+            layer = statistics.layers[index]
             self._hold(f"input_{index}", _whitening(layer.input_factor, epsilon))
             if self.needs_delta:
                 self._hold(f"delta_{index}", _whitening(layer.delta_factor, epsilon))
 
     def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
         """The layer's map, pooled over positions."""
-        return _pool(self.map(layer, first, second) * self.layer_count, weights) / self.layer_count
+        return _pool(self.map(layer, first, second), self.pooling, weights)
 
 
-class LocalForm(_PositionForm):
+class LocalForm(PositionForm):
     """Distance of the scores of the untied weights, whitened by Kronecker factors.
 
     With weights of its own at every position, the score of a layer at position p is the outer product of delta(p) and
@@ -277,7 +305,7 @@ class LocalForm(_PositionForm):
 
     def map(self, layer: int, first: Description, second: Description) -> Tensor:
         """Relative squared distance of the untied scores at each position of the layer's input."""
-        kernel = 1 if layer == self.layer_count - 1 else 3
+        kernel = 1 if layer == self._head else 3
         of_inputs, inputs0, inputs1 = (
             F.avg_pool2d(energy, kernel, stride=1, padding=kernel // 2)
             for energy in _squared_lengths(first[0], second[0])
@@ -292,10 +320,10 @@ class LocalForm(_PositionForm):
             + 2 * (deltas0 - deltas1) * (inputs0 - inputs1)
         ) / 4
         relative = distance.clamp_min(0) / (deltas0 * inputs0 + deltas1 * inputs1 + _FLOOR)
-        return relative / self.layer_count
+        return relative / len(self.layers)
 
 
-class ActivationForm(_PositionForm):
+class ActivationForm(PositionForm):
     """Distance of whitened and normalised activations: the Kronecker factor of the inputs alone.
 
     Where both images share delta, whitened local scores differ only in A^-1/2 a. That vector is divided by its norm
@@ -311,10 +339,11 @@ class ActivationForm(_PositionForm):
 
     def map(self, layer: int, first: Description, second: Description) -> Tensor:
         """Squared difference of the directions at each position."""
-        return (first[0] - second[0]).square().sum(1, keepdim=True) / self.layer_count
+        return (first[0] - second[0]).square().sum(1, keepdim=True) / len(self.layers)
 
 
-FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, "local": LocalForm, "activation": ActivationForm}
+POSITION_FORMS: dict[FormName, type[PositionForm]] = {"local": LocalForm, "activation": ActivationForm}
+FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, **POSITION_FORMS}
 
 
 def _subtract(first: Signals, second: Signals) -> Signals:
@@ -357,16 +386,24 @@ def _cut(maps: Tensor, side: int) -> Tensor:
     return windows.permute(0, 2, 4, 1, 3, 5).flatten(4)
 
 
-def _pool(maps: Tensor, weights: Tensor | None) -> Tensor:
-    """Root mean square of a map over positions, which people agree with more than the mean: ``(N,)``.
+def _pool(maps: Tensor, exponent: float, weights: Tensor | None) -> Tensor:
+    """Mean of order p, the exponent, of a non-negative map over positions: ``(N,)``.
 
-    The root is bent to a parabola below 1e-6, so that its derivative is finite where both images are equal.
+    Each map is first divided by its largest value, so that no power of it underflows. A mean of order p is proportional
+    to the map, so that value need not be differentiated.
     """
-    squares = maps.square()
-    if weights is None:
-        mean = squares.mean((1, 2, 3))
-    else:
+    positions = (1, 2, 3)
+    if weights is not None:
         weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), (maps.shape[2], maps.shape[3]))
-        total = weights.sum((1, 2, 3)).clamp_min(torch.finfo(maps.dtype).tiny)
-        mean = (squares * weights).sum((1, 2, 3)) / total
-    return mean / ((mean + _BEND**2).sqrt() + _BEND)
+        maps = maps * (weights > 0)
+    peak = maps.detach().amax(positions, keepdim=True)
+    powers = (maps / torch.where(peak > 0, peak, 1)) ** exponent
+    if weights is None:
+        mean = powers.mean(positions)
+    else:
+        mean = (powers * weights).sum(positions) / weights.sum(positions).clamp_min(_tiny(maps))
+    return peak.flatten() * mean.clamp_min(_tiny(maps)) ** (1 / exponent)
+
+
+def _tiny(values: Tensor) -> float:
+    return torch.finfo(values.dtype).tiny

@@ -287,9 +287,9 @@ def _embed(network: AFVDistance, images: Sequence[Tensor]) -> list[Embedding]:
 def _distance_of_pairs(network: AFVDistance, first: Embedding, second: Embedding) -> Tensor:
     """The distance of each image of one embedding to that of the same number in another, ``(N,)``."""
     terms = [
-        one.share * network.compared.term(len(one.layers) - 1 - back, *descriptions, one.weights)
+        one.share * network.compared.term(layer, one.layers[layer], other.layers[layer], one.weights)
         for one, other in zip(first.levels, second.levels, strict=True)
-        for back, descriptions in enumerate(zip(one.layers, other.layers, strict=True))
+        for layer in one.layers
     ]
     return reduce(torch.add, terms)
 

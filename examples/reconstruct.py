@@ -1,30 +1,33 @@
 """The distance as a loss: bring a blurred image, or noise, back to its original by gradient descent on the pixels.
 
     python examples/reconstruct.py examples/images/reference.png --start blur --out build/reconstruct
+    python examples/reconstruct.py IMAGE --forms fisher local activation l2 --out FOLDER
 
-Writes ``strip.png`` (before, after and target side by side), ``curve.csv`` and, if matplotlib is installed,
-``curve.png``; prints the first and the last distance and their ratio.
+Writes ``strip.png`` (the start, what each form makes of it, and the target, side by side), ``curve.csv`` and, if
+matplotlib is installed, ``curve.png``; prints the first and the last distance and their ratio.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from afv_metric import DEFAULT_BUNDLE, AFVDistance
+from afv_metric.forms import FORMS
 from afv_metric.images import read_image
 
 
 def reconstruct(
-    metric: AFVDistance, target: Tensor, start: Tensor, steps: int = 300, rate: float = 0.03
+    metric: Callable[[Tensor, Tensor], Tensor], target: Tensor, start: Tensor, steps: int = 300, rate: float = 0.03
 ) -> tuple[Tensor, list[float]]:
     """Lower the distance to a target with Adam over the pixels, which stay in [-1, 1].
 
@@ -63,19 +66,23 @@ def make_start(target: Tensor, kind: str) -> Tensor:
     return noise.clamp(-1, 1).to(target)
 
 
-def write_results(folder: Path, images: list[Tensor], distances: list[float]) -> None:
-    """Write the images side by side, and the curve of the distance."""
+def write_results(folder: Path, images: Sequence[Tensor], distances: Mapping[str, Sequence[float]]) -> None:
+    """Write the images side by side, and the curve of each distance."""
     folder.mkdir(parents=True, exist_ok=True)
-    strip = torch.cat(images, 3)[0].permute(1, 2, 0).cpu().numpy()
+    strip = torch.cat(list(images), 3)[0].permute(1, 2, 0).cpu().numpy()
     Image.fromarray(np.uint8((strip * 127.5 + 127.5).round())).save(folder / "strip.png")
     with (folder / "curve.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "distance"), *enumerate(distances)])
+        rows = enumerate(zip(*distances.values(), strict=True))
+        csv.writer(file).writerows([("step", *distances), *((step, *values) for step, values in rows)])
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
     figure = Figure()
-    figure.subplots(subplot_kw={"yscale": "log", "xlabel": "step", "ylabel": "distance"}).plot(distances)
+    axes = figure.subplots(subplot_kw={"yscale": "log", "xlabel": "step", "ylabel": "distance, of the first"})
+    for name, values in distances.items():
+        axes.plot([value / values[0] for value in values], label=name)
+    axes.legend()
     figure.savefig(folder / "curve.png")
 
 
@@ -86,19 +93,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", choices=["blur", "noise"], default="blur", help="what to start from (blur)")
     parser.add_argument("--steps", type=int, default=300, help="steps of Adam (300)")
     parser.add_argument("--rate", type=float, default=0.03, help="step size at the start (0.03)")
-    parser.add_argument("--form", choices=["fisher", "local", "activation"], help="default: the bundle's")
+    parser.add_argument("--forms", nargs="+", choices=[*FORMS, "l2"], default=[None], help="default: the bundle's")
+    parser.add_argument("--pooling", type=float, help="exponent of the pooling over positions; default: the bundle's")
     parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
 
-    metric = AFVDistance(options.weights, form=options.form).to(options.device)
     target = read_image(options.image).to(options.device) / 127.5 - 1
     start = make_start(target, options.start)
-    image, distances = reconstruct(metric, target, start, options.steps, options.rate)
-    write_results(options.out, [start, image, target], distances)
-    ratio = distances[0] / distances[-1] if distances[-1] else float("inf")
-    print(f"{metric.form}: distance {distances[0]:.4g} to {distances[-1]:.4g}, {ratio:.1f} times lower")
+    images, curves = [start], {}
+    for form in options.forms:
+        afv = None if form == "l2" else AFVDistance(options.weights, form=form, pooling=options.pooling)
+        metric = F.mse_loss if afv is None else afv.to(options.device)
+        name = form if afv is None else afv.form
+        image, distances = reconstruct(metric, target, start, options.steps, options.rate)
+        images.append(image)
+        curves[name] = distances
+        ratio = distances[0] / distances[-1] if distances[-1] else float("inf")
+        print(f"{name}: distance {distances[0]:.4g} to {distances[-1]:.4g}, {ratio:.1f} times lower")
+    write_results(options.out, [*images, target], curves)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,11 @@ def local_maps(
     return maps
 
 
-def pool(maps: list[Tensor]) -> Tensor:
-    """Root mean square over positions, mean over layers."""
-    return torch.stack([q.square().mean().sqrt() for q in maps]).mean()
+def layers_of(maps: list[Tensor], blocks: tuple[int, ...] | None) -> list[Tensor]:
+    """The maps of the layers of some residual blocks, three layers each, of those of all layers in forward order."""
+    return maps if blocks is None else [maps[3 * block + part] for block in blocks for part in range(3)]
+
+
+def pool(maps: list[Tensor], exponent: float = 2) -> Tensor:
+    """Mean of an order over positions (of order 2: the root mean square), mean over layers."""
+    return torch.stack([(q**exponent).mean() ** (1 / exponent) for q in maps]).mean()

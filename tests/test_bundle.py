@@ -39,6 +39,8 @@ def test_saving_and_loading_keeps_everything(bundle, tmp_path):
         form="local",
         energy="sigmoid",
         levels=(0.5, 0.5),
+        blocks=(2,),
+        pooling=1.5,
         epsilon=0.1,
         sampling={"source": "data", "seed": 3},
         training={"hours": 1.5},
@@ -47,7 +49,8 @@ def test_saving_and_loading_keeps_everything(bundle, tmp_path):
         card="# again\n",
     )
     again = load_bundle(save_bundle(changed, tmp_path / "again"), generator=True)
-    for name in ("name", "form", "energy", "levels", "epsilon", "sampling", "training", "licence", "golden", "card"):
+    tensors = {"discriminator", "generator", "statistics", "hash"}
+    for name in {field.name for field in dataclasses.fields(changed)} - tensors:
         assert getattr(again, name) == getattr(changed, name)
     assert again.statistics.count == bundle.statistics.count
     for one, other in zip(again.statistics.layers, bundle.statistics.layers, strict=True):
@@ -167,10 +170,14 @@ def test_a_damaged_generator_is_refused_when_it_is_read(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema version 2, this release reads 1"),
+        ({"schema_version": 3}, "schema version 3, this release reads 1 and 2"),
         ({"form": "l2"}, "default form must be one of"),
         ({"energy": "entropy"}, "energy must be"),
         ({"levels": []}, "levels must be"),
+        ({"blocks": []}, "blocks must be some of 0, 1, 2, 3, or None"),
+        ({"blocks": [1, 4]}, "blocks must be some of 0, 1, 2, 3, or None"),
+        ({"pooling": 0.5}, "pooling must be a finite exponent of at least 1, got 0.5"),
+        ({"pooling": float("inf")}, "pooling must be a finite exponent"),
         ({"epsilon": 0}, "epsilon must be positive"),
         ({"discriminator": {"depth": 3}}, "does not describe a bundle"),
         ({"files": {}}, "does not describe a bundle"),
@@ -181,6 +188,17 @@ def test_a_wrong_config_is_refused(folder, changes, message):
     _edit_config(folder, **changes)
     with pytest.raises(BundleError, match=message):
         load_bundle(folder)
+
+
+def test_a_bundle_of_the_first_schema_counts_all_layers_and_pools_by_the_root_mean_square(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["blocks"], config["pooling"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="blocks"):
+        load_bundle(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"schema_version": 1}))
+    bundle = load_bundle(folder)
+    assert (bundle.blocks, bundle.pooling) == (None, 2)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", ""])

@@ -423,6 +423,8 @@ def test_info(capsys: Capture) -> None:
         f"sha256: {metric.bundle_hash}",
         f"parameters: {parameters}",
         "levels: 0.2, 0.4, 0.4",
+        "blocks: 1, 2",
+        "pooling: 8.0",
         "  source: generator",
         "    latent_size: 8",
         "  weights: BSD-2-Clause",
@@ -444,11 +446,14 @@ def test_cite(capsys: Capture) -> None:
     assert main(["cite", "--weights", TINY_BUNDLE, "--form", "local"]) == 0
     digest = AFVDistance(TINY_BUNDLE).bundle_hash[:12]
     assert capsys.readouterr().out == (
-        f"afv_metric {__version__}, bundle tiny-bundle (sha256 {digest}), form local, levels 0.2/0.4/0.4; "
+        f"afv_metric {__version__}, bundle tiny-bundle (sha256 {digest}), form local, levels 0.2/0.4/0.4, "
+        "blocks 1/2, pooling 8; "
         f"Zhai et al., NeurIPS 2019, arXiv:1910.13101; torch {torch.__version__}\n"
     )
     assert main(["cite", "--weights", TINY_BUNDLE]) == 0
     assert "form activation," in capsys.readouterr().out
+    assert main(["cite", "--weights", TINY_BUNDLE, "--form", "fisher"]) == 0
+    assert "form fisher, levels 0.2/0.4/0.4; Zhai" in capsys.readouterr().out  # all layers, and no positions
 
 
 @pytest.mark.parametrize("arguments", [["info", "no such bundle"], ["cite", "--weights", "no such bundle"]])

@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 
 from afv_metric.comparison import Comparison
 from afv_metric.fisher import FisherEngine
-from afv_metric.forms import FORMS
+from afv_metric.forms import FORMS, POSITION_FORMS
 
 EPSILON = 0.03
 ALL = pytest.mark.parametrize("form", list(FORMS))
+POSITION = pytest.mark.parametrize("form", list(POSITION_FORMS))
 ENERGIES = pytest.mark.parametrize("energy", ["logit", "sigmoid"])
 
 
-def _comparison(discriminator, form, energy="logit", **options):
+def _comparison(discriminator, form, energy="logit", settings=(), **options):
     engine = FisherEngine(discriminator.baked(), energy)
     statistics = make_statistics(discriminator, energy)
-    return Comparison(engine, FORMS[form](engine, statistics, EPSILON).double(), **options), statistics
+    return Comparison(engine, FORMS[form](engine, statistics, EPSILON, *settings).double(), **options), statistics
 
 
 @given(
@@ -68,18 +69,31 @@ def test_local_is_accurate_for_images_that_are_nearly_equal():
     form = comparison.form
     engine = comparison.engine
     pair = [next(s for s in engine.signals(engine(image)) if s.layer == 0) for image in (first, second)]
-    ours = form.map(0, *(form.describe(engine, one) for one in pair)).sum() * form.layer_count
+    ours = form.map(0, *(form.describe(engine, one) for one in pair)).sum() * len(form.layers)
     torch.testing.assert_close(ours, exact, rtol=1e-3, atol=0)
 
 
-def test_activation_is_the_distance_of_whitened_directions():
+@pytest.mark.parametrize("pooling", [1, 2.5, 8])
+@pytest.mark.parametrize("blocks", [None, (0,), (1, 2)])
+def test_pooling_and_blocks_of_local(pooling, blocks):
     discriminator = make_discriminator()
-    comparison, statistics = _comparison(discriminator, "activation")
+    comparison, statistics = _comparison(discriminator, "local", settings=(pooling, blocks))
+    first, second = make_images(1, seed=1), make_images(1, seed=2)
+    maps = oracle.local_maps(discriminator, first, second, statistics, EPSILON)
+    expected = oracle.pool(oracle.layers_of(maps, blocks), pooling)
+    torch.testing.assert_close(comparison(first, second)[0], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [None, (0,), (1, 2)])
+@pytest.mark.parametrize("pooling", [2, 8])
+def test_activation_is_the_distance_of_whitened_directions(pooling, blocks):
+    discriminator = make_discriminator()
+    comparison, statistics = _comparison(discriminator, "activation", settings=(pooling, blocks))
     first, second = make_images(1, seed=1), make_images(1, seed=2)
     engine = comparison.engine
     maps = []
-    pairs = zip(engine.inputs(engine(first)), engine.inputs(engine(second)), strict=True)
-    for one, other in pairs:
+    pairs = list(zip(engine.inputs(engine(first)), engine.inputs(engine(second)), strict=True))
+    for one, other in reversed(pairs):
         factor = statistics.layers[one.layer].input_factor
         root = oracle.inverse_root_matrix(factor, EPSILON) / len(factor) ** 0.5
         directions = []
@@ -87,15 +101,47 @@ def test_activation_is_the_distance_of_whitened_directions():
             vectors = signals.inputs[0].flatten(1).T @ root
             directions.append(vectors / (vectors.square().sum(1, keepdim=True) + oracle.FLOOR).sqrt())
         maps.append((directions[0] - directions[1]).square().sum(1))
-    torch.testing.assert_close(comparison(first, second)[0], oracle.pool(maps), rtol=1e-5, atol=1e-8)
+    expected = oracle.pool(oracle.layers_of(maps, blocks), pooling)
+    torch.testing.assert_close(comparison(first, second)[0], expected, rtol=1e-5, atol=1e-8)
 
 
-@ALL
+@POSITION
+def test_maps_are_those_of_the_blocks_that_count(form):
+    discriminator = make_discriminator()
+    first, second = make_images(2, seed=1), make_images(2, seed=2)
+    maps = [
+        _comparison(discriminator, form, settings=(2, blocks), spatial=True)[0](first, second)
+        for blocks in [(0, 1), (0,), (1,)]
+    ]
+    torch.testing.assert_close(maps[0], (maps[1] + maps[2]) / 2)
+
+
+@POSITION
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_high_exponent_of_pooling_loses_no_small_distance(form, weighted):
+    settings = (16, (1, 2))
+    comparison, _ = _comparison(make_discriminator(), form, settings=settings)
+    first = make_images(2, 32, 36)
+    second = first + 1e-4 * make_images(2, 32, 36, seed=2)
+    weights = make_images(2, 32, 36, 3)[:, :1] + 1 if weighted else None
+    exact = comparison(first, second, weights)
+    single, _ = _comparison(make_discriminator(), form, settings=settings)
+    single.engine.float()
+    single.form.float()
+    rounded = single(first.float(), second.float(), None if weights is None else weights.float())
+    assert (exact > 0).all()
+    assert (exact < 1e-4).all()
+    torch.testing.assert_close(rounded.double(), exact, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("form", "settings"), [*((form, ()) for form in FORMS), *((form, (8, (1, 2))) for form in POSITION_FORMS)]
+)
 @ENERGIES
 @pytest.mark.parametrize("spatial", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradients_are_those_of_finite_differences(form, energy, spatial, weighted):
-    comparison, _ = _comparison(make_discriminator(2), form, energy, spatial=spatial)
+def test_gradients_are_those_of_finite_differences(form, settings, energy, spatial, weighted):
+    comparison, _ = _comparison(make_discriminator(2), form, energy, settings, spatial=spatial)
     first, second = (make_images(2, 32, 36, seed).requires_grad_() for seed in (1, 2))
     weights = make_images(2, 32, 36, 3)[:, :1] + 1 if weighted else None
     # Fast mode: one random direction, enough to tell a wrong term in thousands of pixels.

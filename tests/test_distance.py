@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import safetensors.torch
@@ -128,8 +129,6 @@ def test_grey_is_equal_red_green_and_blue(metric):
 
 
 def test_the_finest_level_alone_is_the_distance_at_native_resolution(bundle):
-    import dataclasses
-
     first, second = _pair(2, 32, 32)
     metrics = {
         levels: AFVDistance(dataclasses.replace(bundle, levels=levels)) for levels in [(1.0,), (0.0, 1.0), (0.25, 0.75)]
@@ -155,8 +154,6 @@ def test_a_mask_of_ones_changes_nothing_and_one_of_zeros_leaves_nothing(metric):
 
 
 def test_pixels_far_from_the_mask_have_no_influence(bundle, metric):
-    import dataclasses
-
     metric = AFVDistance(dataclasses.replace(bundle, levels=(1.0,)), form=metric.form)
     first, second = _pair(1, 160, 32)
     mask = torch.zeros(1, 1, 160, 32)
@@ -174,8 +171,6 @@ def test_pixels_far_from_the_mask_have_no_influence(bundle, metric):
 
 
 def test_the_spatial_map_shows_where_images_differ(bundle, metric):
-    import dataclasses
-
     metric = AFVDistance(dataclasses.replace(bundle, levels=(1.0,)), form=metric.form, spatial=True)
     first = make_images(1, 128, 128).float() * 0.5
     second = first.clone()
@@ -216,8 +211,6 @@ def test_embeddings_of_other_sizes_or_forms_are_refused(bundle):
 
 
 def test_score_vectors_differ_by_the_fisher_distance(bundle):
-    import dataclasses
-
     metric = AFVDistance(dataclasses.replace(bundle, levels=(1.0,)), form="fisher", chunk_size=2)
     first, second = _pair(3)
     difference = metric.score_vectors(first) - metric.score_vectors(second)
@@ -321,11 +314,26 @@ def test_bad_masks_are_refused(bundle):
         AFVDistance(bundle)(images, images, mask=[1])
 
 
+@pytest.mark.parametrize("form", list(FORMS))
+def test_pooling_of_the_caller_replaces_that_of_the_bundle(bundle, form):
+    first, second = make_images(1, seed=1).float(), make_images(1, seed=2).float()
+    found = [float(AFVDistance(bundle, form=form, pooling=pooling)(first, second)) for pooling in (None, 8, 2, 1)]
+    assert found[0] == found[1]
+    if form == "fisher":
+        assert len(set(found)) == 1
+    else:
+        assert found[1] > found[2] > found[3]
+    other = AFVDistance(dataclasses.replace(bundle, pooling=2.0), form=form)
+    assert float(other(first, second)) == found[2]
+
+
 def test_bad_settings_are_refused(bundle):
     for settings, message in (
         ({"form": "l2"}, "form must be one of"),
         ({"reduction": "max"}, "reduction must be"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"pooling": 0.9}, "pooling must be a finite exponent of at least 1 or None, got 0.9"),
+        ({"pooling": float("nan")}, "pooling must be a finite exponent"),
     ):
         with pytest.raises(ValueError, match=message):
             AFVDistance(bundle, **settings)

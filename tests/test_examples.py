@@ -36,7 +36,7 @@ def target() -> torch.Tensor:
 def test_reconstruction_lowers_the_distance(
     example: dict[str, Any], target: torch.Tensor, form: Any, factor: float
 ) -> None:
-    metric = AFVDistance(TINY_BUNDLE, form=form)
+    metric = AFVDistance(TINY_BUNDLE, form=form, pooling=2)
     start = example["make_start"](target, "blur")
     image, distances = example["reconstruct"](metric, target, start, steps=60)
     assert len(distances) == 61
@@ -64,7 +64,7 @@ def test_command_writes_its_results(
     example["main"]([*arguments, "--out", str(tmp_path / "out")])
     with (tmp_path / "out" / "curve.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["step", "distance"]
+    assert header == ["step", "activation"]
     assert [int(step) for step, _ in rows] == list(range(6))
     first, last = float(rows[0][1]), float(rows[-1][1])
     assert last < first
@@ -75,6 +75,22 @@ def test_command_writes_its_results(
     assert strip.shape == (32, 3 * 40, 3)
     np.testing.assert_array_equal(strip[:, 80:], pixels)
     assert (strip[:, :40] != strip[:, 40:80]).any()
+
+
+def test_command_puts_forms_side_by_side(example: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    pixels = np.asarray(Image.open(PICTURES / "reference.png"))[:32, :32]
+    Image.fromarray(pixels).save(tmp_path / "target.png")
+    arguments = ["--steps", "3", "--weights", str(TINY_BUNDLE), "--forms", "fisher", "l2", "--out", str(tmp_path)]
+    example["main"]([str(tmp_path / "target.png"), *arguments])
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["fisher", "l2"]
+    with (tmp_path / "curve.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["step", "fisher", "l2"]
+    assert float(rows[-1][2]) < float(rows[0][2])
+    strip = np.asarray(Image.open(tmp_path / "strip.png"))
+    assert strip.shape == (32, 4 * 32, 3)
+    np.testing.assert_array_equal(strip[:, 96:], pixels)
+    assert (strip[:, 32:64] != strip[:, 64:96]).any()
 
 
 def test_pictures_are_what_the_script_draws(tmp_path: Path) -> None:

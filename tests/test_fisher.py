@@ -77,7 +77,7 @@ def test_pull_back_is_the_gradient_of_an_objective_of_the_inputs():
         inputs = {signals.layer: signals.inputs for signals in engine.inputs(engine(images))}
         objective = sum(value.sin().sum() for value in inputs.values())
     (expected,) = torch.autograd.grad(objective, images)
-    of_inputs = [inputs[layer].detach().cos() for layer in range(len(inputs))]
+    of_inputs = {layer: value.detach().cos() for layer, value in inputs.items()}
     torch.testing.assert_close(engine.pull_back(engine(images.detach()), of_inputs), expected, rtol=1e-10, atol=1e-10)
 
 

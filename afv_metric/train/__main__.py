@@ -18,7 +18,7 @@ from afv_metric.hub import DEFAULT_BUNDLE, HubError
 from afv_metric.train.card import make_card, write_card
 from afv_metric.train.distributed import LostProcessError, joined, process
 from afv_metric.train.divergence import DivergenceError
-from afv_metric.train.export import export_run
+from afv_metric.train.export import BLOCKS, LEVELS, POOLING, export_run
 from afv_metric.train.loop import StoppedError, save_grid, train
 from afv_metric.train.push import push_bundle
 from afv_metric.train.recipes import RECIPES, Recipe
@@ -64,7 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--samples", type=int, default=10_000, help="generated samples for the statistics")
     export.add_argument("--seed", type=int, default=0, help="seed of the samples")
     export.add_argument("--form", choices=list(FORMS), default="activation", help="default form of the distance")
-    export.add_argument("--levels", type=float, nargs="+", default=[1.0], help="weight of each level, finest first")
+    export.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="weight of each level, finest first")
+    export.add_argument(
+        "--blocks",
+        type=int,
+        nargs="*",
+        default=BLOCKS,
+        help="blocks whose layers count, from 0 on; all layers if empty",
+    )
+    export.add_argument("--pooling", type=float, default=POOLING, help="exponent of the pooling over positions")
     export.add_argument("--epsilon", type=float, default=0.03, help="relative floor of the whitening")
     export.add_argument("--data-name", default="", help="what the run was trained on, for the record")
     export.add_argument("--licence", default="unstated", help="licence of the weights")
@@ -192,6 +200,8 @@ def _export(options: argparse.Namespace) -> None:
             seed=options.seed,
             form=options.form,
             levels=options.levels,
+            blocks=options.blocks or None,
+            pooling=options.pooling,
             epsilon=options.epsilon,
             licence=options.licence,
             device=device,

@@ -209,11 +209,23 @@ def _facts(bundle: Bundle, chosen: str) -> str:
         ("Losses", _losses(recipe)),
         ("Weights used", _averages(recipe)),
         ("Statistics", _statistics(bundle)),
-        ("Default form", f"`{bundle.form}`; levels {levels} at scales {scales}; epsilon {bundle.epsilon:g}"),
+        (
+            "Default form",
+            f"`{bundle.form}`; levels {levels} at scales {scales}; {_counted(bundle)}; epsilon {bundle.epsilon:g}",
+        ),
         ("How that was chosen", " ".join(chosen.split())),
         ("Licence", bundle.licence.get("weights", "")),
     ]
     return _table(["", ""], [(name, text) for name, text in rows if text])
+
+
+def _counted(bundle: Bundle) -> str:
+    """What of the network counts, and how positions are pooled, in the forms that compare them one by one."""
+    if bundle.blocks is None:
+        layers = "all layers"
+    else:
+        layers = f"the layers of block{'s' if len(bundle.blocks) > 1 else ''} {', '.join(map(str, bundle.blocks))}"
+    return f"{layers} (of 0 to {len(bundle.discriminator.residual_blocks()) - 1}); pooling exponent {bundle.pooling:g}"
 
 
 def _training(training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
@@ -298,7 +310,9 @@ def _commands(bundle: Bundle, options: Sequence[str]) -> str:
     export = [
         "python -m afv_metric.train export RUN --out BUNDLE",
         f"--name {shlex.quote(bundle.name)} --samples {bundle.statistics.count} --seed {seed}",
-        f"--form {bundle.form} --levels {levels} --epsilon {bundle.epsilon:g}",
+        f"--form {bundle.form} --levels {levels}",
+        " ".join(["--blocks", *map(str, bundle.blocks or ())]),
+        f"--pooling {bundle.pooling:g} --epsilon {bundle.epsilon:g}",
     ]
     for option, text in (("data-name", bundle.training.get("data")), ("licence", bundle.licence.get("weights"))):
         export += [f"--{option} {shlex.quote(text)}"] if text else []

@@ -28,7 +28,10 @@ from afv_metric.train.distributed import process
 from afv_metric.train.recipes import Recipe
 
 __all__ = [
+    "BLOCKS",
     "GOLDEN_NAME",
+    "LEVELS",
+    "POOLING",
     "export_run",
     "find_checkpoint",
     "golden_distances",
@@ -37,6 +40,9 @@ __all__ = [
     "read_recipe",
     "sample_statistics",
 ]
+
+LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
+"""How the shipped bundle turns its network into a distance, chosen on images that people judged; see its card."""
 
 _BATCH = 100
 GOLDEN_NAME = "shake256-1"  # names the images of golden_pairs; other images get another name
@@ -186,7 +192,9 @@ def export_run(
     samples: int = 10_000,
     seed: int = 0,
     form: FormName = "activation",
-    levels: Sequence[float] = (1.0,),
+    levels: Sequence[float] = LEVELS,
+    blocks: Sequence[int] | None = BLOCKS,
+    pooling: float = POOLING,
     epsilon: float = 0.03,
     licence: str = "",
     device: str | torch.device = "cpu",
@@ -206,6 +214,8 @@ def export_run(
         seed: Seed of their latents.
         form: Default form of the distance.
         levels: Weight of each level of the image pyramid, finest first.
+        blocks: Residual blocks whose layers count in the forms ``local`` and ``activation``; all layers if None.
+        pooling: Exponent of their pooling over positions.
         epsilon: Relative floor of the whitening.
         licence: Licence of the weights.
         device: Where to compute.
@@ -245,6 +255,8 @@ def export_run(
         energy=energy,
         form=form,
         levels=tuple(levels),
+        blocks=None if blocks is None else tuple(blocks),
+        pooling=pooling,
         epsilon=epsilon,
         sampling={"source": "generator", "generator_mode": "averaged weights, evaluation mode", "seed": seed},
         training=training | {"recipe": saved["recipe"]} | dict(provenance or {}),
@@ -257,8 +269,8 @@ def export_run(
 def random_bundle(bundle: Bundle, *, samples: int = 1_000, quiet: bool = True) -> Bundle:
     """The same network at its random initialisation, to tell what training is worth.
 
-    Architecture, seed, form, levels and epsilon are those of the bundle, and the statistics are taken over samples of
-    its generator, so that nothing differs but the weights of the discriminator.
+    Architecture, seed and the definition of the distance are those of the bundle, and the statistics are taken over
+    samples of its generator, so that nothing differs but the weights of the discriminator.
 
     Args:
         bundle: A bundle with its generator and the recipe of its training.

@@ -30,6 +30,8 @@ def main() -> None:
         generator=generator,
         statistics=sample_statistics(discriminator, generator, "logit", 50, 0),
         levels=(0.2, 0.4, 0.4),
+        blocks=(1, 2),
+        pooling=8.0,
         sampling={"source": "generator", "seed": 0},
         training={"iterations": 0, "recipe": recipe},
         licence={"weights": "BSD-2-Clause"},

@@ -86,7 +86,10 @@ def test_facts(folder: Path) -> None:
     )
     assert facts["Weights used"] == "Polyak averages: discriminator 0.9995, generator 0.995 an iteration"
     assert facts["Statistics"].startswith("50 samples, source: generator")
-    assert facts["Default form"] == "`activation`; levels 0.2, 0.4, 0.4 at scales 1, 1/2, 1/4; epsilon 0.03"
+    assert facts["Default form"] == (
+        "`activation`; levels 0.2, 0.4, 0.4 at scales 1, 1/2, 1/4; the layers of blocks 1, 2 (of 0 to 3); pooling "
+        "exponent 8; epsilon 0.03"
+    )
     assert facts["How that was chosen"] == "on nothing, by heart"
     assert facts["Licence"] == "CC0-1.0, do as you like"
     assert dict(table(text, "setting")) == {f"`{name}`": str(v) for name, v in dataclasses.asdict(RECIPE).items()}
@@ -104,7 +107,7 @@ def test_the_command_makes_the_recipe_again(folder: Path, run: Path) -> None:
     assert RECIPES["imagenet"].override(assignments) == dataclasses.replace(RECIPE, iterations=700)
     assert export == (
         "python -m afv_metric.train export RUN --out BUNDLE --name tiny-bundle --samples 50 --seed 0 --form activation "
-        "--levels 0.2 0.4 0.4 --epsilon 0.03 --data-name 'Holiday pictures | of 2019' "
+        "--levels 0.2 0.4 0.4 --blocks 1 2 --pooling 8 --epsilon 0.03 --data-name 'Holiday pictures | of 2019' "
         "--licence 'CC0-1.0, do as you like'"
     )
     assert command == (

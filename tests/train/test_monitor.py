@@ -266,7 +266,9 @@ def test_agreement_with_people_is_that_of_the_metric_in_the_making(state, images
     triplets = _triplets(tmp_path)
     values = Monitor(RECIPE, *images, judged=[pairs, triplets]).measure(state)
     statistics = collect_statistics(FisherEngine(state.averaged_discriminator.baked()), [_generated(state)[1]])
-    bundle = Bundle("", state.averaged_discriminator, None, statistics, levels=(0, 0.5, 0.5))
+    bundle = Bundle(
+        "", state.averaged_discriminator, None, statistics, levels=(0, 0.67, 0.33), blocks=(1, 2), pooling=8
+    )
     for form in FORMS:
         metric = AFVDistance(bundle, form=form)
         distances = [[float(metric(_read(x), _read(y))) for y in others] for x, *others in pairs.images]

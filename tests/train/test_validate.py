@@ -193,7 +193,7 @@ def test_a_network_that_ignores_the_images(good: Bundle, tmp_path: Path) -> None
         for parameter in discriminator.parameters():
             parameter.zero_()
     bad = failed(dataclasses.replace(good, discriminator=discriminator, golden={}), tmp_path / "bundle")
-    assert bad & DISTANCES == DISTANCES - {"distance activation"}  # its first layer's input is the image itself
+    assert bad & DISTANCES == DISTANCES
 
 
 def test_reports() -> None:

@@ -175,7 +175,7 @@ class Comparison:
         if weights is not None:
             height, width = (side // self.engine.stride for side in images.shape[2:])
             weights = F.adaptive_avg_pool2d(weights, (height, width))
-        seen: Activations = self.engine(images, weights)
+        seen: Activations = self.engine(images, weights, self.form.depth)
         return seen
 
 

@@ -132,16 +132,18 @@ class FisherEngine(nn.Module):
         """Side, in pixels of the image, of one position of a layer's input."""
         return int(2 ** sum(block.pooled for block in self.blocks[: self.block_of(layer)]))
 
-    def forward(self, images: Tensor, weights: Tensor | None = None) -> Activations:
+    def forward(self, images: Tensor, weights: Tensor | None = None, depth: int | None = None) -> Activations:
         """Forward pass.
 
         Args:
             images: ``(N, 3, H, W)`` in [-1, 1]; H and W multiples of the network's stride.
             weights: Non-negative weights of the positions of the last map, ``(N, 1, h, w)``; all 1 if None.
+            depth: Number of residual blocks to go through, all if None. With fewer there is no energy: :meth:`inputs`
+                and :meth:`pull_back` take what comes back, :meth:`signals` does not.
         """
         blocks: list[BlockActivations] = []
         maps = images
-        for block in self.blocks:
+        for block in self.blocks[:depth]:
             hidden = maps if block.first else F.leaky_relu(maps, self.slope)
             hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope)
             means = (mean_of_neighbours(maps), mean_of_neighbours(hidden)) if block.pooled else (None, None)
@@ -152,7 +154,7 @@ class FisherEngine(nn.Module):
         else:
             tiny = torch.finfo(weights.dtype).tiny
             weights = weights / weights.mean((1, 2, 3), keepdim=True).clamp_min(tiny)
-        if self.energy == "logit":
+        if self.energy == "logit" or len(blocks) < len(self.blocks):
             slope, curvature = maps.new_ones(len(maps)), maps.new_zeros(len(maps))
         else:
             logits = self.discriminator.head(F.leaky_relu(maps, self.slope))
@@ -186,11 +188,13 @@ class FisherEngine(nn.Module):
 
     def inputs(self, seen: Activations) -> Iterator[Signals]:
         """The layers' inputs alone, in the same order, for what needs no delta (given as an empty tensor)."""
-        layer = len(self.layers) - 1
+        layer = 3 * len(seen.blocks)
         nothing = seen.last.new_empty(0)
-        yield Signals(layer, F.leaky_relu(seen.last, self.slope), nothing)
-        for block, (maps, hidden, _) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
+        if len(seen.blocks) == len(self.blocks):
+            yield Signals(layer, F.leaky_relu(seen.last, self.slope), nothing)
+        for maps, hidden, _ in reversed(seen.blocks):
             layer -= 3
+            block = self.blocks[self.block_of(layer)]
             yield Signals(layer + 2, maps, nothing)
             yield Signals(layer + 1, hidden, nothing)
             yield Signals(layer, maps if block.first else F.leaky_relu(maps, self.slope), nothing)
@@ -276,15 +280,16 @@ class FisherEngine(nn.Module):
             Its gradient with respect to the images, ``(N, 3, H, W)``.
         """
         head = self.discriminator.head
-        layer = len(self.layers) - 1
+        layer = 3 * len(seen.blocks)
         gradient = _given(of_inputs.get(layer), seen.last)
         if of_slope is not None:
             positions = seen.last.shape[2] * seen.last.shape[3]
             of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
             gradient = gradient + of_logits * head.weight
         gradient = self._through_activation(gradient, seen.last)
-        for block, (maps, hidden, _) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
+        for maps, hidden, _ in reversed(seen.blocks):
             layer -= 3
+            block = self.blocks[self.block_of(layer)]
             inner = _input_gradient(block.conv2, gradient) + _given(of_inputs.get(layer + 1), hidden)
             inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
             inner = inner + _given(of_inputs.get(layer), maps)

@@ -93,6 +93,7 @@ class Form(nn.Module):
 
     Attributes:
         layers: Indices of the layers that count, in the order of the forward pass.
+        depth: Number of residual blocks that have to be gone through.
         needs_delta: Whether the energy gradients are needed, or the layers' inputs alone.
         weighs_energy: Whether position weights act on the energy (and so on delta) rather than on the comparison.
     """
@@ -110,6 +111,7 @@ class Form(nn.Module):
         """
         super().__init__()
         self.layers = tuple(range(len(engine.layers)))
+        self.depth = len(engine.blocks)
 
     def describe(self, engine: FisherEngine, signals: Signals) -> Description:
         """Describe one layer of N images for :meth:`term`: tensors whose first dimension is N."""
@@ -276,6 +278,8 @@ class PositionForm(Form):
         self._head = len(engine.layers) - 1
         if blocks is not None:
             self.layers = tuple(layer for layer in self.layers if engine.block_of(layer) in blocks)
+            if not self.needs_delta:  # the energy and its gradients come from the end of the network
+                self.depth = max(blocks) + 1
         for index in self.layers:
             layer = statistics.layers[index]
             self._hold(f"input_{index}", _whitening(layer.input_factor, epsilon))

@@ -105,6 +105,15 @@ def test_activation_is_the_distance_of_whitened_directions(pooling, blocks):
     torch.testing.assert_close(comparison(first, second)[0], expected, rtol=1e-5, atol=1e-8)
 
 
+def test_blocks_behind_those_that_count_are_not_gone_through():
+    for blocks, depth in ((None, 4), ((0,), 1), ((1, 2), 3), ((2, 3), 4)):
+        comparison, _ = _comparison(make_discriminator(2), "activation", settings=(2, blocks))
+        assert len(comparison.see(make_images(1), None).blocks) == depth
+        assert [signals.layer for signals in comparison.stream(comparison.see(make_images(1), None))] == list(
+            reversed(comparison.form.layers)
+        )
+
+
 @POSITION
 def test_maps_are_those_of_the_blocks_that_count(form):
     discriminator = make_discriminator()

@@ -8,8 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["finish_file", "replacing", "replacing_folder"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["finish_file", "replacing", "replacing_folder", "save_figure"]
 
 
 def finish_file(path: Path) -> None:
@@ -86,3 +90,9 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure of matplotlib as a PNG that is the same whenever it is drawn."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

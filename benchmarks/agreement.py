@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from afv_metric.bundle import save_bundle
 from afv_metric.environment import read_versions
-from afv_metric.files import replacing
+from afv_metric.files import replacing, save_figure
 from afv_metric.forms import FORMS
 from afv_metric.train.checkpoint import checkpoints
 from afv_metric.train.export import export_run, read_recipe
@@ -153,8 +153,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for colour, row in zip(("C1", "C2", "C3"), (row for row in rows if not row.iterations), strict=True):
         axes.axhline(row.summary.mean, color=colour, ls="--", label=row.name)
     axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import afv_metric
 from afv_metric import DEFAULT_BUNDLE
-from afv_metric.files import replacing
+from afv_metric.files import replacing, save_figure
 from afv_metric.forms import FORMS
 from afv_metric.images import read_image
 from afv_metric.train.sources import IMAGE_SUFFIXES
@@ -227,8 +227,7 @@ def draw(measured: Mapping[str, Distances], path: Path) -> None:
     figure.supylabel("mean distance to the original, that of the last step = 1")
     last.axis("off")
     last.legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def report(measured: Mapping[str, Distances]) -> dict[str, dict[str, object]]:

@@ -38,7 +38,7 @@ from afv_metric.train.checkpoint import (
 from afv_metric.train.data import Rows, load_images, split_held_out
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.log import Log
-from afv_metric.train.settings import check_choices, override
+from afv_metric.train.settings import check_choices, override, refuse_changes
 
 __all__ = ["BiGANRecipe", "BiGANState", "export_run", "iterate", "train"]
 
@@ -226,7 +226,7 @@ def train(
     path = latest_checkpoint(out)
     saved = load_checkpoint(path) if path else None
     if saved:
-        _refuse_other_settings(recipe, saved.get("recipe", {}), out)
+        refuse_changes(recipe, saved.get("recipe", {}), out, {"iterations"})
     everything = load_images(data, 2 * _SIZE, quiet=quiet)
     if saved and saved["data"] != everything.fingerprint:
         raise ValueError(f"the run in {out} was begun with other images; give the same ones, or another --out")
@@ -392,17 +392,4 @@ def _refuse_not_finite(state: BiGANState, values: dict[str, float]) -> None:
     if not (all(map(math.isfinite, values.values())) and bool(weights.all())):
         raise DivergenceError(
             f"at iteration {state.iteration} a loss or a weight is not finite; begin again with lower learning rates"
-        )
-
-
-def _refuse_other_settings(recipe: BiGANRecipe, saved: dict[str, Any], out: Path) -> None:
-    differences = [
-        f"{name} was {saved.get(name)!r} and is now {value!r}"
-        for name, value in asdict(recipe).items()
-        if name != "iterations" and not name.endswith("_interval") and saved.get(name) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"the run in {out} was begun with other settings: {'; '.join(differences)}. "
-            "Give the same settings, or another --out for a new run."
         )

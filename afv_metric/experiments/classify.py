@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from afv_metric.bundle import Bundle, load_bundle
+from afv_metric.experiments.intervals import share_interval
 from afv_metric.experiments.linear import (
     Batches,
     LinearClassifier,
@@ -47,7 +47,7 @@ from afv_metric.experiments.linear import (
 )
 from afv_metric.experiments.supervised import classify_images, crop_and_flip, supervised_network, train_supervised
 from afv_metric.features import Features, PixelFeatures, PooledFeatures, ScoreFeatures, UInt8Images, extract, store
-from afv_metric.files import replacing
+from afv_metric.files import replacing, save_figure
 from afv_metric.hub import DEFAULT_BUNDLE
 from afv_metric.networks import DiscriminatorConfig
 from afv_metric.train.data import ImageSet, Rows, draw_images, load_images
@@ -376,7 +376,7 @@ def _classify_features(
             size=size,
             train_accuracy=of_train / len(train.labels),
             test_accuracy=of_test / len(test.labels),
-            interval=_interval(of_test, len(test.labels)),
+            interval=share_interval(of_test, len(test.labels)),
             processor_minutes=(extraction + fit.seconds) / 60,
             penalty=fit.penalty,
             dropout=fit.dropout,
@@ -468,7 +468,7 @@ def _classify_supervised(
         size=sum(parameter.numel() for parameter in network.parameters()),
         train_accuracy=of_train / len(train.labels),
         test_accuracy=of_test / len(test.labels),
-        interval=_interval(of_test, len(test.labels)),
+        interval=share_interval(of_test, len(test.labels)),
         processor_minutes=(time.process_time() - started) / 60,
         penalty=None,
         dropout=None,
@@ -476,12 +476,6 @@ def _classify_supervised(
         epochs=settings.supervised_epochs,
         compared=[],
     )
-
-
-def _interval(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share, by Wilson."""
-    found = binomtest(right, count).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -508,8 +502,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set(xscale="log", xlabel="features (supervised: parameters)", ylabel="test accuracy")
     axes.margins(x=0.15)
     axes.grid(alpha=0.25)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

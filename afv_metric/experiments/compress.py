@@ -43,7 +43,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from afv_metric.bundle import Bundle, load_bundle
 from afv_metric.experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
 from afv_metric.features import ScoreFeatures, Sketch, UInt8Images, extract, store
-from afv_metric.files import replacing
+from afv_metric.files import replacing, save_figure
 from afv_metric.hub import DEFAULT_BUNDLE, sha256_of
 from afv_metric.train.data import draw_images, load_images, square_image
 
@@ -588,6 +588,5 @@ def _draw_recall(record: dict[str, Any], path: Path) -> str | None:
     axes.set(xlabel="bytes an image", ylabel="recall", ylim=(0, 1.03))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", framealpha=1)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, path)
     return path.name

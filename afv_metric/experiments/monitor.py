@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afv_metric.files import replacing
+from afv_metric.files import save_figure
 from afv_metric.train.data import draw_images, load_images, split_held_out
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.log import read_records
@@ -249,8 +249,7 @@ def draw(figure: Figure, runs: Sequence[Run], path: Path) -> None:
         axes.grid(alpha=0.25)
     handles, labels = picture.axes[0].get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
-    with replacing(path) as temporary:
-        picture.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    save_figure(picture, path)
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

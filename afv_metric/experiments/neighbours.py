@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.stats import binomtest
 from torch import Tensor
 
 from afv_metric.bundle import load_bundle
+from afv_metric.experiments.intervals import share_interval
 from afv_metric.features import Features, PixelFeatures, ScoreFeatures, UInt8Images, extract
 from afv_metric.files import replacing
 from afv_metric.hub import DEFAULT_BUNDLE
@@ -404,8 +404,7 @@ def _agree(rows: Tensor, of_gallery: Tensor, expected: Tensor) -> dict[str, Any]
 
 
 def _accuracy(right: Tensor) -> dict[str, Any]:
-    found = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return {"share": float(right.double().mean()), "interval": (float(found.low), float(found.high))}
+    return {"share": float(right.double().mean()), "interval": share_interval(int(right.sum()), len(right))}
 
 
 def _are_equal(queries: Tensor, others: Tensor) -> Tensor:

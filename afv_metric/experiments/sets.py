@@ -34,7 +34,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.bundle import Bundle, load_bundle
-from afv_metric.files import replacing
+from afv_metric.files import replacing, save_figure
 from afv_metric.fisher import FisherEngine
 from afv_metric.hub import DEFAULT_BUNDLE
 from afv_metric.images import to_network_range
@@ -446,8 +446,7 @@ def _draw_classes(names: Sequence[str], corrected: FloatArray, joined: FloatArra
                 colour = "white" if value < middle else "black"
                 matrix.text(column, row, _short(value), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=matrix, label="Fisher distance without bias")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _short(value: float) -> str:
@@ -506,5 +505,4 @@ def _draw_bias(halves: Mapping[int, Sequence[SetComparison]], record: Mapping[st
         axes.set(xlabel="images a set, n")
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, path)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from afv_metric.bundle import Bundle, load_bundle
-from afv_metric.files import replacing
+from afv_metric.files import replacing, save_figure
 from afv_metric.hub import sha256_of
 from afv_metric.train.export import read_recipe
 from afv_metric.train.log import read_records
@@ -416,8 +416,7 @@ def _draw_curves(stats: list[Record], monitors: list[Record], path: Path) -> Non
             axes.plot([line["iteration"] for line in some], [line[key] for line in some], label=key, linewidth=1)
         axes.set(title=title, xlabel="iteration")
         axes.legend(fontsize=6)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _keys(lines: list[Record], prefixes: tuple[str, ...]) -> list[str]:

@@ -45,6 +45,7 @@ from afv_metric.train.losses import discriminator_loss, generator_loss, gradient
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
+from afv_metric.train.settings import refuse_changes
 from afv_metric.train.state import State
 
 __all__ = ["StoppedError", "iterate", "save_grid", "train"]
@@ -115,7 +116,7 @@ def train(
     path = latest_checkpoint(out)
     saved = load_checkpoint(path) if path else None
     if saved:
-        _refuse_other_settings(recipe, saved["recipe"])
+        refuse_changes(recipe, saved["recipe"], out, {"name", "iterations", "keep_best", "monitor_samples"})
     everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet or rank > 0)
     if held_out:
         images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet or rank > 0)
@@ -315,20 +316,6 @@ def _load_in_turns(data: Paths, size: int, cache: str | Path | None, quiet: bool
     if processes > 1 and rank == 0:
         distributed.barrier()
     return images
-
-
-def _refuse_other_settings(recipe: Recipe, saved: dict[str, Any]) -> None:
-    free = {"name", "iterations", "keep_best", "monitor_samples"}
-    differences = [
-        f"{name} was {saved.get(name)!r} and is now {value!r}"
-        for name, value in asdict(recipe).items()
-        if name not in free and not name.endswith("_interval") and saved.get(name) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"the run was begun with other settings: {'; '.join(differences)}. "
-            "Give the same settings, or another --out for a new run."
-        )
 
 
 def _advice(out: Path) -> str:

@@ -14,7 +14,6 @@ from afv_metric.train.validate import validate_bundle
 __all__ = ["Push", "push_bundle"]
 
 _NEEDED = ("README.md", "config.json", "generator.safetensors", "model.safetensors")
-_IMAGES = ("curves.png", "samples.png")
 _REPOSITORY = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -28,7 +27,7 @@ class Push:
         endpoint: Address of the hub.
         private: Whether the repository is private if it is made.
         files: Sizes in bytes of the files that go, by name.
-        left_out: Names of what else the folder holds.
+        left_out: Names of what else the folder holds; pictures go along if the card shows them.
         commit: Hash of the commit; empty for a dry run.
 
     Example:
@@ -106,7 +105,8 @@ def push_bundle(
     if not report.passed:
         raise BundleError(f"the bundle is not valid, and was not uploaded:\n{report}")
 
-    names = sorted(path.name for path in folder.iterdir() if path.name in _NEEDED + _IMAGES)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    names = sorted(path.name for path in folder.iterdir() if path.name in _NEEDED or f"]({path.name})" in card)
     files = {name: (folder / name).stat().st_size for name in names}
     left_out = tuple(sorted(path.name for path in folder.iterdir() if path.name not in files))
     branch = revision or constants.DEFAULT_REVISION

@@ -59,7 +59,7 @@ class Recipe:
     """
 
     name: str = "imagenet"
-    width: int = 48
+    width: int = 64
     generator_width: int = 24
     latent_size: int = 128
     image_size: int = 32
@@ -72,7 +72,7 @@ class Recipe:
     noise_std: float = 0.01
     r1: float = 0.0
     augmentation: Literal["none", "flip", "paper", "multiscale"] = "multiscale"
-    negatives: float = 0.5
+    negatives: float = 0.0
     batch_size: int = 64
     generator_steps: int = 1
     discriminator_steps: int = 1
@@ -159,7 +159,7 @@ _PUBLISHED = Recipe(
 )
 """The published hyper-parameters; the authors' released model is 256 wide, with latents of 256."""
 
-_CIFAR = replace(Recipe(), augmentation="paper", negatives=0.0, held_out=0.1)
+_CIFAR = replace(Recipe(), width=48, augmentation="paper", held_out=0.1)
 
 RECIPES = {
     recipe.name: recipe
@@ -171,7 +171,15 @@ RECIPES = {
         replace(_CIFAR, name="cifar10"),
         replace(_CIFAR, name="cifar100"),
         replace(_CIFAR, name="cifar10+100"),
-        replace(Recipe(), name="folder", iterations=5_000, held_out=0.1, monitor_interval=500, sample_interval=500),
+        replace(
+            Recipe(),
+            name="folder",
+            negatives=0.5,
+            iterations=5_000,
+            held_out=0.1,
+            monitor_interval=500,
+            sample_interval=500,
+        ),
     )
 }
 """Recipes by name: ``imagenet`` regenerates the shipped bundle, ``imagenet-paper`` has the published settings,

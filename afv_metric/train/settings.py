@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-__all__ = ["check_choices", "override"]
+__all__ = ["check_choices", "override", "refuse_changes"]
 
 _Settings = TypeVar("_Settings")
 
@@ -45,6 +46,30 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
             raise ValueError(f"expected NAME=VALUE with one of the settings {known}; got {assignment!r}")
         changes[name] = _parse(name, text, kinds[name])
     return replace(settings, **changes)  # type: ignore[type-var]
+
+
+def refuse_changes(settings: Any, saved: Mapping[str, Any], run: Path, free: Collection[str]) -> None:
+    """See that a run goes on with the settings that it was begun with.
+
+    Args:
+        settings: A dataclass: the settings asked for.
+        saved: Those of the run.
+        run: Its folder.
+        free: Names of those that may change; so may all intervals.
+
+    Raises:
+        ValueError: If others have changed.
+    """
+    differences = [
+        f"{name} was {saved.get(name)!r} and is now {value!r}"
+        for name, value in asdict(settings).items()
+        if name not in free and not name.endswith("_interval") and saved.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"the run in {run} was begun with other settings: {'; '.join(differences)}. "
+            "Give the same settings, or another --out for a new run."
+        )
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:

@@ -23,7 +23,7 @@ from afv_metric.hub import sha256_of
 from afv_metric.train.push import push_bundle
 
 TOKEN = "hf_secret"
-FILES = {"README.md", "config.json", "generator.safetensors", "model.safetensors"}
+FILES = {"README.md", "config.json", "generator.safetensors", "model.safetensors", "portrait.png"}
 
 # The client reads its environment when it is imported, so it gets a process of its own: one for all tests, because
 # importing torch takes longer than all the rest here. A bundle is validated at its first push only.
@@ -106,11 +106,13 @@ def client(worker: subprocess.Popen[str]) -> Client:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a card that the hub accepts, and with a file that is nobody's business."""
+    """A bundle with a card that the hub accepts, and with files that are nobody's business."""
     folder = Path(shutil.copytree(TINY_BUNDLE, tmp_path_factory.mktemp("bundles") / "bundle"))
     (folder / "README.md").write_text(
-        "---\nlicense: bsd-2-clause\n---\n\n# tiny-bundle\n\nRandom weights, for tests.\n"
+        "---\nlicense: bsd-2-clause\n---\n\n# tiny-bundle\n\nRandom weights, for tests.\n\n![it](portrait.png)\n"
     )
+    (folder / "portrait.png").write_bytes(b"a picture of the card")
+    (folder / "private.png").write_bytes(b"another picture")
     (folder / "thesis.tex").write_text("not yet published")
     return folder
 
@@ -120,7 +122,7 @@ def test_what_is_pushed_can_be_used(server: HubServer, client: Client, folder: P
     dry = client("push", folder, "owner/name", dry_run=True)
     assert dry["text"].startswith(f"would upload to {server.endpoint}/owner/name, branch main")
     assert dry["files"] == sizes
-    assert dry["left_out"] == ["thesis.tex"]
+    assert dry["left_out"] == ["private.png", "thesis.tex"]
     assert server._commits == {}
 
     push = client("push", folder, "owner/name")

@@ -1,16 +1,18 @@
-"""How agreement with people grows with training: the kept checkpoints of a run, its random start, L2 and SSIM.
+"""How agreement with people grows with training: checkpoints and bundles beside their random start, L2 and SSIM.
 
-    python benchmarks/agreement.py RUN --root DIR --pairs FILE.csv [FILE.csv ...] [--form activation] [--limit 500]
-        [--checkpoints ITERATION ...] [--samples 3000] [--teraflops 10] [--picture FILE.png] [--json FILE] [--quiet]
+    python benchmarks/agreement.py RUN [RUN | BUNDLE ...] --root DIR --pairs FILE.csv [FILE.csv ...]
+        [--forms activation] [--by-level] [--limit 500] [--checkpoints ITERATION ...] [--samples 3000]
+        [--teraflops 10] [--picture FILE.png] [--json FILE] [--quiet]
 
-Each checkpoint becomes a bundle with the settings of ``python -m afv_metric.train export`` and is scored as
+Each kept checkpoint becomes a bundle with the settings of ``python -m afv_metric.train export`` and is scored as
 ``python -m bapps_eval`` scores it. The table, Markdown, gives every set, their mean and how far that is above the same
-network at its random initialisation, with 95 % bootstrap intervals over the items.
+network (of the last checkpoint or bundle) at its random initialisation in the same form, with 95 % bootstrap intervals
+over the items; with ``--by-level`` also each level of the image pyramid alone.
 
-Two extrapolations to the 800,000 iterations of the paper follow, which are arithmetic and no measurements: what the
-mean would be if every doubling of the iterations went on adding what it added in this run (a straight line over the
-logarithm, by least squares), and how long they would take at the speed of the run and on a GPU that sustains so many
-teraflops (``--teraflops``), from the products and sums counted in one iteration.
+For a run two extrapolations to the 800,000 iterations of the paper follow, which are arithmetic and no measurements:
+what the mean of the first form would be if every doubling of the iterations went on adding what it added in this run (a
+straight line over the logarithm, by least squares), and how long they would take at the speed of the run and on a GPU
+that sustains so many teraflops (``--teraflops``), from the products and sums counted in one iteration.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ import importlib.util
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +33,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from afv_metric.bundle import save_bundle
+from afv_metric.bundle import Bundle, load_bundle, save_bundle
 from afv_metric.environment import read_versions
 from afv_metric.files import replacing, save_figure
 from afv_metric.forms import FORMS
@@ -46,6 +49,7 @@ from bapps_eval.report import format_interval, format_number
 from bapps_eval.scores import Summary, summarise
 
 PUBLISHED_ITERATIONS = 800_000
+Distances = list[NDArray[np.float64]]
 CPU = torch.device("cpu")
 
 
@@ -54,51 +58,78 @@ class Row(NamedTuple):
 
     Attributes:
         name: What was measured.
-        iterations: Iterations of training; None where there is no training.
+        form: Form of the distance; empty for L2 and SSIM.
+        iterations: Iterations of training, with the bundle's own levels; None where there is none of that.
         hours: Hours of training.
         summary: Scores on the sets; differences are to the random initialisation.
     """
 
     name: str
+    form: str
     iterations: int | None
     hours: float | None
     summary: Summary
 
 
-def measure_run(
-    run: Path, chosen: Sequence[int], sets: Sequence[JudgedSet], form: str, samples: int, quiet: bool
-) -> list[Row]:
-    """Score checkpoints of a run, oldest first, then the random initialisation, L2 and SSIM.
+def read_bundles(sources: Sequence[Path], chosen: Collection[int] | None, samples: int) -> Iterator[Bundle]:
+    """The bundles of bundle folders, and of the checkpoints of runs, oldest first.
 
     Args:
-        run: Folder of the run.
-        chosen: Iterations of the checkpoints.
-        sets: What people judged.
-        form: Form of the distance.
+        sources: Folders of runs and of bundles.
+        chosen: Iterations of the checkpoints; all if None.
         samples: Generated samples for the statistics of each checkpoint.
-        quiet: Show no progress bar.
+    """
+    for source in sources:
+        if (source / "config.json").exists():
+            yield load_bundle(source, generator=True)
+        for iteration in checkpoints(source):
+            if chosen is None or iteration in chosen:
+                yield export_run(
+                    source, f"{source.name}-{iteration}", checkpoint=iteration, samples=samples, quiet=True
+                )
+
+
+def measure_all(
+    bundles: Iterable[Bundle], sets: Sequence[JudgedSet], forms: Sequence[str], by_level: bool, quiet: bool
+) -> list[Row]:
+    """Score bundles in some forms, then the random initialisation of the last, L2 and SSIM.
+
+    Args:
+        bundles: The bundles, with their generators.
+        sets: What people judged.
+        forms: Forms of the distance.
+        by_level: Whether to score each level alone, too.
+        quiet: Show no progress.
     """
     known: list[tuple[str, int | None, float | None]] = []
-    distances: list[list[NDArray[np.float64]]] = []
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(chosen) + 1, disable=quiet, unit="checkpoint") as bar:
-        for iteration in chosen:
-            bundle = export_run(run, f"{iteration}", checkpoint=iteration, samples=samples, quiet=True)
-            place = save_bundle(bundle, Path(folder) / bundle.name)
-            distances += measure(make_metrics([f"afv:{form}"], Choice([str(place)])), sets)
-            known.append((f"{iteration:,} iterations", iteration, bundle.training["hours"]))
-            bar.update()
-        rivals = make_metrics([f"afv-random:{form}", "l2", "ssim"], Choice([str(place)]))
-        distances = measure(rivals, sets) + distances
-        bar.update()
-    random, l2, ssim, *trained = summarise(sets, distances)
-    rows = [Row(*facts, summary) for facts, summary in zip(known, trained, strict=True)]
-    rivals_rows = zip(("random initialisation", "L2", "SSIM"), (random, l2, ssim), strict=True)
-    return [*rows, *(Row(name, None, None, summary) for name, summary in rivals_rows)]
+    distances: dict[str, list[Distances]] = {form: [] for form in forms}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, bundle in enumerate(tqdm(bundles, disable=quiet, unit="bundle")):
+            known.append((bundle.name, bundle.training.get("iterations"), bundle.training.get("hours")))
+            variants = [bundle]
+            for level in range(len(bundle.levels) if by_level else 0):
+                known.append((f"{bundle.name}, level {level} alone", None, None))
+                variants.append(replace(bundle, levels=(*[0.0] * level, 1.0)))
+            places = [str(save_bundle(some, Path(folder) / f"{number}-{k}")) for k, some in enumerate(variants)]
+            for form in forms:
+                distances[form] += measure(make_metrics([f"afv:{form}"], Choice(places)), sets)
+        random = measure(make_metrics([f"afv-random:{form}" for form in forms], Choice(places[:1])), sets)
+        others = measure(make_metrics(["l2", "ssim"], Choice()), sets)
+    rows = []
+    for index, form in enumerate(forms):
+        of_random, *of_known = summarise(sets, [random[index], *distances[form], *others])
+        facts: list[tuple[str, str, int | None, float | None]]
+        facts = [(name, form, iterations, hours) for name, iterations, hours in known]
+        facts += [("L2", "", None, None), ("SSIM", "", None, None)]
+        of_form = [Row(*fact, summary) for fact, summary in zip(facts, of_known, strict=True)]
+        rows += of_form if index == 0 else of_form[:-2]
+        rows.append(Row("random initialisation", form, None, None, of_random))
+    return rows
 
 
 def format_table(rows: Sequence[Row], sets: Sequence[JudgedSet]) -> str:
     """The rows as a Markdown table."""
-    lines = [["", "hours", *(judged.name for judged in sets), "mean", "above random"]]
+    lines = [["", "form", "hours", *(judged.name for judged in sets), "mean", "above random"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
         summary = row.summary
@@ -106,6 +137,7 @@ def format_table(rows: Sequence[Row], sets: Sequence[JudgedSet]) -> str:
         lines.append(
             [
                 row.name,
+                row.form,
                 "" if row.hours is None else f"{row.hours:.2f}",
                 *map(format_number, summary.scores),
                 f"{format_number(summary.mean)} {format_interval(summary.interval)}",
@@ -139,8 +171,23 @@ def count_operations(recipe: Recipe) -> int:
     return int(counter.get_total_flops())
 
 
+def extrapolate(run: Path, rows: Sequence[Row], teraflops: float) -> Iterator[str]:
+    """Lines on what the published number of iterations would take, and bring."""
+    last = [row for row in rows if row.iterations and row.hours is not None][-1]
+    assert last.iterations
+    assert last.hours is not None
+    operations = count_operations(read_recipe(json.loads((run / "recipe.json").read_text())))
+    exaflop = operations * PUBLISHED_ITERATIONS / 1e18
+    here, there = last.hours / last.iterations * PUBLISHED_ITERATIONS, exaflop * 1e6 / teraflops / 3600
+    yield f"{run.name}: {operations / 1e9:.1f} GFLOP an iteration; {PUBLISHED_ITERATIONS:,} take {exaflop:.3f} EFLOP,"
+    yield f"{here:.0f} hours at the speed of this run, {there:.1f} GPU hours at {teraflops:g} TFLOP/s (assumed)"
+    if len([row for row in rows if row.iterations]) > 1:
+        slope, end = growth(rows)
+        yield f"{slope:+.4f} a doubling; {format_number(end)} at {PUBLISHED_ITERATIONS:,} iterations if that went on"
+
+
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the mean over the hours of training."""
+    """Draw the mean of the first form over the hours of training."""
     from matplotlib.figure import Figure
 
     figure = Figure((6, 4), layout="constrained")
@@ -150,8 +197,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     low, high = zip(*(summary.interval for _, summary in trained), strict=True)
     axes.fill_between(hours, low, high, alpha=0.15, lw=0)
     axes.plot(hours, [summary.mean for _, summary in trained], marker="o", label="this run")
-    for colour, row in zip(("C1", "C2", "C3"), (row for row in rows if not row.iterations), strict=True):
-        axes.axhline(row.summary.mean, color=colour, ls="--", label=row.name)
+    for number, row in enumerate(row for row in rows if row.hours is None):
+        axes.axhline(row.summary.mean, color=f"C{number + 1}", ls="--", label=row.name)
     axes.legend()
     save_figure(figure, path)
 
@@ -159,23 +206,23 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Agreement with people over the training of a run.")
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="RUN|BUNDLE", help="folders of runs and of bundles")
     parser.add_argument("--root", type=Path, action="append", default=[], help="sets in the layout of BAPPS")
     parser.add_argument("--pairs", type=Path, nargs="+", default=[], help="CSV files of judged pairs")
-    parser.add_argument("--form", choices=list(FORMS), default="activation", help="of the distance (activation)")
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=["activation"], help="default: activation")
+    parser.add_argument("--by-level", action="store_true", help="score each level alone, too")
     parser.add_argument("--limit", type=int, help="items of each set, evenly spread; all if not given")
     parser.add_argument("--checkpoints", type=int, nargs="+", help="iterations; all that are kept if not given")
     parser.add_argument("--samples", type=int, default=3_000, help="generated samples for the statistics (3000)")
     parser.add_argument("--teraflops", type=float, default=10, help="what a GPU is assumed to sustain (10)")
-    parser.add_argument("--picture", type=Path, help="draw the curve into this PNG")
+    parser.add_argument("--picture", type=Path, help="draw the curve of a run into this PNG")
     parser.add_argument("--json", type=Path, help="write the numbers")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
-    kept = checkpoints(options.run)
-    chosen = sorted(options.checkpoints or kept)
-    missing = [iteration for iteration in chosen if iteration not in kept]
-    if missing or not chosen:
-        parser.error(f"{options.run} keeps the checkpoints {', '.join(map(str, kept)) or 'of no iteration'}")
+    for source in options.sources:
+        kept = checkpoints(source)
+        if not (source / "config.json").exists() and not (set(options.checkpoints or kept) & set(kept)):
+            parser.error(f"{source} keeps the checkpoints {', '.join(map(str, kept)) or 'of no iteration'}")
     if not options.root and not options.pairs:
         parser.error("give sets with --root DIR, --pairs FILE.csv or both")
     if options.picture and importlib.util.find_spec("matplotlib") is None:
@@ -186,28 +233,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = [judged.limited(options.limit) for judged in sets] if options.limit else sets
     versions = read_versions()
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    rows = measure_run(options.run, chosen, sets, options.form, options.samples, options.quiet)
+    bundles = read_bundles(options.sources, options.checkpoints, options.samples)
+    rows = measure_all(bundles, sets, options.forms, options.by_level, options.quiet)
     print(format_table(rows, sets))
-    recipe = read_recipe(json.loads((options.run / "recipe.json").read_text()))
-    operations = count_operations(recipe)
-    exaflop = operations * PUBLISHED_ITERATIONS / 1e18
-    last = [row for row in rows if row.iterations][-1]
-    assert last.iterations
-    assert last.hours is not None
-    here = last.hours / last.iterations * PUBLISHED_ITERATIONS
-    print(f"\n{operations / 1e9:.1f} GFLOP an iteration; {PUBLISHED_ITERATIONS:,} iterations: {exaflop:.3f} EFLOP,")
-    print(
-        f"{here:.0f} hours at the speed of this run, {exaflop * 1e6 / options.teraflops / 3600:.1f} GPU hours at ",
-        end="",
-    )
-    print(f"{options.teraflops:g} TFLOP/s (assumed)")
-    if len(chosen) > 1:
-        slope, end = growth(rows)
-        print(f"{slope:+.4f} a doubling; {format_number(end)} at {PUBLISHED_ITERATIONS:,} iterations if that went on")
+    first = [row for row in rows if row.form in ("", options.forms[0])]
+    for run in (source for source in options.sources if checkpoints(source)):
+        print(
+            "\n".join(
+                extrapolate(run, [row for row in first if row.name.rpartition("-")[0] == run.name], options.teraflops)
+            )
+        )
     if options.picture:
-        draw(rows, options.picture)
+        draw(first, options.picture)
     if options.json:
-        content = {"versions": versions, "sets": [judged.name for judged in sets], "operations": operations}
+        content: dict[str, Any] = {"versions": versions, "sets": [judged.name for judged in sets]}
         content["rows"] = [{**row._asdict(), "summary": vars(row.summary)} for row in rows]
         with replacing(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

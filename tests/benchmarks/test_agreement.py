@@ -24,6 +24,7 @@ from afv_metric.train.state import State
 from bapps_eval.scores import Summary
 
 ROOT = Path(__file__).parents[2]
+TINY_BUNDLE = ROOT / "tests" / "data" / "tiny-bundle"
 RECIPE = Recipe(width=2, generator_width=2, latent_size=4, batch_size=2, precision="float32")
 
 
@@ -64,9 +65,8 @@ def test_table_and_numbers(
     script["main"]([str(run), *options])
     text = capsys.readouterr().out
     found = json.loads(results.read_text())
-    assert [row["name"] for row in found["rows"]] == [
-        "4 iterations", "16 iterations", "random initialisation", "L2", "SSIM",
-    ]  # fmt: skip
+    names = ["run-4", "run-16", "L2", "SSIM", "random initialisation"]
+    assert [row["name"] for row in found["rows"]] == names
     metric = AFVDistance(export_run(run, "x", checkpoint=4, samples=20, quiet=True))
     rows = [line.split(",") for line in pairs.read_text().splitlines()[1:]]
     images = [[read_image(pairs.parent / name) for name in row[:2]] for row in rows]
@@ -74,19 +74,31 @@ def test_table_and_numbers(
     ranks = np.argsort(np.argsort(distances))
     expected = np.corrcoef(ranks, [float(row[2]) for row in rows])[0, 1]
     assert found["rows"][0]["summary"]["mean"] == pytest.approx(expected, abs=1e-6)
-    assert found["rows"][2]["summary"]["difference"] == 0
-    assert "| 16 iterations | 4.00 | " in text
+    assert found["rows"][-1]["summary"]["difference"] == 0
+    assert "| run-16 | activation | 4.00 | " in text
     assert "200000 hours at the speed of this run" in text  # a quarter of an hour an iteration
-    operations = found["operations"]
+    operations = script["count_operations"](RECIPE)
+    assert f"run: {operations / 1e9:.1f} GFLOP an iteration" in text
     assert f"{operations * 8e5 / 1e13 / 3600:.1f} GPU hours at 10 TFLOP/s (assumed)" in text
-    assert operations == script["count_operations"](RECIPE)
     assert picture.stat().st_size > 1000
+
+
+def test_bundles_in_several_forms_and_at_each_level(
+    script: dict[str, Any], pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script["main"]([str(TINY_BUNDLE), "--pairs", str(pairs), "--forms", "local", "fisher", "--by-level", "--quiet"])
+    rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    bundle = ["tiny-bundle", *(f"tiny-bundle, level {level} alone" for level in range(3))]
+    names = [(name, "local") for name in bundle] + [("L2", ""), ("SSIM", ""), ("random initialisation", "local")]
+    names += [(name, "fisher") for name in (*bundle, "random initialisation")]
+    assert [tuple(row[1:3]) for row in rows[2:]] == names
+    assert len({tuple(row[4:6]) for row in rows[2:6]}) > 1
 
 
 def test_growth_continues_a_straight_line_over_the_logarithm(script: dict[str, Any]) -> None:
     def row(iterations: int | None, mean: float) -> Any:
         summary = Summary((mean,), mean, (0, 1), 0, (0, 1), ((0, 1),), 1, (1,), ({},))
-        return script["Row"]("", iterations, iterations, summary)
+        return script["Row"]("", "", iterations, iterations, summary)
 
     slope, end = script["growth"]([row(1_000, 0.5), row(2_000, 0.52), row(8_000, 0.56), row(None, 0.9)])
     assert slope == pytest.approx(0.02)

@@ -403,10 +403,10 @@ def test_none_of_the_three_kinds(package: Path, weights: str) -> None:
 
 
 def test_suggestion(package: Path) -> None:
-    write_bundle(package / "weights" / "tiny-imagenet-v1")
+    write_bundle(package / "weights" / "tiny-imagenet-v2")
     write_bundle(package / "weights" / "other")
-    with pytest.raises(ValueError, match=r"\('other', 'tiny-imagenet-v1'\).* mean 'tiny-imagenet-v1'\?$"):
-        hub.find_bundle("tiny_imagenet_v1")
+    with pytest.raises(ValueError, match=r"\('other', 'tiny-imagenet-v2'\).* mean 'tiny-imagenet-v2'\?$"):
+        hub.find_bundle("tiny_imagenet_v2")
 
 
 def test_file_instead_of_folder(package: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from afv_metric.train.recipes import Recipe
 def recipe():
     """The smallest run that does everything once."""
     return Recipe(
+        negatives=0.5,
         width=4,
         generator_width=4,
         latent_size=8,

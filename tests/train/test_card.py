@@ -16,7 +16,7 @@ from afv_metric.train import card
 from afv_metric.train.card import make_card, record_machine, write_card
 from afv_metric.train.recipes import RECIPES, Recipe
 
-RECIPE = Recipe(name="imagenet", width=4, generator_width=4, latent_size=8, iterations=900, r1=0.5, gamma=0.25, seed=6)
+RECIPE = Recipe(width=4, generator_width=4, latent_size=8, negatives=0.5, iterations=900, r1=0.5, gamma=0.25, seed=6)
 MACHINE = {"processor": "Z80", "instructions": "8 bit", "threads": 1, "processes": 2, "torch": "2.15.0"}
 
 
@@ -143,7 +143,7 @@ def test_curves_are_drawn(folder: Path, run: Path) -> None:
     assert "![curves of the run](curves.png)" in write_card(folder, run).read_text()
     with Image.open(folder / "curves.png") as drawn:
         colours = drawn.convert("RGB").getcolors(1 << 20)
-    assert drawn.width == 4 * 400  # losses, energies, Fisher Similarity, agreement
+    assert drawn.width == 4 * 480  # losses, energies, Fisher Similarity, agreement
     assert len(colours) > 50
     before = (folder / "curves.png").read_bytes()
     write_card(folder, run)

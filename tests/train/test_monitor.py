@@ -30,7 +30,14 @@ from bapps_eval.data import PairSet, TripletSet
 from bapps_eval.scores import agreement, rank_correlation
 
 RECIPE = Recipe(
-    width=4, generator_width=4, latent_size=8, augmentation="none", monitor_samples=60, held_out=0.1, seed=3
+    negatives=0.5,
+    width=4,
+    generator_width=4,
+    latent_size=8,
+    augmentation="none",
+    monitor_samples=60,
+    held_out=0.1,
+    seed=3,
 )
 
 

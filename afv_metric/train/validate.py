@@ -178,7 +178,7 @@ def _checks(
 def _check_card(bundle: Bundle, folder: Path) -> str:
     if not bundle.card.strip():
         raise _FailedError(f"there is no {_CARD}")
-    own = {bundle.hash, *(sha256_of(folder / file) for file in _FILES)}
+    own = {bundle.hash, str(bundle.training.get("data_fingerprint")), *(sha256_of(folder / file) for file in _FILES)}
     foreign = set(re.findall(r"\b[0-9a-f]{64}\b", bundle.card)) - own
     if foreign:
         raise _FailedError(f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again")

@@ -281,7 +281,7 @@ class FisherEngine(nn.Module):
         """
         head = self.discriminator.head
         layer = 3 * len(seen.blocks)
-        gradient = _given(of_inputs.get(layer), seen.last)
+        gradient = _plus(torch.zeros_like(seen.last), of_inputs.get(layer))
         if of_slope is not None:
             positions = seen.last.shape[2] * seen.last.shape[3]
             of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
@@ -290,12 +290,12 @@ class FisherEngine(nn.Module):
         for maps, hidden, _ in reversed(seen.blocks):
             layer -= 3
             block = self.blocks[self.block_of(layer)]
-            inner = _input_gradient(block.conv2, gradient) + _given(of_inputs.get(layer + 1), hidden)
+            inner = _plus(_input_gradient(block.conv2, gradient), of_inputs.get(layer + 1))
             inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
-            inner = inner + _given(of_inputs.get(layer), maps)
+            inner = _plus(inner, of_inputs.get(layer))
             if not block.first:
                 inner = self._through_activation(inner, maps)
-            gradient = _input_gradient(block.shortcut, gradient) + inner + _given(of_inputs.get(layer + 2), maps)
+            gradient = _plus(_input_gradient(block.shortcut, gradient) + inner, of_inputs.get(layer + 2))
         return gradient
 
     def _through_activation(self, gradient: Tensor, sign: Tensor) -> Tensor:
@@ -331,5 +331,5 @@ def _sum_of_neighbours(maps: Tensor) -> Tensor:
     return rows[..., :-1] + rows[..., 1:]
 
 
-def _given(gradient: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if gradient is None else gradient
+def _plus(gradient: Tensor, further: Tensor | None) -> Tensor:
+    return gradient if further is None else gradient + further

@@ -24,6 +24,7 @@ import math
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,19 +112,22 @@ def measure_all(
                 known.append((f"{bundle.name}, level {level} alone", None, None))
                 variants.append(replace(bundle, levels=(*[0.0] * level, 1.0)))
             places = [str(save_bundle(some, Path(folder) / f"{number}-{k}")) for k, some in enumerate(variants)]
+            found = iter(measure(make_metrics([f"afv:{form}" for form in forms], Choice(places)), sets))
             for form in forms:
-                distances[form] += measure(make_metrics([f"afv:{form}"], Choice(places)), sets)
-        random = measure(make_metrics([f"afv-random:{form}" for form in forms], Choice(places[:1])), sets)
-        others = measure(make_metrics(["l2", "ssim"], Choice()), sets)
-    rows = []
-    for index, form in enumerate(forms):
-        of_random, *of_known = summarise(sets, [random[index], *distances[form], *others])
+                distances[form] += islice(found, len(places))
+        names = [*(f"afv-random:{form}" for form in forms), "l2", "ssim"]
+        *random, l2, ssim = measure(make_metrics(names, Choice(places[:1])), sets)
+    rows: list[Row] = []
+    for form, of_random in zip(forms, random, strict=True):
         facts: list[tuple[str, str, int | None, float | None]]
         facts = [(name, form, iterations, hours) for name, iterations, hours in known]
-        facts += [("L2", "", None, None), ("SSIM", "", None, None)]
-        of_form = [Row(*fact, summary) for fact, summary in zip(facts, of_known, strict=True)]
-        rows += of_form if index == 0 else of_form[:-2]
-        rows.append(Row("random initialisation", form, None, None, of_random))
+        measured = distances[form]
+        if not rows:  # once is enough for what has no form
+            facts += [("L2", "", None, None), ("SSIM", "", None, None)]
+            measured = [*measured, l2, ssim]
+        random_summary, *summaries = summarise(sets, [of_random, *measured])
+        rows += [Row(*fact, summary) for fact, summary in zip(facts, summaries, strict=True)]
+        rows.append(Row("random initialisation", form, None, None, random_summary))
     return rows
 
 
@@ -172,7 +176,8 @@ def count_operations(recipe: Recipe) -> int:
 
 
 def extrapolate(run: Path, rows: Sequence[Row], teraflops: float) -> Iterator[str]:
-    """Lines on what the published number of iterations would take, and bring."""
+    """Lines on what the published number of iterations of a run would take, and bring, from its rows in one form."""
+    rows = [row for row in rows if row.name.rpartition("-")[0] == run.name]
     last = [row for row in rows if row.iterations and row.hours is not None][-1]
     assert last.iterations
     assert last.hours is not None
@@ -238,11 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(format_table(rows, sets))
     first = [row for row in rows if row.form in ("", options.forms[0])]
     for run in (source for source in options.sources if checkpoints(source)):
-        print(
-            "\n".join(
-                extrapolate(run, [row for row in first if row.name.rpartition("-")[0] == run.name], options.teraflops)
-            )
-        )
+        print("\n".join(extrapolate(run, first, options.teraflops)))
     if options.picture:
         draw(first, options.picture)
     if options.json:

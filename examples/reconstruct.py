@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from afv_metric import DEFAULT_BUNDLE, AFVDistance
+from afv_metric import DEFAULT_BUNDLE, AFVDistance, load_bundle
 from afv_metric.forms import FORMS
 from afv_metric.images import read_image
 
@@ -93,25 +93,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", choices=["blur", "noise"], default="blur", help="what to start from (blur)")
     parser.add_argument("--steps", type=int, default=300, help="steps of Adam (300)")
     parser.add_argument("--rate", type=float, default=0.03, help="step size at the start (0.03)")
-    parser.add_argument("--forms", nargs="+", choices=[*FORMS, "l2"], default=[None], help="default: the bundle's")
+    parser.add_argument("--forms", nargs="+", choices=[*FORMS, "l2"], help="default: the bundle's")
     parser.add_argument("--pooling", type=float, help="exponent of the pooling over positions; default: the bundle's")
     parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
 
+    bundle = load_bundle(options.weights)
     target = read_image(options.image).to(options.device) / 127.5 - 1
     start = make_start(target, options.start)
     images, curves = [start], {}
-    for form in options.forms:
-        afv = None if form == "l2" else AFVDistance(options.weights, form=form, pooling=options.pooling)
-        metric = F.mse_loss if afv is None else afv.to(options.device)
-        name = form if afv is None else afv.form
+    for form in options.forms or [bundle.form]:
+        metric = (
+            F.mse_loss if form == "l2" else AFVDistance(bundle, form=form, pooling=options.pooling).to(options.device)
+        )
         image, distances = reconstruct(metric, target, start, options.steps, options.rate)
         images.append(image)
-        curves[name] = distances
+        curves[form] = distances
         ratio = distances[0] / distances[-1] if distances[-1] else float("inf")
-        print(f"{name}: distance {distances[0]:.4g} to {distances[-1]:.4g}, {ratio:.1f} times lower")
+        print(f"{form}: distance {distances[0]:.4g} to {distances[-1]:.4g}, {ratio:.1f} times lower")
     write_results(options.out, [*images, target], curves)
 
 

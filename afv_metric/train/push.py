@@ -9,7 +9,7 @@ from pathlib import Path
 
 from afv_metric.bundle import BundleError
 from afv_metric.hub import HubError
-from afv_metric.train.validate import validate_bundle
+from afv_metric.train.validate import pictures_of, validate_bundle
 
 __all__ = ["Push", "push_bundle"]
 
@@ -105,8 +105,8 @@ def push_bundle(
     if not report.passed:
         raise BundleError(f"the bundle is not valid, and was not uploaded:\n{report}")
 
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    names = sorted(path.name for path in folder.iterdir() if path.name in _NEEDED or f"]({path.name})" in card)
+    wanted = {*_NEEDED, *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
+    names = sorted(path.name for path in folder.iterdir() if path.name in wanted)
     files = {name: (folder / name).stat().st_size for name in names}
     left_out = tuple(sorted(path.name for path in folder.iterdir() if path.name not in files))
     branch = revision or constants.DEFAULT_REVISION

@@ -175,6 +175,16 @@ def _checks(
         yield f"distance {form}", partial(_check_distance, bundle, form, images)
 
 
+def pictures_of(card: str) -> list[str]:
+    """Files of the pictures that a model card shows from its own folder.
+
+    Example:
+        >>> pictures_of("![samples](samples.png) and ![badge](https://example.org/badge.png)")
+        ['samples.png']
+    """
+    return re.findall(r"!\[[^]]*\]\(([^):]+)\)", card)
+
+
 def _check_card(bundle: Bundle, folder: Path) -> str:
     if not bundle.card.strip():
         raise _FailedError(f"there is no {_CARD}")
@@ -182,7 +192,7 @@ def _check_card(bundle: Bundle, folder: Path) -> str:
     foreign = set(re.findall(r"\b[0-9a-f]{64}\b", bundle.card)) - own
     if foreign:
         raise _FailedError(f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again")
-    images = re.findall(r"!\[[^]]*\]\(([^):]+)\)", bundle.card)
+    images = pictures_of(bundle.card)
     missing = [image for image in images if not (folder / image).is_file()]
     if missing:
         raise _FailedError(f"{_CARD} shows {', '.join(missing)}, which the folder does not hold")

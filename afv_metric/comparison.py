@@ -75,6 +75,8 @@ class Comparison:
         for signals in stream:
             if signals.layer in self.form.layers:
                 yield signals
+            if signals.layer == self.form.layers[0]:
+                return  # before the stream goes on to what nobody needs
 
     def _compare(
         self,
@@ -133,8 +135,9 @@ class Comparison:
     def _compare_joined(self, form: FisherForm, images: tuple[Tensor, Tensor], weights: Tensor | None) -> Tensor:
         """Both batches in one: with the energies of the second negated, scores add up to the difference at no copy."""
         seen = self.see(torch.cat(images), None if weights is None else torch.cat([weights, weights]))
-        ones = torch.ones_like(seen.slope[: len(images[0])])
-        seen = seen._replace(slope=seen.slope * torch.cat([ones, -ones]))
+        assert seen.end is not None
+        ones = torch.ones_like(seen.end.slope[: len(images[0])])
+        seen = seen._replace(end=seen.end._replace(slope=seen.end.slope * torch.cat([ones, -ones])))
         return torch.stack([form.compare_joined(self.engine, signals) for signals in self.stream(seen)]).sum(0)
 
     def _layer(

@@ -40,22 +40,32 @@ class BlockActivations(NamedTuple):
     means: tuple[Tensor, Tensor] | tuple[None, None]
 
 
-class Activations(NamedTuple):
-    """What a forward pass leaves behind for one chunk of N images.
+class EndActivations(NamedTuple):
+    """What a forward pass leaves behind at the end of the network, where the energy is.
 
     Attributes:
-        blocks: What it leaves in each residual block.
-        last: The last map before its activation, ``(N, C, h, w)``.
+        maps: The last map before its activation, ``(N, C, h, w)``.
         weights: Weight of each position of the last map in the energy, with mean 1 an image, ``(N, 1, h, w)``.
         slope: dE/ds of each image, ``(N,)``, s being the mean logit; 1 where the energy is the logit itself.
         curvature: The derivative of log(dE/ds) with respect to s, ``(N,)``; 0 where the energy is the logit.
     """
 
-    blocks: list[BlockActivations]
-    last: Tensor
+    maps: Tensor
     weights: Tensor
     slope: Tensor
     curvature: Tensor
+
+
+class Activations(NamedTuple):
+    """What a forward pass leaves behind for one chunk of N images.
+
+    Attributes:
+        blocks: What it leaves in each residual block that it entered.
+        end: What it leaves at the end of the network; None if it stopped before.
+    """
+
+    blocks: list[BlockActivations]
+    end: EndActivations | None
 
 
 class Signals(NamedTuple):
@@ -81,7 +91,7 @@ def mean_of_neighbours(maps: Tensor) -> Tensor:
     Mean pooling and convolution commute: a 3x3 convolution followed by 2x2 mean pooling is a 3x3 convolution of
     stride 2 over these means. The layer's score then costs 9 products a pooled position and needs no folding.
     """
-    return _sum_of_neighbours(F.pad(maps, (1, 1, 1, 1))) / 4
+    return _mean_of_inner_neighbours(F.pad(maps, (1, 1, 1, 1)))
 
 
 class FisherEngine(nn.Module):
@@ -138,14 +148,16 @@ class FisherEngine(nn.Module):
         Args:
             images: ``(N, 3, H, W)`` in [-1, 1]; H and W multiples of the network's stride.
             weights: Non-negative weights of the positions of the last map, ``(N, 1, h, w)``; all 1 if None.
-            depth: Number of residual blocks to go through, all if None. With fewer there is no energy: :meth:`inputs`
-                and :meth:`pull_back` take what comes back, :meth:`signals` does not.
+            depth: Number of residual blocks whose layers' inputs are wanted; None goes to the end of the network. What
+                comes back is then for :meth:`inputs` and :meth:`pull_back`: there is no energy for :meth:`signals`.
         """
         blocks: list[BlockActivations] = []
         maps = images
-        for block in self.blocks[:depth]:
+        for block in self.blocks:
             hidden = maps if block.first else F.leaky_relu(maps, self.slope)
-            hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope)
+            hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope, inplace=True)
+            if len(blocks) + 1 == depth:
+                return Activations([*blocks, BlockActivations(maps, hidden, (None, None))], None)
             means = (mean_of_neighbours(maps), mean_of_neighbours(hidden)) if block.pooled else (None, None)
             blocks.append(BlockActivations(maps, hidden, means))
             maps = _convolve(block.conv2, hidden, means[1]) + _convolve(block.shortcut, maps, means[0])
@@ -154,13 +166,13 @@ class FisherEngine(nn.Module):
         else:
             tiny = torch.finfo(weights.dtype).tiny
             weights = weights / weights.mean((1, 2, 3), keepdim=True).clamp_min(tiny)
-        if self.energy == "logit" or len(blocks) < len(self.blocks):
+        if self.energy == "logit":
             slope, curvature = maps.new_ones(len(maps)), maps.new_zeros(len(maps))
         else:
             logits = self.discriminator.head(F.leaky_relu(maps, self.slope))
             probability = (logits * weights).mean((1, 2, 3)).sigmoid()
             slope, curvature = probability * (1 - probability), 1 - 2 * probability
-        return Activations(blocks, maps, weights, slope, curvature)
+        return Activations(blocks, EndActivations(maps, weights, slope, curvature))
 
     def signals(self, seen: Activations, *, weighted: bool = False) -> Iterator[Signals]:
         """Backward pass of the energy, one layer at a time from the head to the first convolution.
@@ -168,13 +180,18 @@ class FisherEngine(nn.Module):
         Args:
             seen: What :meth:`forward` returned.
             weighted: Whether the positions count in the energy by their weights, or all the same.
+
+        Raises:
+            ValueError: If the forward pass stopped before the end of the network.
         """
+        if seen.end is None:
+            raise ValueError("there is no energy: the forward pass was given a depth; leave that out")
         layer = len(self.layers) - 1
-        head = self.discriminator.head
-        weights = seen.weights if weighted else torch.ones_like(seen.weights)
-        delta = (weights / self.training_positions * seen.slope[:, None, None, None]).to(seen.last.dtype)
-        yield Signals(layer, F.leaky_relu(seen.last, self.slope), delta)
-        delta = self._through_activation(delta * head.weight, seen.last)
+        head, end = self.discriminator.head, seen.end
+        weights = end.weights if weighted else torch.ones_like(end.weights)
+        delta = (weights / self.training_positions * end.slope[:, None, None, None]).to(end.maps.dtype)
+        yield Signals(layer, F.leaky_relu(end.maps, self.slope), delta)
+        delta = self._through_activation(delta * head.weight, end.maps)
         for block, (maps, hidden, means) in zip(reversed(self.blocks), reversed(seen.blocks), strict=True):
             layer -= 3
             yield Signals(layer + 2, maps, delta, means[0])
@@ -189,9 +206,9 @@ class FisherEngine(nn.Module):
     def inputs(self, seen: Activations) -> Iterator[Signals]:
         """The layers' inputs alone, in the same order, for what needs no delta (given as an empty tensor)."""
         layer = 3 * len(seen.blocks)
-        nothing = seen.last.new_empty(0)
-        if len(seen.blocks) == len(self.blocks):
-            yield Signals(layer, F.leaky_relu(seen.last, self.slope), nothing)
+        nothing = seen.blocks[0].maps.new_empty(0)
+        if seen.end is not None:
+            yield Signals(layer, F.leaky_relu(seen.end.maps, self.slope), nothing)
         for maps, hidden, _ in reversed(seen.blocks):
             layer -= 3
             block = self.blocks[self.block_of(layer)]
@@ -255,7 +272,7 @@ class FisherEngine(nn.Module):
         if self.energy == "sigmoid":
             # The score is linear in delta and, but for the bias, in the inputs: <gradient, score> is either way.
             of_slope = (spread * inputs).sum((1, 2, 3)) + (of_bias * delta.sum((2, 3))).sum(1)
-        return (_sum_of_neighbours(spread) / 4 if pooled else spread), of_slope
+        return (_mean_of_inner_neighbours(spread) if pooled else spread), of_slope
 
     def _for_score(self, signals: Signals) -> tuple[Tensor, Tensor]:
         """Inputs and delta, such that a convolution's weight gradient is the score of the mean energy."""
@@ -279,24 +296,27 @@ class FisherEngine(nn.Module):
         Returns:
             Its gradient with respect to the images, ``(N, 3, H, W)``.
         """
-        head = self.discriminator.head
         layer = 3 * len(seen.blocks)
-        gradient = _plus(torch.zeros_like(seen.last), of_inputs.get(layer))
-        if of_slope is not None:
-            positions = seen.last.shape[2] * seen.last.shape[3]
-            of_logits = (of_slope * seen.curvature)[:, None, None, None] * seen.weights / positions
-            gradient = gradient + of_logits * head.weight
-        gradient = self._through_activation(gradient, seen.last)
+        gradient: Tensor | None = None
+        if seen.end is not None:
+            maps, weights, _, curvature = seen.end
+            if of_slope is not None:
+                of_logits = (of_slope * curvature)[:, None, None, None] * weights / (maps.shape[2] * maps.shape[3])
+                gradient = of_logits * self.discriminator.head.weight
+            gradient = _sum(gradient, of_inputs.get(layer))
+            gradient = None if gradient is None else self._through_activation(gradient, maps)
         for maps, hidden, _ in reversed(seen.blocks):
             layer -= 3
             block = self.blocks[self.block_of(layer)]
-            inner = _plus(_input_gradient(block.conv2, gradient), of_inputs.get(layer + 1))
-            inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
-            inner = _plus(inner, of_inputs.get(layer))
-            if not block.first:
+            inner = _sum(None if gradient is None else _input_gradient(block.conv2, gradient), of_inputs.get(layer + 1))
+            if inner is not None:
+                inner = _input_gradient(block.conv1, self._through_activation(inner, hidden))
+            inner = _sum(inner, of_inputs.get(layer))
+            if inner is not None and not block.first:
                 inner = self._through_activation(inner, maps)
-            gradient = _plus(_input_gradient(block.shortcut, gradient) + inner, of_inputs.get(layer + 2))
-        return gradient
+            of_shortcut = None if gradient is None else _input_gradient(block.shortcut, gradient)
+            gradient = _sum(_sum(of_shortcut, inner), of_inputs.get(layer + 2))
+        return torch.zeros_like(seen.blocks[0].maps) if gradient is None else gradient
 
     def _through_activation(self, gradient: Tensor, sign: Tensor) -> Tensor:
         """Gradient before a leaky ReLU, from the one behind it and anything with the sign of the input."""
@@ -325,11 +345,14 @@ def _input_gradient(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
     return F.conv2d(gradient, layer.get_buffer("backward_kernel"), padding=layer.kernel_size[0] // 2)
 
 
-def _sum_of_neighbours(maps: Tensor) -> Tensor:
-    """Sum of every 2x2 neighbourhood, by slices: mean pooling of stride 1 has no fast kernel on the CPU."""
-    rows = maps[..., :-1, :] + maps[..., 1:, :]
-    return rows[..., :-1] + rows[..., 1:]
+def _mean_of_inner_neighbours(maps: Tensor) -> Tensor:
+    """Mean of every 2x2 neighbourhood inside the maps, by slices: pooling of stride 1 has no fast kernel on the CPU."""
+    rows = torch.lerp(maps[..., :-1, :], maps[..., 1:, :], 0.5)
+    return torch.lerp(rows[..., :-1], rows[..., 1:], 0.5)
 
 
-def _plus(gradient: Tensor, further: Tensor | None) -> Tensor:
-    return gradient if further is None else gradient + further
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Sum of two gradients, of which None is zero."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

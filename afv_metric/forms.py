@@ -93,7 +93,7 @@ class Form(nn.Module):
 
     Attributes:
         layers: Indices of the layers that count, in the order of the forward pass.
-        depth: Number of residual blocks that have to be gone through.
+        depth: Number of residual blocks whose layers' inputs are needed; None for the whole network.
         needs_delta: Whether the energy gradients are needed, or the layers' inputs alone.
         weighs_energy: Whether position weights act on the energy (and so on delta) rather than on the comparison.
     """
@@ -111,7 +111,7 @@ class Form(nn.Module):
         """
         super().__init__()
         self.layers = tuple(range(len(engine.layers)))
-        self.depth = len(engine.blocks)
+        self.depth: int | None = None
 
     def describe(self, engine: FisherEngine, signals: Signals) -> Description:
         """Describe one layer of N images for :meth:`term`: tensors whose first dimension is N."""

@@ -114,6 +114,18 @@ def test_blocks_behind_those_that_count_are_not_gone_through():
         )
 
 
+def test_the_stream_ends_before_layers_that_nobody_needs(monkeypatch):
+    comparison, _ = _comparison(make_discriminator(2), "local", settings=(2, (1, 2)))
+    consumed, signals = [], comparison.engine.signals
+    monkeypatch.setattr(
+        comparison.engine,
+        "signals",
+        lambda *args, **kwargs: (consumed.append(one.layer) or one for one in signals(*args, **kwargs)),
+    )
+    comparison(make_images(1, seed=1), make_images(1, seed=2))
+    assert min(consumed) == min(comparison.form.layers) == 3
+
+
 @POSITION
 def test_maps_are_those_of_the_blocks_that_count(form):
     discriminator = make_discriminator()

@@ -51,6 +51,30 @@ def test_scores_with_weighted_positions(energy):
     _assert_same(ours, oracle.scores(discriminator, images, energy, weights))
 
 
+def test_a_pass_that_stopped_early_has_no_energy():
+    engine = FisherEngine(make_discriminator().baked())
+    seen = engine(make_images(), depth=2)
+    assert len(seen.blocks) == 2
+    with pytest.raises(ValueError, match="no energy"):
+        next(engine.signals(seen))
+
+
+@pytest.mark.parametrize("layer", [None, *range(9)])
+def test_gradients_of_some_inputs_are_pulled_back(layer):
+    engine, images = FisherEngine(make_discriminator().baked()), make_images()
+    seen = engine(images, depth=3)
+    inputs = {signals.layer: signals.inputs for signals in engine.inputs(seen)}
+    wanted = {} if layer is None else {layer: torch.randn_like(inputs[layer])}
+    ours = engine.pull_back(seen, wanted)
+    images.requires_grad_()
+    seen = engine(images, depth=3)
+    total = sum(
+        (signals.inputs * wanted[signals.layer]).sum() for signals in engine.inputs(seen) if signals.layer in wanted
+    )
+    expected = torch.autograd.grad(total, images)[0] if wanted else torch.zeros_like(images)
+    torch.testing.assert_close(ours, expected)
+
+
 def test_float32_is_close_to_float64():
     discriminator, images = make_discriminator(8), make_images()
     exact = _scores(FisherEngine(discriminator.baked()), images)

@@ -203,11 +203,11 @@ class Monitor:
         for name, images in (self._images | {"generated": generated, "negatives": self._negatives}).items():
             total = 0.0
             for batch in self._batches(images):
-                seen = engine(batch)
-                total += float(engine.discriminator.head(F.leaky_relu(seen.last, engine.slope)).mean((1, 2, 3)).sum())
-                ends = [*(block.maps for block in seen.blocks[1:]), seen.last]
-                for index, (block, end) in enumerate(zip(seen.blocks, ends, strict=True)):
-                    for layer, maps in ((f"blocks.{index}.conv1", block.hidden), (f"blocks.{index}", end)):
+                blocks, end = engine(batch)
+                total += float(engine.discriminator.head(F.leaky_relu(end.maps, engine.slope)).mean((1, 2, 3)).sum())
+                outputs = [*(block.maps for block in blocks[1:]), end.maps]
+                for index, (block, output) in enumerate(zip(blocks, outputs, strict=True)):
+                    for layer, maps in ((f"blocks.{index}.conv1", block.hidden), (f"blocks.{index}", output)):
                         positive = maps.amax((0, 2, 3)) > 0
                         alive[layer] = positive | alive[layer] if layer in alive else positive
             values[f"energy/{name}"] = total / len(images)

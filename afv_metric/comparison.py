@@ -51,17 +51,20 @@ class Comparison:
         Args:
             first: ``(N, 3, H, W)`` or ``(1, 3, H, W)`` in [-1, 1]; H and W multiples of the engine's stride.
             second: Likewise.
-            weights: Non-negative weights of the positions, ``(N, 1, H, W)``; equal if None.
+            weights: Non-negative weights of the positions, ``(N, 1, H, W)`` or ``(1, 1, H, W)``; equal if None.
 
         Returns:
             ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable once with respect to the images.
         """
         count = max(len(first), len(second))
         differentiable = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
-        if differentiable or weights is not None:
+        if differentiable or (weights is not None and len(weights) > 1):
             first, second = (images.expand(count, -1, -1, -1) for images in (first, second))
             weights = None if weights is None else weights.expand(count, -1, -1, -1)
         if differentiable:
+            # Autograd saves no tensor that was made in inference mode.
+            first, second = (images.clone() if images.is_inference() else images for images in (first, second))
+            weights = weights.clone() if weights is not None and weights.is_inference() else weights
             values: Tensor = _Differentiable.apply(first, second, weights, self)
             return values
         return self._compare((first, second), weights).values
@@ -134,7 +137,9 @@ class Comparison:
 
     def _compare_joined(self, form: FisherForm, images: tuple[Tensor, Tensor], weights: Tensor | None) -> Tensor:
         """Both batches in one: with the energies of the second negated, scores add up to the difference at no copy."""
-        seen = self.see(torch.cat(images), None if weights is None else torch.cat([weights, weights]))
+        if weights is not None and len(weights) > 1:
+            weights = torch.cat([weights, weights])
+        seen = self.see(torch.cat(images), weights)
         assert seen.end is not None
         ones = torch.ones_like(seen.end.slope[: len(images[0])])
         seen = seen._replace(end=seen.end._replace(slope=seen.end.slope * torch.cat([ones, -ones])))

@@ -18,7 +18,7 @@ from afv_metric.comparison import Comparison
 from afv_metric.fisher import FisherEngine
 from afv_metric.forms import FORMS, POSITION_FORMS, Description, FisherForm, Form, FormName
 from afv_metric.hub import DEFAULT_BUNDLE
-from afv_metric.images import check_range, pad_to_multiple, to_network_range
+from afv_metric.images import check_range, pad_to_multiple, to_network_range, weights_of_padded
 
 __all__ = ["AFVDistance", "Embedding", "Reduction"]
 
@@ -69,7 +69,8 @@ class AFVDistance(nn.Module):
     is differentiable, once, with respect to both images. The distance of identical images is 0, with gradient 0.
 
     Precision follows ``.to(dtype)`` and autocast, and images are converted to it: float32 is within 1e-4 of float64,
-    relative; bfloat16 and autocast within 0.1. Float16 is not supported. Results are at least float32.
+    relative (on CUDA with ``torch.backends.cudnn.allow_tf32 = False``); bfloat16, also by autocast, within 0.1. Float16
+    is not supported. Results are at least float32.
 
     Args:
         weights: Name of a bundle that ships with the package, a folder, a hub id ``owner/name[@revision]``, or a
@@ -160,8 +161,9 @@ class AFVDistance(nn.Module):
                 uint8 in [0, 255]; one channel stands for grey. H and W are at least 32.
             img1: Likewise, of the same size. One image is compared with every image of a batch.
             normalize: Overrides the setting of the module.
-            mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``. Pixels farther from any positive
-                weight than the network sees have no influence. Where all are 0 the distance is 0.
+            mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``, constants for autograd. Pixels
+                farther from any positive weight than the network sees have no influence. Where all are 0 the distance
+                is 0. Not for ``spatial``: multiply the maps instead.
 
         The last row and column are repeated until all levels are whole strides of the network; these have no weight.
 
@@ -183,7 +185,10 @@ class AFVDistance(nn.Module):
                 "img0 and img1 must hold as many images, or one of them a single one; "
                 f"got {len(first)} and {len(second)}"
             )
-        weights = self._weights(first, max(len(first), len(second)), mask)
+        if self.spatial and mask is not None:
+            raise ValueError("a mask weights the mean over an image, and maps have none: multiply the maps by the mask")
+        # Places of a map that lie beyond the image are cut off; they need no weights.
+        weights = None if self.spatial else self._weights(first, max(len(first), len(second)), mask)
         comparison = Comparison(self.engine, self.compared, self.spatial, self.chunk_size)
         total: Tensor | None = None
         for (level, share, x), (_, _, y) in zip(self._pyramid(first), self._pyramid(second), strict=True):
@@ -222,13 +227,14 @@ class AFVDistance(nn.Module):
                     signals.layer: self.compared.describe(self.engine, signals)
                     for signals in comparison.stream(comparison.see(chunk, level_weights))
                 }
-                for chunk in pyramid_images.split(self.chunk_size or max(len(prepared), 1))
+                for chunk in pyramid_images.split(self.chunk_size or len(prepared))
             ]
             layers: dict[int, Description] = {
                 layer: tuple(map(torch.cat, zip(*(chunk[layer] for chunk in chunks), strict=True)))
                 for layer in chunks[0]
             }
             levels.append(EmbeddedLevel(share, level_weights, layers))
+        self._range_checked = True
         height, width = prepared.shape[2:]
         return Embedding(self.form, (height, width), levels)
 
@@ -271,7 +277,8 @@ class AFVDistance(nn.Module):
     def score_vectors(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
         """Adversarial Fisher Vectors, eq. 6 of the paper: the centred score, whitened by the diagonal information.
 
-        The mean of the squared difference of two vectors is their ``fisher`` distance at the image's own resolution.
+        The mean of the squared difference of two vectors is the ``fisher`` distance of a bundle of one level, that of
+        the images' own resolution.
 
         Args:
             images: As for :meth:`forward`.
@@ -280,11 +287,14 @@ class AFVDistance(nn.Module):
         Returns:
             ``(N, P)`` for P parameters: weights, then biases, of each layer in the order of the forward pass.
         """
-        prepared = pad_to_multiple(self._prepare(images, normalize, "images"), self.engine.stride)
+        prepared, stride = self._prepare(images, normalize, "images"), self.engine.stride
+        comparison, weights = Comparison(self.engine, self.fisher), weights_of_padded(prepared, stride)
         chunks = []
-        for chunk in prepared.split(self.chunk_size or max(len(prepared), 1)):
-            parts = [self.fisher.vector(self.engine, signals) for signals in self.engine.signals(self.engine(chunk))]
+        for chunk in pad_to_multiple(prepared, stride).split(self.chunk_size or len(prepared)):
+            stream = comparison.stream(comparison.see(chunk, weights))
+            parts = [self.fisher.vector(self.engine, signals) for signals in stream]
             chunks.append(torch.cat(parts[::-1], 1))
+        self._range_checked = True
         return torch.cat(chunks)
 
     def _prepare(self, images: Tensor, normalize: bool | None, name: str) -> Tensor:
@@ -302,10 +312,9 @@ class AFVDistance(nn.Module):
 
     def _weights(self, images: Tensor, count: int, mask: Tensor | None = None) -> Tensor | None:
         """Weights of all pixels of the padded images, or None where all are 1: what is padded has weight 0."""
-        height, width = images.shape[2:]
-        padding = (0, -width % self._multiple, 0, -height % self._multiple)
         if mask is None:
-            return F.pad(images.new_ones(1, 1, height, width), padding) if any(padding) else None
+            return weights_of_padded(images, self._multiple)
+        height, width = images.shape[2:]
         if not isinstance(mask, Tensor):
             raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
         weights = mask[None, None] if mask.ndim == 2 else mask
@@ -313,7 +322,7 @@ class AFVDistance(nn.Module):
             raise ValueError(
                 f"mask must have shape ({count}, 1, {height}, {width}) or ({height}, {width}), got {tuple(mask.shape)}"
             )
-        return F.pad(weights.to(self._like), padding)
+        return F.pad(weights.detach().to(self._like), (0, -width % self._multiple, 0, -height % self._multiple))
 
     def _pyramid(self, images: Tensor) -> Iterator[tuple[int, float, Tensor]]:
         """Levels that count, with their weights; each is the 2x2 mean of the one before."""

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from afv_metric.bundle import Bundle
 from afv_metric.files import replacing
 from afv_metric.fisher import FisherEngine, Signals
-from afv_metric.images import pad_to_multiple, to_network_range
+from afv_metric.images import pad_to_multiple, to_network_range, weights_of_padded
 from afv_metric.statistics import inverse_root
 from afv_metric.threads import compute_batches
 
@@ -132,10 +132,11 @@ class ScoreFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features of images ``(N, 3, H, W)`` in [-1, 1], on the device of the module: ``(N, size)``."""
+        weights = weights_of_padded(images, self.engine.stride)
         images = pad_to_multiple(images, self.engine.stride)
-        seen = self.engine(images)
+        seen = self.engine(images, None if weights is None else F.avg_pool2d(weights, self.engine.stride))
         result = (images.new_zeros if self.sketches else images.new_empty)(len(images), self.size)
-        for signals in self.engine.signals(seen):
+        for signals in self.engine.signals(seen, weighted=True):
             if self.sketches:
                 vectors = images.new_empty(len(images), len(self.get_buffer(f"roots_{signals.layer}")))
                 result += self.sketches[signals.layer](self._whiten(signals, vectors))

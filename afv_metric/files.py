@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,7 @@ __all__ = ["finish_file", "replacing", "replacing_folder", "save_figure"]
 
 
 def finish_file(path: Path) -> None:
-    """Flush a file to the disk, and give it the permissions of an ordinary new file; temporary ones are private."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
+    """Flush a file to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -30,22 +27,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write; when the block ends well, put it in the place of ``path`` in one step.
 
     The temporary file stands in the same folder, is flushed to the disk before it is renamed, and is removed if
-    the block raises: ``path`` is afterwards either what it was or complete.
+    the block raises: ``path`` is afterwards either what it was or complete. A link stays one, to the new file; what is
+    no file, such as a pipe or ``/dev/null``, is written to directly.
 
     Example:
-        >>> folder = Path(tempfile.mkdtemp())
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
         >>> with replacing(folder / "notes.txt") as temporary:
         ...     _ = temporary.write_text("whole")
         >>> [(file.name, file.read_text()) for file in folder.iterdir()]
         [('notes.txt', 'whole')]
     """
-    path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield Path(path)
+        return
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not by tempfile, whose files nobody else may read.
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
+    temporary.touch(exist_ok=False)
+    ordinary = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(ordinary)  # what wrote it may have put a private file in its place
         finish_file(temporary)
         temporary.replace(path)
     except BaseException:
@@ -61,7 +65,8 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     block raises, it is what it was.
 
     Example:
-        >>> parent = Path(tempfile.mkdtemp())
+        >>> from tempfile import mkdtemp
+        >>> parent = Path(mkdtemp())
         >>> with replacing_folder(parent / "notes") as temporary:
         ...     _ = (temporary / "first.txt").write_text("whole")
         >>> [str(path.relative_to(parent)) for path in parent.rglob("*.txt")]
@@ -69,22 +74,23 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
+    temporary.mkdir()
+    ordinary = temporary.stat().st_mode & 0o666
     try:
-        temporary.chmod(0o755)
         yield temporary
         for path in temporary.iterdir():
+            path.chmod(ordinary)
             finish_file(path)
         if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old / folder.name)
+            old = temporary.with_name(f"{temporary.name}-old")
+            folder.rename(old)
             try:
                 temporary.rename(folder)
             except BaseException:
-                (old / folder.name).rename(folder)
+                old.rename(folder)
                 raise
-            finally:
-                shutil.rmtree(old)
+            shutil.rmtree(old)
         else:
             temporary.rename(folder)
     except BaseException:

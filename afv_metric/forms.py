@@ -222,7 +222,8 @@ class FisherForm(Form):
         parts = []
         for name, part in zip(("weight", "bias"), difference, strict=True):
             information = self.get_buffer(f"{name}_{layer}").flatten().square()
-            parts.append(part.flatten(start).square() @ information.to(part.dtype))
+            # Not a product of matrices, which autocast would take to a shorter type.
+            parts.append(part.flatten(start).square().mul_(information.to(part.dtype)).sum(-1))
         return (parts[0] + parts[1]) / self.parameter_count
 
     def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:

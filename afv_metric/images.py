@@ -8,11 +8,20 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["SMALLEST_SIDE", "check_range", "pad_to_multiple", "read_image", "to_network_range", "to_rgb"]
+__all__ = [
+    "SMALLEST_SIDE",
+    "check_range",
+    "pad_to_multiple",
+    "read_image",
+    "to_network_range",
+    "to_rgb",
+    "upright",
+    "weights_of_padded",
+]
 
 SMALLEST_SIDE = 32
 
@@ -49,7 +58,7 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        hint = " (channels come before height and width)" if images.shape[-1] in (1, 3) else ""
+        hint = " (channels come before height and width)" if images.shape[-1:] in ((1,), (3,)) else ""
         hint = hint or (" (drop the alpha channel)" if images.ndim == 4 and images.shape[1] in (2, 4) else "")
         raise ValueError(f"{name} must have shape (N, 3, H, W) or (3, H, W), got {tuple(images.shape)}{hint}")
     if len(images) == 0:
@@ -84,7 +93,8 @@ def check_range(images: Tensor, *, normalize: bool, name: str = "images", warn: 
         Whether a warning was given.
 
     Raises:
-        ValueError: If values are above 4, as in [0, 255], or below -4, or below -0.5 with ``normalize``.
+        ValueError: If values are above 4, as in [0, 255], or below -4, or below -0.5 with ``normalize``,
+            or not numbers.
 
     Example:
         >>> check_range(torch.tensor([-1.0, 1.0000001]), normalize=False)
@@ -98,10 +108,10 @@ def check_range(images: Tensor, *, normalize: bool, name: str = "images", warn: 
         return False
     low, high = (float(value) for value in torch.aminmax(images))
     if normalize:
-        expected, wrong = "[0, 1], as normalize=True says", low < -0.5 or high > 4
+        expected, right = "[0, 1], as normalize=True says", low >= -0.5 and high <= 4
     else:
-        expected, wrong = "[-1, 1]", low < -4 or high > 4
-    if wrong:
+        expected, right = "[-1, 1]", low >= -4 and high <= 4
+    if not right:
         raise ValueError(
             f"{name} have values from {low:.4g} to {high:.4g}, expected {expected}. Give floating point in [-1, 1], "
             "floating point in [0, 1] with normalize=True, or uint8 in [0, 255]."
@@ -129,8 +139,24 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
+def weights_of_padded(images: Tensor, multiple: int) -> Tensor | None:
+    """Weights of the pixels that :func:`pad_to_multiple` gives: 1 for those of the images, 0 for what is added.
+
+    Returns:
+        ``(1, 1, H, W)`` of the padded size; None where nothing is added.
+
+    Example:
+        >>> weights_of_padded(torch.zeros(2, 3, 33, 36), 4)[0, 0, :, 0].nonzero().numel()
+        33
+    """
+    height, width = images.shape[2:]
+    if height % multiple == 0 and width % multiple == 0:
+        return None
+    return F.pad(images.new_ones(1, 1, height, width), (0, -width % multiple, 0, -height % multiple))
+
+
 def read_image(file: str | os.PathLike[str] | IO[bytes]) -> Tensor:
-    """Read an image file as uint8 ``(1, 3, H, W)``, in the colours of :func:`to_rgb`.
+    """Read an image file as uint8 ``(1, 3, H, W)``, :func:`upright` and in the colours of :func:`to_rgb`.
 
     Args:
         file: Its path, or the file itself, open for reading bytes.
@@ -139,8 +165,17 @@ def read_image(file: str | os.PathLike[str] | IO[bytes]) -> Tensor:
         OSError: If the file is missing, is not an image that Pillow reads, or has 32 bits a channel.
     """
     with Image.open(file) as image:
-        pixels = np.array(to_rgb(image))
+        pixels = np.array(to_rgb(upright(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says, which is how viewers show it."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # damaged EXIF data say nothing about the pixels
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -110,7 +110,7 @@ def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> Fishe
     for images in batches:
         layers: list[LayerStatistics] = []
         for signals in engine.signals(engine(images)):
-            weight, bias = (score.double() for score in engine.score(signals))
+            weight, bias = map(_double, engine.score(signals))
             layers.append(
                 LayerStatistics(
                     weight.mean(0),
@@ -131,9 +131,14 @@ def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> Fishe
 
 def _second_moment(maps: Tensor) -> Tensor:
     """E[v v^T] over images and positions: ``(N, C, H, W)`` to ``(C, C)``."""
-    vectors = maps.double().transpose(0, 1).flatten(1)
+    vectors = _double(maps).transpose(0, 1).flatten(1)
     moment: Tensor = vectors @ vectors.T / vectors.shape[1]
     return moment
+
+
+def _double(values: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def inverse_root(variance: Tensor, epsilon: float) -> Tensor:

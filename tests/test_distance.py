@@ -170,6 +170,36 @@ def test_pixels_far_from_the_mask_have_no_influence(bundle, metric):
     assert moving.grad[:, :, :16].any()
 
 
+def test_a_mask_is_a_constant(metric):
+    first, second = _pair()
+    assert not metric(first, second, mask=torch.ones(40, 36, requires_grad=True)).requires_grad
+
+
+def test_maps_take_no_mask(bundle):
+    with pytest.raises(ValueError, match="multiply the maps by the mask"):
+        AFVDistance(bundle, spatial=True)(*_pair(), mask=torch.ones(40, 36))
+
+
+def test_padding_does_not_change_the_scale_of_maps(bundle, metric):
+    metric = AFVDistance(dataclasses.replace(bundle, levels=(1.0,)), form=metric.form, spatial=True)
+    first, second = _pair(1, 64, 64)
+    whole, cut = metric(first, second), metric(first[..., :49, :49], second[..., :49, :49])
+    torch.testing.assert_close(cut[..., :16, :16].mean(), whole[..., :16, :16].mean(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("height", [32, 33])
+def test_the_one_image_is_seen_once(metric, height, monkeypatch):
+    counts, forward = [], metric.engine.forward
+    monkeypatch.setattr(
+        metric.engine, "forward", lambda images, *rest: counts.append(len(images)) or forward(images, *rest)
+    )
+    first, second = _pair(4, height, 32)
+    one_by_one = torch.cat([metric(first[:1], other) for other in second])
+    counts.clear()
+    torch.testing.assert_close(metric(first[:1], second), one_by_one, rtol=1e-5, atol=1e-9)
+    assert sorted(set(counts)) == [1, 4]
+
+
 def test_the_spatial_map_shows_where_images_differ(bundle, metric):
     metric = AFVDistance(dataclasses.replace(bundle, levels=(1.0,)), form=metric.form, spatial=True)
     first = make_images(1, 128, 128).float() * 0.5
@@ -217,6 +247,13 @@ def test_score_vectors_differ_by_the_fisher_distance(bundle):
     torch.testing.assert_close(difference.square().mean(1), metric(first, second), rtol=1e-4, atol=0)
 
 
+def test_score_vectors_of_odd_sizes_differ_by_the_fisher_distance(bundle):
+    metric = AFVDistance(dataclasses.replace(bundle, levels=(1.0,)), form="fisher")
+    first, second = _pair(2, 33, 45)
+    difference = metric.score_vectors(first) - metric.score_vectors(second)
+    torch.testing.assert_close(difference.square().mean(1), metric(first, second), rtol=1e-4, atol=0)
+
+
 def test_score_vectors_of_generated_samples_are_centred_and_white(bundle):
     metric = AFVDistance(bundle)
     with torch.no_grad():
@@ -252,6 +289,8 @@ def test_it_follows_dtypes(metric):
     torch.testing.assert_close(half.double(), exact, rtol=0.1, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = metric(first, second)
+        table = metric.distance_between(metric.embed(first), metric.embed(second))
+    assert mixed.dtype == table.dtype == torch.float32
     torch.testing.assert_close(mixed.double(), exact, rtol=0.1, atol=0)
 
 
@@ -275,6 +314,15 @@ def test_inference_mode(metric):
     with torch.inference_mode():
         torch.testing.assert_close(metric(first, second), metric(first.clone(), second.clone()))
     assert metric(first, second).isfinite().all()
+
+
+def test_a_target_made_in_inference_mode_serves_a_loss(metric):
+    first, second = _pair(1, 33, 32)
+    (expected,) = torch.autograd.grad(metric(first.requires_grad_(), second).sum(), first)
+    with torch.inference_mode():
+        target, mask = second.clone(), torch.ones(33, 32)
+    (gradient,) = torch.autograd.grad(metric(first, target, mask=mask).sum(), first)
+    torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.slow

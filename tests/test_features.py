@@ -27,6 +27,12 @@ def test_scores_are_the_vectors_of_eq_6_whose_distance_is_the_fisher_form(bundle
     torch.testing.assert_close((vectors[:1] - vectors).square().sum(1), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_what_is_padded_has_no_weight(bundle):
+    odd = torch.randint(256, (2, 3, 33, 42), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    vectors, expected = ScoreFeatures(bundle)(as_float(odd)), AFVDistance(bundle).score_vectors(odd)
+    torch.testing.assert_close(vectors * vectors.shape[1] ** 0.5, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_sketches_keep_inner_products_in_expectation(bundle, images):
     vectors = ScoreFeatures(bundle)(as_float(images))
     products = vectors @ vectors.T

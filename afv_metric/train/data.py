@@ -35,12 +35,12 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.files import finish_file
-from afv_metric.images import to_rgb
+from afv_metric.images import to_rgb, upright
 from afv_metric.train.sources import IMAGE_SUFFIXES, Contents, Picture, Source, class_folders, find_source
 
 __all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "square_image"]
@@ -228,18 +228,10 @@ def square_image(image: Image.Image, size: int) -> Image.Image:
         OSError: If the image is damaged, or has 32 bits a channel.
     """
     image.draft(None, (2 * size, 2 * size))
-    upright = to_rgb(_upright(image))
-    shorter = min(upright.size)
+    picture = to_rgb(upright(image))
+    shorter = min(picture.size)
     repeats = shorter >= size or size % shorter == 0
-    return ImageOps.fit(upright, (size, size), Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # damaged EXIF data say nothing about the pixels
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+    return ImageOps.fit(picture, (size, size), Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC)
 
 
 def _decode_all(pictures: Iterable[Picture], size: int) -> Iterator[_Decoded]:

@@ -283,6 +283,10 @@ class Discriminator(nn.Module):
             weight = (source.weight / factor).to(target.weight)
             if parametrize.is_parametrized(target):
                 target.weight = weight  # through the parametrization, which normalises again what it is given
+                # by the singular vectors that it keeps; they are still those of the weights of before.
+                left, _, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+                normalisation = target.get_submodule("parametrizations.weight.0")
+                normalisation.load_state_dict({"_u": left[:, 0], "_v": right[0]})
             else:
                 target.weight.copy_(weight)
             if source.bias is not None and target.bias is not None:

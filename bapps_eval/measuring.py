@@ -84,11 +84,11 @@ def measure(
         for index in batch.sets:
             left[index] -= 1
         while complete < len(sets) and not left[complete]:
-            tables[complete] = _gathered(tables[complete], device)
+            tables[complete] = _gathered(tables[complete])
             finished(complete, tables[complete])
             complete += 1
     while complete < len(sets):  # those of which this process has no share
-        tables[complete] = _gathered(tables[complete], device)
+        tables[complete] = _gathered(tables[complete])
         finished(complete, tables[complete])
         complete += 1
     times.computing += time.perf_counter() - started - (times.waiting - waited)
@@ -140,10 +140,10 @@ def _share(count: int) -> NDArray[np.intp]:
     return np.array_split(np.arange(count), processes)[rank]
 
 
-def _gathered(tables: list[FloatArray], device: str) -> list[FloatArray]:
+def _gathered(tables: list[FloatArray]) -> list[FloatArray]:
     """Distances of one set from all processes; everybody's tables are zero where others measured."""
     if process()[1] == 1:
         return tables
-    stacked = torch.from_numpy(np.stack(tables)).to(device if distributed.get_backend() == "nccl" else "cpu")
+    stacked = torch.from_numpy(np.stack(tables))
     distributed.all_reduce(stacked)
-    return list(stacked.cpu().numpy())
+    return list(stacked.numpy())

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from afv_metric.bundle import Bundle, BundleError, load_bundle, save_bundle
+from afv_metric.environment import parse_device
 from afv_metric.forms import FORMS
 from afv_metric.hub import DEFAULT_BUNDLE, HubError
 from afv_metric.train.card import make_card, write_card
@@ -102,8 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
     push.set_defaults(run_command=_push)
 
-    for command in commands.choices.values():
-        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    for name, command in commands.choices.items():
+        if name == "export" or name in RECIPES:
+            command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 

@@ -34,11 +34,12 @@ def augment(images: Tensor, size: int, augmentation: str) -> Tensor:
         images = F.avg_pool2d(images, images.shape[-1] // size)
     if augmentation == "paper":
         images = _random_crop(F.pad(images, (4, 4, 4, 4)), size)
-        turns = torch.randint(4, (len(images), 1, 1, 1))
+        turns = torch.randint(4, (len(images), 1, 1, 1)).to(images.device)
         for turn in (1, 2, 3):
             images = torch.where(turns == turn, images.rot90(turn, (2, 3)), images)
     if augmentation != "none":
-        images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+        flipped = (torch.rand(len(images), 1, 1, 1) < 0.5).to(images.device)
+        images = torch.where(flipped, images.flip(3), images)
     return images.contiguous(memory_format=torch.channels_last)
 
 

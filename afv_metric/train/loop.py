@@ -123,8 +123,11 @@ def train(
     else:
         images, aside = split_held_out(everything, recipe.held_out, recipe.seed)
     images = draw_images(images, recipe.images, recipe.seed)
-    if saved and saved["data"] != everything.fingerprint:
-        raise ValueError(f"the run in {out} was begun with other images; give the same --data, or another --out")
+    facts = {"data": everything.fingerprint, "held_out": aside.fingerprint if held_out else ""}
+    for name, fingerprint in facts.items():
+        if saved and saved.get(name, fingerprint) != fingerprint:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"the run in {out} was begun with other images; give the same {option}, or another --out")
 
     state, watch = State(recipe, device), Watch()
     if saved:
@@ -134,7 +137,7 @@ def train(
         state.start_from(init)
     latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
     origin = saved["init"] if saved else f"{init.name} {init.hash}" if init else ""
-    facts = {"data": everything.fingerprint, "init": origin}
+    facts["init"] = origin
     writer = _Writer(recipe, out, facts, latents) if rank == 0 else None
     monitor = Monitor(recipe, images, aside, judged=judged, device=device) if rank == 0 else None
     if writer and monitor:
@@ -143,7 +146,6 @@ def train(
         if state.iteration == 0:
             writer.log.write("monitors", 0, 0.0, monitor.measure(state))
 
-    rollbacks = 0
     bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet or rank > 0, unit="it")
     with bar, _signals() as received:
         while state.iteration < recipe.iterations:
@@ -166,11 +168,14 @@ def train(
                 if writer and state.iteration % recipe.sample_interval == 0:
                     writer.save_samples(state)
             except DivergenceError as error:
-                rollbacks += 1
-                if on_divergence == "stop" or rollbacks > _MOST_ROLLBACKS:
+                if on_divergence == "stop" or state.rate_factor <= 0.5**_MOST_ROLLBACKS:
                     raise DivergenceError(f"{error}. {_advice(out)}") from error
                 _log.warning("%s; going back, with half the learning rates", error)
                 _roll_back(state, out, rank)
+                if writer:
+                    save_checkpoint(
+                        out, state.to_checkpoint(recipe) | facts
+                    )  # a kill must not bring the old rates back
                 watch = Watch()
                 bar.reset(recipe.iterations)
                 bar.update(state.iteration)

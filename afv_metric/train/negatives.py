@@ -15,7 +15,7 @@ __all__ = ["corrupt"]
 
 
 def corrupt(images: Tensor) -> Tensor:
-    """Corrupt each image in one of six ways, in equal parts.
+    """Corrupt each image in one of six ways, in parts as equal as can be.
 
     Args:
         images: ``(N, 3, S, S)`` in [-1, 1], S a multiple of 8.
@@ -24,8 +24,8 @@ def corrupt(images: Tensor) -> Tensor:
         Corrupted images of the same shape, in [-1, 1].
     """
     ways = (_blur, _add_noise, _resample, _quantise, _mix_colours, _bend)
-    parts = images.chunk(len(ways))
-    corrupted = [way(part, float(torch.rand(()))) for way, part in zip(ways, parts, strict=False)]
+    parts = images.tensor_split(len(ways))
+    corrupted = [way(part, float(torch.rand(()))) for way, part in zip(ways, parts, strict=True) if len(part)]
     return torch.cat(corrupted).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afv_metric.train import augmentation
 from afv_metric.train.augmentation import augment
@@ -15,6 +16,13 @@ def test_crops_have_the_right_size_and_range(name, size):
     assert crops.is_contiguous(memory_format=torch.channels_last)
     assert crops.abs().max() <= 1
     assert torch.equal(augment(images, size, name), crops) == (name == "none")
+
+
+@pytest.mark.parametrize("name", ["none", "flip", "paper"])
+def test_images_may_be_on_another_device_than_the_random_numbers(name):
+    with FakeTensorMode():  # takes shapes and devices, and needs no GPU
+        crops = augment(torch.zeros(4, 3, 64, 64, device="cuda"), 32, name)
+    assert crops.device.type == "cuda"
 
 
 @pytest.mark.parametrize(

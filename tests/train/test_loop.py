@@ -167,8 +167,10 @@ def test_other_images_are_refused(recipe, images, tmp_path):
     for path in images.iterdir():
         with Image.open(path) as image:
             image.transpose(Image.Transpose.ROTATE_90).save(others / path.name)
-    with pytest.raises(ValueError, match="begun with other images"):
+    with pytest.raises(ValueError, match="begun with other images; give the same --data"):
         train(recipe, others, run, quiet=True)
+    with pytest.raises(ValueError, match="begun with other images; give the same --held-out"):
+        train(recipe, images, run, held_out=others, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +266,23 @@ def test_rolling_back_lowers_the_rates_and_goes_on(recipe, images, tmp_path, mon
     assert (saved["iteration"], saved["rate_factor"]) == (6, 0.25)
     assert saved["discriminator_optimizer"]["param_groups"][0]["lr"] == recipe.discriminator_rate / 4
     assert [line["iteration"] for line in _lines(tmp_path / "stats.jsonl")] == [2, 4, 6]
+
+
+def test_a_kill_does_not_bring_the_old_rates_back(recipe, images, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(recipe, checkpoint_interval=1, milestone_interval=100)
+    _failing_from(4, monkeypatch)
+    failing = loop.iterate
+
+    def killed(state, *arguments):
+        if state.rate_factor < 1:
+            raise KeyboardInterrupt
+        return failing(state, *arguments)
+
+    monkeypatch.setattr(loop, "iterate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, images, tmp_path, quiet=True, on_divergence="rollback")
+    saved = load_checkpoint(latest_checkpoint(tmp_path))
+    assert (saved["iteration"], saved["rate_factor"]) == (2, 0.5)
 
 
 def test_rolling_back_for_ever_is_not_tried(recipe, images, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -164,7 +164,13 @@ class PairSet(JudgedSet):
 
     def _take(self, rows: NDArray[np.intp]) -> JudgedSet:
         images = [self.images[row] for row in rows]
-        return replace(self, images=images, judged=self.judged[rows], groups=self.groups[rows])
+        return replace(self, images=images, judged=self.judged[rows], groups=_number_groups(self.groups[rows]))
+
+
+def _number_groups(names: ArrayLike) -> NDArray[np.intp]:
+    """Numbers for the groups of pairs; all 0 if one has fewer than :data:`SMALLEST_GROUP`."""
+    _, numbers, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    return numbers if sizes.min() >= SMALLEST_GROUP else np.zeros_like(numbers)
 
 
 class _Layout(NamedTuple):
@@ -284,11 +290,11 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
     """Read a CSV list ``reference,distorted,distance[,group]``; paths are relative to the file.
 
     If there is a column ``group`` and every group has at least :data:`SMALLEST_GROUP` pairs, the rank
-    correlation is taken within each group and averaged over groups. Otherwise it is taken over all pairs,
+    correlation is taken within each group and averaged over groups, also of a part of the set. Otherwise over all,
     because the order of a handful of pairs says little. So HECD (32 or 33 recolourings of each of 6 scenes)
-    is scored within scenes, LIVE blur and SRIJ (2-5 distortions of each of many images) overall. On the
+    is scored within scenes, LIVE blur and SRIJ (1-7 distortions of each of many images) overall. On the
     tuning parts of SRIJ, HECD and LIVE this gives the figures that came with the data: .409, .245, .784 for
-    ``l2``, .449, .160, .918 for ``ssim`` and .635, .444, .950 for ``lpips-alex``.
+    ``l2``, .449, .160, .918 for ``ssim-signed`` and .635, .444, .950 for ``lpips-alex``.
 
     Args:
         file: The list. The set is called after it, or after its folder if it is called ``scores.csv``.
@@ -313,12 +319,9 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
     if not images:
         raise ValueError(f"{file} lists no pairs")
     _require(path for path in dict.fromkeys(path for pair in images for path in pair) if not path.is_file())
-    if min(Counter(groups).values()) < SMALLEST_GROUP:
-        groups = [""] * len(groups)
-    numbers = np.unique(groups, return_inverse=True)[1]
     resolved = file.resolve()
     name = resolved.parent.name if file.name == "scores.csv" else file.stem
-    return PairSet(name, file, images, np.array(judged), numbers)
+    return PairSet(name, file, images, np.array(judged), _number_groups(groups))
 
 
 def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:

@@ -359,14 +359,16 @@ def test_limited_is_evenly_spread(tmp_path: Path) -> None:
         "grey10.png",
         "grey15.png",
     ]
-    assert [stratum.tolist() for stratum in judged.strata] == [[0, 1], [2, 3]]
+    assert [stratum.tolist() for stratum in judged.strata] == [[0, 1, 2, 3]]  # groups of two say little
     assert judged.limited(5) is judged
 
 
-def test_limited_to_groups_of_one(tmp_path: Path) -> None:
-    judged = read_pairs(save_pairs(tmp_path / "list.csv", range(20), range(20), ["a"] * 10 + ["b"] * 10))
+def test_limited_to_groups_that_are_large_enough(tmp_path: Path) -> None:
+    judged = read_pairs(save_pairs(tmp_path / "list.csv", range(40), range(40), ["a"] * 20 + ["b"] * 20))
+    assert judged.limited(20).measure == "SROCC in groups"
+    assert judged.limited(18).measure == "SROCC"
     with pytest.raises(ValueError, match="at least two pairs"):
-        judged.limited(2)
+        judged.limited(1)
 
 
 def test_distinguish(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afv_metric.bundle import Bundle, load_bundle
 from afv_metric.fisher import FisherEngine
@@ -51,3 +53,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def fake_gpu(*modules: torch.nn.Module) -> Iterator[None]:
+    """Take modules to a GPU that computes shapes, types and devices, but no numbers; it needs no hardware."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (part for whole in modules for part in whole.modules()):
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    fake = torch.empty_like(weight, device="cuda")
+                    module._parameters[name] = torch.nn.Parameter(fake, requires_grad=weight.requires_grad)
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else torch.empty_like(buffer, device="cuda")
+        yield

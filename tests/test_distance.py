@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY_BUNDLE, make_images
+from conftest import TINY_BUNDLE, fake_gpu, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -292,6 +292,23 @@ def test_it_follows_dtypes(metric):
         table = metric.distance_between(metric.embed(first), metric.embed(second))
     assert mixed.dtype == table.dtype == torch.float32
     torch.testing.assert_close(mixed.double(), exact, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (49, 66)])
+def test_it_stays_on_its_device(metric, bundle, size):
+    metric._range_checked = True  # ranges are numbers, of which a fake GPU has none
+    mapping = AFVDistance(bundle, form=metric.form, spatial=True)
+    mapping._range_checked = True
+    with fake_gpu(metric, mapping):
+        first, second = torch.empty(2, 2, 3, *size, device="cuda")
+        results = [
+            metric(first, second),
+            metric(first[:1], second, mask=torch.ones(size, device="cuda")),
+            mapping(first, second),
+            metric.distance_between(metric.embed(first)),
+            metric.score_vectors(first),
+        ]
+    assert {result.device.type for result in results} == {"cuda"}
 
 
 def test_gradients_under_autocast_and_in_half_precision(bundle, metric):

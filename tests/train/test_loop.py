@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from conftest import fake_gpu
 from PIL import Image
 
 from afv_metric.train import loop
@@ -54,6 +55,18 @@ def test_a_run_leaves_what_it_should(recipe, images, tmp_path):
     assert json.loads((tmp_path / "recipe.json").read_text()) == dataclasses.asdict(recipe)
     with Image.open(tmp_path / "samples-0000006.png") as grid:
         assert grid.size == (8 * 34 + 2, 8 * 34 + 2)
+
+
+@pytest.mark.parametrize(("augmentation", "precision"), [("flip", "float32"), ("paper", "float16")])
+@pytest.mark.filterwarnings("ignore:CUDA is not available", "ignore:torch.cuda.amp.GradScaler is enabled")
+def test_an_iteration_stays_on_its_device(recipe, monkeypatch, augmentation, precision):
+    recipe = dataclasses.replace(recipe, augmentation=augmentation, precision=precision, negatives=0.0, gamma=0.1)
+    state, losses = State(recipe, torch.device("cpu")), {}
+    monkeypatch.setattr(State, "step", lambda self, name, loss: losses.update({name: loss}))
+    networks = [state.discriminator, state.generator, state.averaged_discriminator, state.averaged_generator]
+    with fake_gpu(*networks):
+        loop.iterate(state, recipe, torch.zeros(20, 3, 64, 64, dtype=torch.uint8), torch.device("cuda"))
+    assert {name: loss.device.type for name, loss in losses.items()} == {"generator": "cuda", "discriminator": "cuda"}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -178,7 +178,8 @@ class PooledFeatures(nn.Module):
         pooled = []
         for block in self.discriminator.residual_blocks():
             maps = block(maps)
-            pooled.append(F.leaky_relu(maps, self.discriminator.config.slope).mean((2, 3)))
+            activated = F.leaky_relu(maps, self.discriminator.config.slope)
+            pooled.append(activated.mean((2, 3), dtype=torch.promote_types(maps.dtype, torch.float32)))
         return torch.cat(pooled, 1) if self.every_block else pooled[-1]
 
 

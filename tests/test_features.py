@@ -85,6 +85,13 @@ def test_pooled_features_of_every_block_end_with_those_of_the_last(bundle, image
     torch.testing.assert_close(pooled[:, : last.size], maps.mean((2, 3)))
 
 
+def test_features_are_float32_under_autocast(bundle, images):
+    pictures = as_float(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        for features in (ScoreFeatures(bundle), ScoreFeatures(bundle, sketch=16), PooledFeatures(bundle)):
+            assert features(pictures).dtype == torch.float32
+
+
 def test_features_are_of_images_of_any_size(bundle):
     images = torch.rand(2, 3, 41, 50) * 2 - 1
     assert ScoreFeatures(bundle)(images).isfinite().all()

@@ -350,9 +350,12 @@ def train(
         unit: What they are.
         images: Training images, uint8 ``(N, pixels)``, ``N >= BATCH_SIZE``.
         settings: Of the training.
-        checkpoint: File that is written about every minute and at the end. One of other settings is overwritten.
+        checkpoint: File that is written about every minute and at the end.
         device: Where to compute.
         quiet: Show no progress bar.
+
+    Raises:
+        ValueError: If the checkpoint is of other settings.
     """
     rule = _UNITS[unit]
     networks.to(device)
@@ -472,7 +475,9 @@ def _train_epoch(
 def _settle(networks: Networks, unit: str, images: Tensor, generator: torch.Generator) -> None:
     """Normalise from now on by averages over the training set, as the features see real images."""
     networks.eval()
-    _average_statistics(networks.features, (batch.float().div_(255) for batch in images.split(_EVALUATED)))
+    # Parts that are equal but for one image: averages of batch normalisation give every part the same weight.
+    parts = -(-len(images) // _EVALUATED)
+    _average_statistics(networks.features, (part.float().div_(255) for part in images.tensor_split(parts)))
     if "generator" not in chain(*_UNITS[unit].sides):
         return
     if networks.discriminator:
@@ -480,7 +485,7 @@ def _settle(networks: Networks, unit: str, images: Tensor, generator: torch.Gene
     else:  # an autoencoder's generator has only ever seen codes
         assert networks.encoder
         latents = encode(networks.encoder, images, images.device)
-    _average_statistics(networks.generator, latents.split(_EVALUATED))
+    _average_statistics(networks.generator, latents.tensor_split(parts))
 
 
 def _average_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -310,7 +310,7 @@ def classify(
 
 
 def _groups(sizes: Sequence[int]) -> list[list[int]]:
-    """Sizes that divide the first of their group, the largest first.
+    """Sizes that divide the first of their group, the largest first; long ones, which may not be stored, by themselves.
 
     Example:
         >>> _groups([1024, 4096, 3000, 16384, 1000])
@@ -318,7 +318,8 @@ def _groups(sizes: Sequence[int]) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     for size in sorted(set(sizes), reverse=True):
-        fitting = next((group for group in groups if group[0] % size == 0), None)
+        alike = (group for group in groups if group[0] % size == 0 and (group[0] > _LONG) == (size > _LONG))
+        fitting = next(alike, None)
         if fitting is None:
             groups.append(fitting := [])
         fitting.append(size)

@@ -425,6 +425,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("recall is measured while an index is built: give --gallery with --queries")
     if options.keep is not None and options.keep < 1:
         raise ValueError(f"--keep must be at least 1, got {options.keep}")
+    if options.evaluate < 1:
+        raise ValueError(f"--evaluate must be at least 1, got {options.evaluate}")
     _import_faiss()
     bundle = load_bundle(options.weights)
     folder = options.index or options.out / "index"
@@ -525,7 +527,7 @@ def _recalls(expected: Tensor, found: Tensor) -> dict[str, Any]:
     for name, first in (("recall", _NEAREST), ("recall_among_100", _FIRST)):
         values = recall(expected, found[:, :first]).double()
         mean = float(values.mean())
-        margin = 1.96 * float(values.std(correction=0)) / math.sqrt(len(values))
+        margin = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 1.0
         result |= {name: mean, f"{name}_interval": (max(0.0, mean - margin), min(1.0, mean + margin))}
     return result
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,6 +152,7 @@ def rerun(
     """
     changes: dict[float, dict[str, Any]] = {value: {figure.setting: value} for value in values}
     recipes = {value: replace(recipe, **change) for value, change in changes.items()}
+    _refuse_other_samples(recipe, [out / _names(figure.setting, value)[0] for value in values])
     if figure.setting == "images":
         _refuse_sizes(recipe, list(recipes), data, held_out, quiet)
     runs: list[Run] = []
@@ -179,6 +181,18 @@ def _names(setting: str, value: float) -> tuple[str, str]:
         return (f"images-{value}", f"{value:,} images") if value else ("images-all", "all images")
     text = str(value).removesuffix(".0")  # all digits, as two values must not share a folder
     return f"{setting}-{text}", f"{setting} {text}"
+
+
+def _refuse_other_samples(recipe: Recipe, folders: Iterable[Path]) -> None:
+    """Similarities of runs are compared only where monitors look at as many images; ``train`` lets this change."""
+    for folder in folders:
+        if (file := folder / "recipe.json").exists():
+            before = json.loads(file.read_text())["monitor_samples"]
+            if before != recipe.monitor_samples:
+                raise ValueError(
+                    f"the monitors of {folder} look at {before} images and would now look at "
+                    f"{recipe.monitor_samples}. Give --set monitor_samples={before}, or another --out"
+                )
 
 
 def _refuse_sizes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +142,16 @@ def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="seed is 5, asked for 0"):
         finish("gan", tmp_path / "gan.pt")
     assert (tmp_path / "gan.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [1001, 1010])
+def test_averages_over_uneven_numbers_are_those_of_all(count: int) -> None:
+    norm = torch.nn.BatchNorm1d(1)
+    networks = SimpleNamespace(features=norm, eval=norm.eval)
+    images = torch.zeros(count, 1, dtype=torch.uint8)
+    images[1000:] = 255
+    mnist._settle(networks, "latent-regressor", images, torch.Generator())
+    torch.testing.assert_close(norm.running_mean, images.float().mean(0) / 255, rtol=0.01, atol=0)
 
 
 def test_features_are_normalised_by_all_images(tmp_path: Path) -> None:

@@ -249,6 +249,7 @@ def test_the_command_looks_images_up_in_what_it_built(folders, tmp_path):
         (["--queries", "somewhere"], "give --gallery to build an index, or --query"),
         (["--queries", "somewhere", "--query", "a.png"], "give --gallery with --queries"),
         (["--gallery", "somewhere", "--keep", 0], "--keep must be at least 1, got 0"),
+        (["--gallery", "somewhere", "--evaluate", 0], "--evaluate must be at least 1, got 0"),
     ],
 )
 def test_commands_that_make_no_sense_are_refused(arguments, message, tmp_path):

@@ -121,6 +121,15 @@ def test_an_interrupted_figure_goes_on(data, tmp_path, monkeypatch, trained):
 
 
 @pytest.mark.usefixtures("_without_report")
+def test_runs_whose_monitors_look_at_other_numbers_are_not_compared(data, tmp_path, trained):
+    arguments = ("--figure", "training-set-size", "--sizes", "16", "0")
+    monitor.run(_options(data, tmp_path, *arguments, settings=TINY))
+    trained.clear()
+    with pytest.raises(ValueError, match="would now look at 4. Give --set monitor_samples=8"):
+        monitor.run(_options(data, tmp_path, *arguments, settings=[*TINY, "monitor_samples=4"]))
+    assert not trained
+
+
 def test_a_run_that_diverges_is_part_of_the_figure(data, tmp_path, monkeypatch):
     iterate = loop.iterate
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["DEFAULT_BUNDLE", "HubError", "find_bundle", "list_bundles", "sha256_of"]
 
-DEFAULT_BUNDLE: str = "tiny-imagenet-v2"
+DEFAULT_BUNDLE: str = "tiny-imagenet-v3"
 
 _CONFIG = "config.json"
 _PACKAGE = Path(__file__).resolve().parent

@@ -565,7 +565,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
 
     Example:
         >>> [metric.name for metric in make_metrics(["ssim", "l2", "afv:local"], Choice())]
-        ['ssim', 'l2', 'afv/tiny-imagenet-v2/local']
+        ['ssim', 'l2', 'afv/tiny-imagenet-v3/local']
     """
     metrics = [metric for name in dict.fromkeys(names) for metric in _maker(name)(name, choice)]
     counts = Counter(metric.name for metric in metrics)

@@ -339,10 +339,8 @@ def _random_states_kept(device: torch.device) -> Iterator[None]:
 
 def _limited(judged: JudgedSet, count: int) -> JudgedSet:
     """At most so many items; all of them if the groups would become too small to be ranked."""
-    try:
-        return judged.limited(count)
-    except ValueError:
-        return judged
+    some = judged.limited(count)
+    return some if some.measure == judged.measure else judged
 
 
 def _spread(length: int, count: int) -> Tensor:

@@ -182,5 +182,5 @@ RECIPES = {
         ),
     )
 }
-"""Recipes by name: ``imagenet`` is that of the shipped bundle, ``imagenet-paper`` has the published settings,
+"""Recipes by name: ``imagenet`` regenerates the shipped bundle, ``imagenet-paper`` has the published settings,
 ``imagenet64`` one more block, ``folder`` is for one's own images and starts from the shipped bundle."""

@@ -31,7 +31,7 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
         "data_fingerprint": "64 images, c0ffee",
         "machines": [MACHINE, {"processor": "Abacus", "threads": 3}],
         "rate_factor": 0.5,
-        "init": "tiny-imagenet-v2 fe7e29c857d5",
+        "init": "tiny-imagenet-v3 fe7e29c857d5",
     }
     full = dataclasses.replace(bundle, training=training, licence={"weights": "CC0-1.0, do as you like"})
     return save_bundle(full, tmp_path / "bundle")
@@ -77,7 +77,7 @@ def test_facts(folder: Path) -> None:
     assert facts["Data"] == r"Holiday pictures \| of 2019; 64 images, c0ffee"
     assert facts["Training"] == (
         "700 iterations of batch 64 in 1.69 hours, seed 6; the run was set to 900; after rolling back, at 0.5 of the "
-        "learning rates; started from tiny-imagenet-v2 fe7e29c857d5"
+        "learning rates; started from tiny-imagenet-v3 fe7e29c857d5"
     )
     assert facts["Machine"] == "Z80, 8 bit, 1 thread, 2 processes, torch 2.15.0; then Abacus, 3 threads"
     assert facts["Losses"] == (
@@ -102,7 +102,7 @@ def test_facts(folder: Path) -> None:
 def test_the_command_makes_the_recipe_again(folder: Path, run: Path) -> None:
     text = make_card(folder, run, chosen="by 'heart'", notes="None.")
     (train, export, command) = re.search(r"```sh\n(.*)\n(.*)\n(.*)\n```", text).groups()
-    assert train.startswith("python -m afv_metric.train imagenet --data DATA --out RUN --init tiny-imagenet-v2 --set ")
+    assert train.startswith("python -m afv_metric.train imagenet --data DATA --out RUN --init tiny-imagenet-v3 --set ")
     assignments = train.partition(" --set ")[2].split()
     assert RECIPES["imagenet"].override(assignments) == dataclasses.replace(RECIPE, iterations=700)
     assert export == (

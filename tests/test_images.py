@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from afv_metric.images import check_range, pad_to_multiple, read_image, to_network_range
 
@@ -83,3 +83,19 @@ def test_padding_repeats_the_edge():
     assert torch.equal(padded[..., :3, :], images)
     assert torch.equal(padded[..., 3, :], images[..., 2, :])
     assert pad_to_multiple(padded, 4) is padded
+
+
+def test_files_are_turned_as_their_orientation_says(tmp_path):
+    picture = Image.fromarray((np.arange(40 * 33 * 3) % 251).astype(np.uint8).reshape(40, 33, 3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn clockwise shows it upright
+    picture.save(tmp_path / "turned.png", exif=exif)
+    picture.save(tmp_path / "plain.png")
+    turned, plain = read_image(tmp_path / "turned.png"), read_image(tmp_path / "plain.png")
+    assert torch.equal(turned, plain.rot90(-1, (2, 3)))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_images_that_are_not_numbers_are_refused(normalize):
+    with pytest.raises(ValueError, match="from nan to nan"):
+        check_range(torch.tensor([0.0, torch.nan]), normalize=normalize)

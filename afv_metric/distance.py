@@ -322,7 +322,7 @@ class AFVDistance(nn.Module):
             raise ValueError(
                 f"mask must have shape ({count}, 1, {height}, {width}) or ({height}, {width}), got {tuple(mask.shape)}"
             )
-        return F.pad(weights.detach().to(self._like), (0, -width % self._multiple, 0, -height % self._multiple))
+        return pad_to_multiple(weights.detach().to(self._like), self._multiple, "constant")
 
     def _pyramid(self, images: Tensor) -> Iterator[tuple[int, float, Tensor]]:
         """Levels that count, with their weights; each is the 2x2 mean of the one before."""

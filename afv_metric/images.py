@@ -126,8 +126,13 @@ def check_range(images: Tensor, *, normalize: bool, name: str = "images", warn: 
     return True
 
 
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(images: Tensor, multiple: int, mode: str = "replicate") -> Tensor:
     """Repeat the last row and column until both sides are multiples: the library's one padding rule.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        multiple: Of which the sides will be.
+        mode: ``"constant"`` for weights of pixels, which are 0 for what is added.
 
     Example:
         >>> pad_to_multiple(torch.zeros(1, 3, 33, 36), 4).shape
@@ -136,7 +141,7 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     height, width = images.shape[2:]
     if height % multiple == 0 and width % multiple == 0:
         return images
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode=mode)
 
 
 def weights_of_padded(images: Tensor, multiple: int) -> Tensor | None:
@@ -149,10 +154,9 @@ def weights_of_padded(images: Tensor, multiple: int) -> Tensor | None:
         >>> weights_of_padded(torch.zeros(2, 3, 33, 36), 4)[0, 0, :, 0].nonzero().numel()
         33
     """
-    height, width = images.shape[2:]
-    if height % multiple == 0 and width % multiple == 0:
-        return None
-    return F.pad(images.new_ones(1, 1, height, width), (0, -width % multiple, 0, -height % multiple))
+    ones = images.new_ones(1, 1, *images.shape[2:])
+    weights = pad_to_multiple(ones, multiple, "constant")
+    return None if weights is ones else weights
 
 
 def read_image(file: str | os.PathLike[str] | IO[bytes]) -> Tensor:

@@ -406,7 +406,7 @@ def test_suggestion(package: Path) -> None:
     write_bundle(package / "weights" / "tiny-imagenet-v3")
     write_bundle(package / "weights" / "other")
     with pytest.raises(ValueError, match=r"\('other', 'tiny-imagenet-v3'\).* mean 'tiny-imagenet-v3'\?$"):
-        hub.find_bundle("tiny_imagenet_v2")
+        hub.find_bundle("tiny_imagenet_v3")
 
 
 def test_file_instead_of_folder(package: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What commands run on: the device they are told, and the versions that numbers may depend on."""
+"""What commands run on: the device they are told, what it is fast in, and the versions that numbers may depend on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["parse_device", "read_versions"]
+__all__ = ["computes_bfloat16", "parse_device", "read_versions"]
 
 _PACKAGES = ("torchvision", "numpy", "scipy", "pillow", "lpips", "piq", "torchmetrics")
 
@@ -33,6 +33,25 @@ def parse_device(text: str) -> torch.device:
         return torch.zeros(1, device=text).device
     except (AssertionError, RuntimeError) as error:
         raise argparse.ArgumentTypeError(f"cannot use {text!r}: {str(error).splitlines()[0]}") from error
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes convolutions in bfloat16, rather than imitate it at many times the cost of float32.
+
+    Processors do from AVX-512 (x86) or the BF16 extension (Arm) on, GPUs of NVIDIA from Ampere on.
+
+    Example:
+        >>> import torch
+        >>> computes_bfloat16(torch.device("cpu")) in (True, False)
+        True
+    """
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return True
 
 
 def read_versions() -> dict[str, str]:

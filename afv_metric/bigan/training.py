@@ -38,7 +38,7 @@ from afv_metric.train.checkpoint import (
 from afv_metric.train.data import Rows, load_images, split_held_out
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.log import Log
-from afv_metric.train.settings import check_choices, override, refuse_changes
+from afv_metric.train.settings import check_choices, override, refuse_changes, settle_precision
 
 __all__ = ["BiGANRecipe", "BiGANState", "export_run", "iterate", "train"]
 
@@ -67,7 +67,8 @@ class BiGANRecipe:
         beta1: Adam's decay of the mean gradient.
         beta2: Adam's decay of the squared gradient.
         average: Decay per iteration of the averages of E and G, of which E's is exported.
-        precision: Arithmetic of the convolutions: ``"float32"``, or ``"bfloat16"`` through autocast.
+        precision: Arithmetic of the convolutions: ``"float32"``, or ``"bfloat16"`` through autocast; ``"auto"``:
+            bfloat16 where the device computes in it, else float32.
         held_out: Share of the images that are only reconstructed.
         seed: Seed of weights, latents and crops.
         log_interval: Iterations between two lines of ``stats.jsonl``.
@@ -89,7 +90,7 @@ class BiGANRecipe:
     beta1: float = 0.5
     beta2: float = 0.999
     average: float = 0.998
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     held_out: float = 0.02
     seed: int = 0
     log_interval: int = 100
@@ -225,6 +226,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     path = latest_checkpoint(out)
     saved = load_checkpoint(path) if path else None
+    recipe = settle_precision(recipe, saved and saved.get("recipe", {}), device)
     if saved:
         refuse_changes(recipe, saved.get("recipe", {}), out, {"iterations"})
     everything = load_images(data, 2 * _SIZE, quiet=quiet)

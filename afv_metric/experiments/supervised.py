@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from afv_metric.environment import computes_bfloat16
 from afv_metric.features import UInt8Images
 from afv_metric.images import to_network_range
 from afv_metric.networks import Discriminator, DiscriminatorConfig
@@ -90,7 +91,7 @@ def train_supervised(
     batch_size: int = 128,
     rate: float = 0.1,
     weight_decay: float = 5e-4,
-    precision: torch.dtype = torch.bfloat16,
+    precision: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
     quiet: bool = True,
@@ -105,7 +106,8 @@ def train_supervised(
         batch_size: Images a step; the images left over at the end of an epoch wait for the next one.
         rate: Largest step size.
         weight_decay: L2 penalty of all weights.
-        precision: ``torch.float32``, or ``torch.bfloat16`` by autocast.
+        precision: ``torch.float32``, or ``torch.bfloat16`` by autocast; None: the latter where the device computes in
+            it.
         device: Where to compute.
         seed: Of order and augmentation.
         quiet: Show no progress bar.
@@ -117,6 +119,7 @@ def train_supervised(
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     device = torch.device(device)
+    precision = precision or (torch.bfloat16 if computes_bfloat16(device) else torch.float32)
     network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     batch_size = min(batch_size, len(labels))
     steps = epochs * (len(labels) // batch_size)

@@ -241,8 +241,7 @@ def export_run(
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no checkpoint of a run: {error!r}") from error
     discriminator, generator = discriminator.to(device).eval(), generator.to(device).eval()
-    energy: Energy = "logit" if recipe.loss == "hinge" else "sigmoid"
-    statistics = sample_statistics(discriminator, generator, energy, samples, seed, quiet=quiet)
+    statistics = sample_statistics(discriminator, generator, recipe.energy, samples, seed, quiet=quiet)
     training |= {name: saved[key] for key, name in _RECORDED.items() if key in saved}
     machines = path.parent / "machines.json"
     if machines.exists():
@@ -252,7 +251,7 @@ def export_run(
         discriminator=discriminator.cpu(),
         generator=generator.cpu(),
         statistics=statistics,
-        energy=energy,
+        energy=recipe.energy,
         form=form,
         levels=tuple(levels),
         blocks=None if blocks is None else tuple(blocks),

@@ -45,7 +45,8 @@ from afv_metric.train.losses import discriminator_loss, generator_loss, gradient
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
-from afv_metric.train.settings import refuse_changes
+from afv_metric.train.reconstruction import reconstruction_error
+from afv_metric.train.settings import refuse_changes, settle_precision
 from afv_metric.train.state import State
 
 __all__ = ["StoppedError", "iterate", "save_grid", "train"]
@@ -115,6 +116,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     path = latest_checkpoint(out)
     saved = load_checkpoint(path) if path else None
+    recipe = settle_precision(recipe, saved and saved["recipe"], device)
     if saved:
         refuse_changes(recipe, saved["recipe"], out, {"name", "iterations", "keep_best", "monitor_samples"})
     everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet or rank > 0)
@@ -238,11 +240,16 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         if corrupted:
             kinds.append(corrupt(real.detach()[torch.randperm(len(real))[:corrupted]]))
         with autocast:
-            energies = discriminator(torch.cat(kinds))
+            maps = discriminator.last_maps(torch.cat(kinds))
+            energies = discriminator.energies_of(maps)
+            decoded = state.decoder(maps[: len(real)]) if state.decoder else None
         of_real, *of_negatives = energies.float().split([len(kind) for kind in kinds])
         loss_discriminator = discriminator_loss(recipe.loss, of_real, of_negatives)
         if recipe.r1:
             loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(of_real, real)
+        if decoded is not None:
+            unlike = reconstruction_error(decoded.float(), real)
+            loss_discriminator = loss_discriminator + recipe.reconstruction * unlike
         state.step("discriminator", loss_discriminator)
 
     state.update_averages(recipe)
@@ -250,6 +257,8 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         statistics = {"loss_d": loss_discriminator, "loss_g": loss_generator}
         statistics |= {"real": of_real.mean(), "real_spread": of_real.mean(1).std()}
         statistics |= {"fake": of_negatives[0].mean(), "fake_spread": of_negatives[0].mean(1).std()}
+        if decoded is not None:
+            statistics["reconstruction_error"] = unlike
         if corrupted:
             statistics["corrupted"] = of_negatives[1].mean()
         statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()

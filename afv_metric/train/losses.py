@@ -15,13 +15,16 @@ def discriminator_loss(kind: str, real: Tensor, negatives: Sequence[Tensor]) -> 
     """Loss of the discriminator: high energies for real images, low ones for all kinds of negatives.
 
     Args:
-        kind: ``"hinge"`` or ``"least-squares"`` (with a sigmoid on the energies).
+        kind: ``"hinge"``, ``"logistic"`` or ``"least-squares"`` (with a sigmoid on the energies).
         real: Energies of real images ``(N, P)``, one or many positions an image.
         negatives: Energies of each kind of negative image; the kinds weigh the same.
     """
     if kind == "hinge":
         of_real = F.relu(1 - real).mean()
         of_negatives = [F.relu(1 + energies).mean() for energies in negatives]
+    elif kind == "logistic":
+        of_real = F.softplus(-real).mean()
+        of_negatives = [F.softplus(energies).mean() for energies in negatives]
     else:
         of_real = (1 - real.sigmoid()).square().mean()
         of_negatives = [energies.sigmoid().square().mean() for energies in negatives]
@@ -32,6 +35,8 @@ def generator_loss(kind: str, generated: Tensor) -> Tensor:
     """Adversarial loss of the generator: high energies for what it makes; ``(N, P)`` to a scalar."""
     if kind == "hinge":
         return -generated.mean()
+    if kind == "logistic":
+        return F.softplus(-generated).mean()
     return (1 - generated.sigmoid()).square().mean()
 
 

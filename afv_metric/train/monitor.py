@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from afv_metric.bundle import Bundle
 from afv_metric.distance import AFVDistance
 from afv_metric.features import ScoreFeatures
-from afv_metric.fisher import Energy, FisherEngine
+from afv_metric.fisher import FisherEngine
 from afv_metric.forms import FORMS
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.sets import fisher_similarity, mean_scores
@@ -100,7 +100,7 @@ class Monitor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.recipe, self.device = recipe, torch.device(device)
-        self.energy: Energy = "logit" if recipe.loss == "hinge" else "sigmoid"
+        self.energy = recipe.energy
         self.judged = [_limited(one, judged_items) for one in judged]
         self._untrained: dict[str, float] | None = None
         count = min(recipe.monitor_samples, len(images.images))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_type_hints
 
+from afv_metric.fisher import Energy
 from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
 from afv_metric.train.settings import check_choices, override
 
@@ -26,10 +27,13 @@ class Recipe:
         head: ``"position"``: the loss is applied to the energy at every position; ``"pooled"``: to their mean.
         gain: Factor on D's energy, against the Lipschitz bound of spectral normalisation.
         spectral_norm: Whether D's convolutions are spectrally normalised.
-        loss: ``"hinge"``, or ``"least-squares"`` on the sigmoid of the energy (the paper).
+        loss: ``"hinge"``; ``"logistic"``, the energy as the logit of being real (Goodfellow et al. 2014); or
+            ``"least-squares"`` on the sigmoid of the energy (the paper).
         gamma: Weight of the generator's pull towards its own average (eq. 7 of the paper); 0 switches it off.
         noise_std: Standard deviation of the noise in that term, in units of [-1, 1] images.
         r1: Weight of the zero-centred gradient penalty on real images (section 4 of the paper); 0 switches it off.
+        reconstruction: Weight of the mean absolute error with which a decoder rebuilds real images from D's last maps;
+            0: no decoder.
         augmentation: ``"multiscale"``: crops between half and one and a half times the size of the images;
             ``"paper"``: small images padded by 4 pixels and cropped, flipped, turned by multiples of 90 degrees;
             ``"flip"``: small images, flipped; ``"none"``: small images as they are.
@@ -45,7 +49,7 @@ class Recipe:
         discriminator_average: Decay per iteration of the average of D's weights that becomes the metric.
         generator_average: Decay per iteration of the average of G's weights used for samples and statistics.
         precision: Arithmetic of the convolutions: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` through autocast,
-            the latter with scaled gradients.
+            the latter with scaled gradients; ``"auto"``: bfloat16 where the device computes in it, else float32.
         images: Train on so many of the images only, drawn by the seed; 0: on all.
         held_out: Share of the images that only the monitors see, unless they are given images of their own.
         seed: Seed of weights, latents, crops and corruptions.
@@ -67,10 +71,11 @@ class Recipe:
     head: Literal["pooled", "position"] = "position"
     gain: float = 8.0
     spectral_norm: bool = True
-    loss: Literal["hinge", "least-squares"] = "hinge"
+    loss: Literal["hinge", "logistic", "least-squares"] = "hinge"
     gamma: float = 0.0
     noise_std: float = 0.01
     r1: float = 0.0
+    reconstruction: float = 0.0
     augmentation: Literal["none", "flip", "paper", "multiscale"] = "multiscale"
     negatives: float = 0.0
     batch_size: int = 64
@@ -83,7 +88,7 @@ class Recipe:
     beta2: float = 0.999
     discriminator_average: float = 0.9995
     generator_average: float = 0.995
-    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     images: int = 0
     held_out: float = 0.02
     seed: int = 0
@@ -101,7 +106,7 @@ class Recipe:
         for name in ("batch_size", "iterations", "monitor_samples", *positive):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("gamma", "noise_std", "r1", "keep_best", "images"):
+        for name in ("gamma", "noise_std", "r1", "reconstruction", "keep_best", "images"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("beta1", "beta2", "discriminator_average", "generator_average", "held_out"):
@@ -110,6 +115,11 @@ class Recipe:
         if not 0 <= self.negatives <= 1:
             raise ValueError(f"negatives is a share of the batch in [0, 1], got {self.negatives}")
         _ = self.discriminator, self.generator  # these check what they are made of
+
+    @property
+    def energy(self) -> Energy:
+        """What the Fisher score is the gradient of: the energy itself, or its sigmoid where the loss puts one on it."""
+        return "sigmoid" if self.loss == "least-squares" else "logit"
 
     @property
     def discriminator(self) -> DiscriminatorConfig:

@@ -1,15 +1,21 @@
-"""What recipes have in common: settings of plain kinds that are checked, and may be given as text."""
+"""What recipes have in common: settings of plain kinds that are checked, given as text, and kept by a run."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-__all__ = ["check_choices", "override", "refuse_changes"]
+import torch
+
+from afv_metric.environment import computes_bfloat16
+
+__all__ = ["check_choices", "override", "refuse_changes", "settle_precision"]
 
 _Settings = TypeVar("_Settings")
+_log = logging.getLogger(__name__)
 
 
 def check_choices(settings: Any) -> None:
@@ -46,6 +52,28 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
             raise ValueError(f"expected NAME=VALUE with one of the settings {known}; got {assignment!r}")
         changes[name] = _parse(name, text, kinds[name])
     return replace(settings, **changes)  # type: ignore[type-var]
+
+
+def settle_precision(settings: _Settings, saved: Mapping[str, Any] | None, device: torch.device) -> _Settings:
+    """Decide what the precision ``"auto"`` stands for: that of a run that goes on, or what the device is fast in.
+
+    Args:
+        settings: A dataclass with a ``precision``.
+        saved: The settings of the run, if there is one.
+        device: Where it is trained.
+
+    Example:
+        >>> from afv_metric.train.recipes import Recipe
+        >>> settle_precision(Recipe(), {"precision": "float16"}, torch.device("cpu")).precision
+        'float16'
+    """
+    fast = computes_bfloat16(device)
+    if settings.precision == "auto":  # type: ignore[attr-defined]
+        precision = saved.get("precision", "float32") if saved else "bfloat16" if fast else "float32"
+        settings = replace(settings, precision=precision)  # type: ignore[type-var]
+    if settings.precision == "bfloat16" and not fast:  # type: ignore[attr-defined]
+        _log.warning("%s only imitates bfloat16, many times slower than float32 (precision=float32)", device)
+    return settings
 
 
 def refuse_changes(settings: Any, saved: Mapping[str, Any], run: Path, free: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from afv_metric.bundle import Bundle
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.train.distributed import average, synchronise_batch_norm
 from afv_metric.train.recipes import Recipe
+from afv_metric.train.reconstruction import Decoder
 
 __all__ = ["State"]
 
@@ -29,6 +30,7 @@ class State:
     Attributes:
         discriminator: D, in training.
         generator: G, in training.
+        decoder: Rebuilds images from D's maps and is trained along with D; None where the recipe has no weight for it.
         averaged_discriminator: Polyak average of D's baked weights: the metric.
         averaged_generator: Polyak average of G, in evaluation mode.
         iteration: Iterations done.
@@ -42,9 +44,10 @@ class State:
         self.discriminator = Discriminator(recipe.discriminator).to(**layout)
         self.generator = Generator(recipe.generator).to(**layout)
         synchronise_batch_norm(self.generator)
+        self.decoder = Decoder(self.discriminator).to(**layout) if recipe.reconstruction else None
         self.restart_averages()
-        self.discriminator_optimizer = _adam(self.discriminator, recipe.discriminator_rate, recipe)
-        self.generator_optimizer = _adam(self.generator, recipe.generator_rate, recipe)
+        self.discriminator_optimizer = _adam(self._trained_as("discriminator"), recipe.discriminator_rate, recipe)
+        self.generator_optimizer = _adam(self._trained_as("generator"), recipe.generator_rate, recipe)
         scaled = recipe.precision == "float16"
         self.discriminator_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.generator_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -110,9 +113,14 @@ class State:
         optimizer, scaler = getattr(self, f"{name}_optimizer"), getattr(self, f"{name}_scaler")
         optimizer.zero_grad()
         scaler.scale(loss).backward()
-        average(weight.grad for weight in getattr(self, name).parameters())
+        average(weight.grad for weight in self._trained_as(name) if weight.grad is not None)
         scaler.step(optimizer)
         scaler.update()
+
+    def _trained_as(self, name: str) -> list[nn.Parameter]:
+        """The weights that one optimizer moves."""
+        decoder = self.decoder if name == "discriminator" else None
+        return [*getattr(self, name).parameters(), *(decoder.parameters() if decoder else ())]
 
     @torch.no_grad()
     def update_averages(self, recipe: Recipe) -> None:
@@ -134,5 +142,5 @@ class State:
         return bool(torch.stack([weight.detach().isfinite().all() for weight in weights]).all())
 
 
-def _adam(network: nn.Module, rate: float, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.Adam(network.parameters(), rate, (recipe.beta1, recipe.beta2), foreach=True)
+def _adam(weights: list[nn.Parameter], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.Adam(weights, rate, (recipe.beta1, recipe.beta2), foreach=True)

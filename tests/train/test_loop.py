@@ -197,6 +197,8 @@ def test_other_images_are_refused(recipe, images, tmp_path):
         {"r1": 1.0, "generator_steps": 2, "discriminator_steps": 2},
         {"r1": 1.0, "precision": "bfloat16"},
         {"precision": "float16"},
+        {"loss": "logistic", "reconstruction": 10.0},
+        {"image_size": 64, "reconstruction": 1.0, "precision": "bfloat16"},
     ],
 )
 def test_every_setting_can_be_switched(recipe, images, tmp_path, changes):
@@ -207,6 +209,28 @@ def test_every_setting_can_be_switched(recipe, images, tmp_path, changes):
         before, after = fresh.modules()[name].state_dict(), saved[name]
         assert any(not torch.equal(before[key], after[key]) for key in before), name
         assert all(value.isfinite().all() for value in after.values())
+
+
+def test_the_decoder_is_trained_and_resumed(recipe, images, tmp_path):
+    recipe = dataclasses.replace(recipe, reconstruction=10.0)
+    whole = _train(recipe, images, tmp_path / "whole")
+    before = State(recipe, torch.device("cpu")).decoder.state_dict()
+    assert all(not torch.equal(before[name], value) for name, value in whole["decoder"].items())
+    train(dataclasses.replace(recipe, iterations=3), images, tmp_path / "parts", quiet=True)
+    _assert_equal(whole, _train(recipe, images, tmp_path / "parts"))
+    assert all(line["reconstruction_error"] > 0 for line in _lines(tmp_path / "whole" / "stats.jsonl"))
+
+
+def test_a_run_keeps_the_precision_that_it_began_in(recipe, images, tmp_path, monkeypatch, caplog):
+    recipe = dataclasses.replace(recipe, precision="auto", iterations=2)
+    monkeypatch.setattr("afv_metric.train.settings.computes_bfloat16", lambda device: True)
+    assert _train(recipe, images, tmp_path)["recipe"]["precision"] == "bfloat16"
+    monkeypatch.setattr("afv_metric.train.settings.computes_bfloat16", lambda device: False)
+    assert not caplog.messages
+    longer = dataclasses.replace(recipe, iterations=3)
+    assert _train(longer, images, tmp_path)["recipe"]["precision"] == "bfloat16"
+    assert "cpu only imitates bfloat16" in caplog.text
+    assert _train(recipe, images, tmp_path / "other")["recipe"]["precision"] == "float32"
 
 
 def test_steps_are_counted(recipe, images, tmp_path):

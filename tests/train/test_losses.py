@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -18,6 +20,13 @@ def test_least_squares_by_hand():
     expected = (0.01 + 0.09) / 2 + (0.04 + 0.16) / 2
     assert discriminator_loss("least-squares", logits, [negatives]).item() == pytest.approx(expected)
     assert generator_loss("least-squares", negatives).item() == pytest.approx((0.64 + 0.36) / 2)
+
+
+def test_logistic_by_hand():
+    real, negatives = torch.logit(torch.tensor([[0.9], [0.7]])), torch.logit(torch.tensor([[0.2], [0.4]]))
+    expected = -(math.log(0.9) + math.log(0.7)) / 2 - (math.log(0.8) + math.log(0.6)) / 2
+    assert discriminator_loss("logistic", real, [negatives]).item() == pytest.approx(expected)
+    assert generator_loss("logistic", negatives).item() == pytest.approx(-(math.log(0.2) + math.log(0.4)) / 2)
 
 
 def test_the_pull_to_the_average_is_the_squared_distance_of_images():

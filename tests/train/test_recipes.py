@@ -25,7 +25,7 @@ def test_overriding():
         ("width", "expected NAME=VALUE"),
         ("width=wide", r"width must be a number \(int\)"),
         ("spectral_norm=perhaps", "must be yes or no"),
-        ("loss=l2", "loss must be one of hinge, least-squares"),
+        ("loss=l2", "loss must be one of hinge, logistic, least-squares"),
         ("negatives=2", "share of the batch"),
         ("batch_size=0", "batch_size must be positive"),
         ("discriminator_average=1", r"discriminator_average must be in \[0, 1\)"),

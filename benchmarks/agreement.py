@@ -39,7 +39,7 @@ from afv_metric.environment import read_versions
 from afv_metric.files import replacing, save_figure
 from afv_metric.forms import FORMS
 from afv_metric.train.checkpoint import checkpoints
-from afv_metric.train.export import export_run, read_recipe
+from afv_metric.train.export import export_run, read_recipe, training_stages
 from afv_metric.train.loop import iterate
 from afv_metric.train.recipes import Recipe
 from afv_metric.train.state import State
@@ -60,8 +60,9 @@ class Row(NamedTuple):
     Attributes:
         name: What was measured.
         form: Form of the distance; empty for L2 and SSIM.
-        iterations: Iterations of training, with the bundle's own levels; None where there is none of that.
-        hours: Hours of training.
+        iterations: Iterations of training, with those of the bundles that it started from, at the bundle's own levels;
+            None where there is none of that.
+        hours: Hours of training, likewise.
         summary: Scores on the sets; differences are to the random initialisation.
     """
 
@@ -106,7 +107,9 @@ def measure_all(
     distances: dict[str, list[Distances]] = {form: [] for form in forms}
     with tempfile.TemporaryDirectory() as folder:
         for number, bundle in enumerate(tqdm(bundles, disable=quiet, unit="bundle")):
-            known.append((bundle.name, bundle.training.get("iterations"), bundle.training.get("hours")))
+            stages = training_stages(bundle.training)
+            iterations, hours = (sum(stage.get(key, 0) for stage in stages) or None for key in ("iterations", "hours"))
+            known.append((bundle.name, iterations, hours))
             variants = [bundle]
             for level in range(len(bundle.levels) if by_level else 0):
                 known.append((f"{bundle.name}, level {level} alone", None, None))

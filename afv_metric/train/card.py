@@ -18,7 +18,7 @@ import torch
 from afv_metric.bundle import Bundle, load_bundle
 from afv_metric.files import replacing, save_figure
 from afv_metric.hub import sha256_of
-from afv_metric.train.export import read_recipe
+from afv_metric.train.export import read_recipe, training_stages
 from afv_metric.train.log import read_records
 from afv_metric.train.recipes import RECIPES, Recipe
 
@@ -189,6 +189,7 @@ def _facts(bundle: Bundle, chosen: str) -> str:
     assert bundle.generator is not None
     training, shape, generator = bundle.training, bundle.discriminator.config, bundle.generator.config
     recipe: Mapping[str, Any] = training.get("recipe", {})
+    stages = training_stages(training)
     size = f"{shape.image_size}x{shape.image_size}"
     activation = f"leaky ReLU ({shape.slope:g})" if shape.slope else "ReLU"
     head = "energy at every position" if shape.head == "position" else "one energy an image"
@@ -204,8 +205,8 @@ def _facts(bundle: Bundle, chosen: str) -> str:
             f"{generator.width} channels, {generator.latent_size} latents; {_parameters(bundle.generator)} parameters",
         ),
         ("Data", "; ".join(str(training[key]) for key in ("data", "data_fingerprint") if training.get(key))),
-        ("Training", _training(training, recipe)),
-        ("Machine", "; then ".join(map(_machine, training.get("machines", [])))),
+        ("Training", "; then ".join(filter(None, map(_training, stages)))),
+        ("Machine", "; then ".join(_machine(machine) for stage in stages for machine in stage.get("machines", []))),
         ("Losses", _losses(recipe)),
         ("Weights used", _averages(recipe)),
         ("Statistics", _statistics(bundle)),
@@ -228,7 +229,9 @@ def _counted(bundle: Bundle) -> str:
     return f"{layers} (of 0 to {len(bundle.discriminator.residual_blocks()) - 1}); pooling exponent {bundle.pooling:g}"
 
 
-def _training(training: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def _training(training: Mapping[str, Any]) -> str:
+    """One run in a line."""
+    recipe: Mapping[str, Any] = training.get("recipe", {})
     parts = []
     if "iterations" in training:
         parts.append(f"{training['iterations']:,} iterations")
@@ -290,21 +293,14 @@ def _statistics(bundle: Bundle) -> str:
 
 
 def _commands(bundle: Bundle, options: Sequence[str]) -> str:
-    recorded = bundle.training.get("recipe")
-    if not recorded:
+    stages = training_stages(bundle.training)
+    if not all(stage.get("recipe") for stage in stages):
         return "The bundle records no recipe."
-    recipe = read_recipe(recorded)
-    base = RECIPES.get(recipe.name, Recipe())
-    settings = asdict(recipe) | {"iterations": _iterations(bundle)}
-    changed = [
-        f"{name}={value}"
-        for name, value in settings.items()
-        if value != getattr(base, name) and not name.endswith(_NO_WEIGHT)
-    ]
-    train = ["python -m afv_metric.train", base.name, "--data DATA --out RUN"]
-    if "init" in bundle.training:
-        train.append(f"--init {shlex.quote((str(bundle.training['init']).split() or ['none'])[0])}")
-    train += [f"--set {shlex.join(changed)}"] if changed else []
+    commands = []
+    for number, stage in enumerate(stages[:-1], 1):
+        name = _started_from(stages[number])
+        commands.append(_train_command(stage, f"RUN{number}"))
+        commands.append(f"python -m afv_metric.train export RUN{number} --out {name}")
     levels = " ".join(f"{level:g}" for level in bundle.levels)
     seed = bundle.sampling.get("seed", 0)
     export = [
@@ -316,9 +312,29 @@ def _commands(bundle: Bundle, options: Sequence[str]) -> str:
     ]
     for option, text in (("data-name", bundle.training.get("data")), ("licence", bundle.licence.get("weights"))):
         export += [f"--{option} {shlex.quote(text)}"] if text else []
-    card = ["python -m afv_metric.train card BUNDLE", *options]
-    commands = "\n".join(" ".join(command) for command in (train, export, card))
-    return f"```sh\n{commands}\n```"
+    commands += [_train_command(stages[-1], "RUN"), " ".join(export)]
+    commands.append(" ".join(["python -m afv_metric.train card BUNDLE", *options]))
+    return "\n".join(["```sh", *commands, "```"])
+
+
+def _train_command(training: Mapping[str, Any], run: str) -> str:
+    recipe = read_recipe(training["recipe"])
+    base = RECIPES.get(recipe.name, Recipe())
+    settings = asdict(recipe) | {"iterations": int(training.get("iterations", 0))}
+    changed = [
+        f"{name}={value}"
+        for name, value in settings.items()
+        if value != getattr(base, name) and not name.endswith(_NO_WEIGHT)
+    ]
+    command = ["python -m afv_metric.train", base.name, f"--data DATA --out {run}"]
+    command += [f"--init {_started_from(training)}"] if "init" in training else []
+    command += [f"--set {shlex.join(changed)}"] if changed else []
+    return " ".join(command)
+
+
+def _started_from(training: Mapping[str, Any]) -> str:
+    """Name of the bundle that a run started from, for a command line."""
+    return shlex.quote((str(training["init"]).split() or ["none"])[0])
 
 
 def _settings(bundle: Bundle) -> str:

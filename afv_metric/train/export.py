@@ -39,6 +39,7 @@ __all__ = [
     "random_bundle",
     "read_recipe",
     "sample_statistics",
+    "training_stages",
 ]
 
 LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
@@ -49,7 +50,7 @@ GOLDEN_NAME = "shake256-1"  # names the images of golden_pairs; other images get
 # What runs did that were made before a setting existed, where that is not its default of today.
 _EARLIER = {"held_out": 0.0}
 # What else of a checkpoint a bundle records, and under which name.
-_RECORDED = {"data": "data_fingerprint", "init": "init", "rate_factor": "rate_factor"}
+_RECORDED = {"data": "data_fingerprint", "init": "init", "before": "before", "rate_factor": "rate_factor"}
 _log = logging.getLogger(__name__)
 
 
@@ -184,6 +185,20 @@ def read_recipe(saved: Mapping[str, Any]) -> Recipe:
     return Recipe(**{name: value for name, value in _EARLIER.items() if name in known} | dict(saved))
 
 
+def training_stages(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records of all runs that a bundle's weights went through, each started from the bundle of the one before.
+
+    Args:
+        training: The ``training`` record of a bundle.
+
+    Example:
+        >>> [stage["hours"] for stage in training_stages({"hours": 2, "before": {"hours": 1}})]
+        [1, 2]
+    """
+    before = training.get("before")
+    return [*(training_stages(before) if before else []), training]
+
+
 def export_run(
     run: str | Path,
     name: str,
@@ -268,8 +283,9 @@ def export_run(
 def random_bundle(bundle: Bundle, *, samples: int = 1_000, quiet: bool = True) -> Bundle:
     """The same network at its random initialisation, to tell what training is worth.
 
-    Architecture, seed and the definition of the distance are those of the bundle, and the statistics are taken over
-    samples of its generator, so that nothing differs but the weights of the discriminator.
+    Architecture, seed (of the first run, where the bundle's run was started from another bundle) and the definition of
+    the distance are those of the bundle, and the statistics are taken over samples of its generator, so that nothing
+    differs but the weights of the discriminator.
 
     Args:
         bundle: A bundle with its generator and the recipe of its training.
@@ -281,7 +297,7 @@ def random_bundle(bundle: Bundle, *, samples: int = 1_000, quiet: bool = True) -
     """
     if bundle.generator is None:
         raise ValueError("the generator is needed: load_bundle(..., generator=True)")
-    recipe = read_recipe(bundle.training["recipe"])
+    recipe = read_recipe(training_stages(bundle.training)[0]["recipe"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         discriminator = Discriminator(recipe.discriminator).baked()

@@ -125,7 +125,7 @@ def train(
     else:
         images, aside = split_held_out(everything, recipe.held_out, recipe.seed)
     images = draw_images(images, recipe.images, recipe.seed)
-    facts = {"data": everything.fingerprint, "held_out": aside.fingerprint if held_out else ""}
+    facts: dict[str, Any] = {"data": everything.fingerprint, "held_out": aside.fingerprint if held_out else ""}
     for name, fingerprint in facts.items():
         if saved and saved.get(name, fingerprint) != fingerprint:
             option = f"--{name.replace('_', '-')}"
@@ -138,8 +138,10 @@ def train(
     elif init:
         state.start_from(init)
     latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
-    origin = saved["init"] if saved else f"{init.name} {init.hash}" if init else ""
-    facts["init"] = origin
+    if saved:
+        facts |= {name: saved[name] for name in ("init", "before") if name in saved}
+    else:
+        facts |= {"init": f"{init.name} {init.hash}", "before": dict(init.training)} if init else {"init": ""}
     writer = _Writer(recipe, out, facts, latents) if rank == 0 else None
     monitor = Monitor(recipe, images, aside, judged=judged, device=device) if rank == 0 else None
     if writer and monitor:
@@ -276,7 +278,7 @@ def save_grid(generator: Generator, latents: Tensor, path: Path) -> None:
 class _Writer:
     """What the first process writes, and when."""
 
-    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, str], latents: Tensor) -> None:
+    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, Any], latents: Tensor) -> None:
         self.recipe, self.out, self.facts, self.latents = recipe, out, facts, latents
         with replacing(out / "recipe.json") as temporary:
             temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")

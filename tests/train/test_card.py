@@ -115,6 +115,26 @@ def test_the_command_makes_the_recipe_again(folder: Path, run: Path) -> None:
     )
 
 
+def test_a_chain_of_runs(bundle: Bundle, tmp_path: Path) -> None:
+    first = {"iterations": 300, "hours": 3, "recipe": dataclasses.asdict(RECIPES["imagenet"]), "init": ""}
+    first["machines"] = [MACHINE]
+    recipe = dataclasses.replace(RECIPES["folder"], seed=7)
+    second = {"iterations": 5_000, "hours": 0.5, "recipe": dataclasses.asdict(recipe), "init": "v1 abc"}
+    training = {**second, "machines": [{"processor": "Abacus"}], "before": first}
+    text = make_card(save_bundle(dataclasses.replace(bundle, training=training), tmp_path / "bundle"))
+    facts = dict(table(text, ""))
+    assert facts["Training"] == (
+        "300 iterations of batch 64 in 3 hours, seed 0; the run was set to 30,000; then 5,000 iterations of batch 64 "
+        "in 0.5 hours, seed 7; started from v1 abc"
+    )
+    assert facts["Machine"] == "Z80, 8 bit, 1 thread, 2 processes, torch 2.15.0; then Abacus"
+    assert re.search(r"```sh\n(.*)\n(.*)\n(.*) --set seed=7\n", text).groups() == (
+        "python -m afv_metric.train imagenet --data DATA --out RUN1 --init none --set iterations=300",
+        "python -m afv_metric.train export RUN1 --out v1",
+        "python -m afv_metric.train folder --data DATA --out RUN --init v1",
+    )
+
+
 @pytest.mark.parametrize(("recorded", "option"), [({"init": ""}, " --init none"), ({}, "")])
 def test_a_run_from_scratch(bundle: Bundle, tmp_path: Path, recorded: dict[str, str], option: str) -> None:
     training = {"iterations": 5_000, "recipe": dataclasses.asdict(RECIPES["folder"]), **recorded}

@@ -350,7 +350,10 @@ def test_a_run_starts_from_a_bundle(recipe, images, tmp_path, bundle):
     saved = _train(recipe, images, tmp_path, init=bundle)
     for name, value in bundle.generator.named_parameters():
         torch.testing.assert_close(saved["generator"][name], value, rtol=0, atol=1e-12, msg=name)
+    assert (saved["init"], saved["before"]) == (f"{bundle.name} {bundle.hash}", bundle.training)
+    train(dataclasses.replace(recipe, iterations=2), images, tmp_path, quiet=True)  # goes on without being told of it
     exported = export_run(tmp_path, "same", samples=10, quiet=True)
+    assert exported.training["before"] == bundle.training
     for (name, value), (_, expected) in zip(
         exported.discriminator.named_parameters(), bundle.discriminator.named_parameters(), strict=True
     ):
@@ -365,6 +368,10 @@ def test_the_random_network_is_the_run_s_initialisation(recipe, images, tmp_path
     for name, value in expected.state_dict().items():
         assert torch.equal(untrained.discriminator.state_dict()[name], value)
     assert untrained.levels == trained.levels
+    other = dataclasses.asdict(dataclasses.replace(recipe, seed=1))
+    chained = dataclasses.replace(trained, training={"recipe": other, "before": trained.training})
+    again = random_bundle(chained, samples=10).discriminator.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in expected.state_dict().items())
 
 
 def test_a_full_disk_is_reported_and_breaks_nothing(recipe, images, tmp_path, monkeypatch):

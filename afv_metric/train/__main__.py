@@ -16,6 +16,7 @@ from afv_metric.bundle import Bundle, BundleError, load_bundle, save_bundle
 from afv_metric.environment import parse_device
 from afv_metric.forms import FORMS
 from afv_metric.hub import DEFAULT_BUNDLE, HubError
+from afv_metric.train.adapt import adapt_bundle
 from afv_metric.train.card import make_card, write_card
 from afv_metric.train.distributed import LostProcessError, joined, process
 from afv_metric.train.divergence import DivergenceError
@@ -48,9 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m afv_metric.train", description="Train a metric on any images.")
-    commands = parser.add_subparsers(required=True, metavar="RECIPE | report | export | card | validate | push")
+    commands = parser.add_subparsers(required=True, metavar="RECIPE | adapt | report | export | card | validate | push")
     for name, recipe in RECIPES.items():
         _add_recipe(commands.add_parser(name, help=f"train with the recipe {name!r}"), recipe)
+
+    adapt = commands.add_parser("adapt", help="whiten a bundle by your own images; minutes, and no training")
+    adapt.add_argument("--data", type=Path, nargs="+", required=True, help="folders or archives of images")
+    adapt.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
+    adapt.add_argument("--init", metavar="BUNDLE", default=DEFAULT_BUNDLE, help="whose network (default: %(default)s)")
+    adapt.add_argument("--name", help="name of the new bundle; that of the folder if not given")
+    adapt.add_argument("--samples", type=int, default=5_000, help="crops of the images (default: %(default)s)")
+    adapt.add_argument("--seed", type=int, default=0, help="seed of the crops")
+    adapt.add_argument("--cache", type=Path, help="folder for the decoded images")
+    adapt.set_defaults(run_command=_adapt)
 
     report = commands.add_parser("report", help="draw the curves and samples of runs into one HTML file")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of the runs")
@@ -104,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     push.set_defaults(run_command=_push)
 
     for name, command in commands.choices.items():
-        if name == "export" or name in RECIPES:
+        if name in ("adapt", "export") or name in RECIPES:
             command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -184,6 +195,21 @@ def _judged(paths: Sequence[Path]) -> list[object]:
 
     sets = [judged for path in paths for judged in ([read_pairs(path)] if path.suffix == ".csv" else read_root(path))]
     return list(distinguish(sets))
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    bundle = adapt_bundle(
+        load_bundle(options.init, generator=True),
+        options.data,
+        options.name or options.out.resolve().name,
+        samples=options.samples,
+        seed=options.seed,
+        cache=options.cache,
+        device=options.device,
+        quiet=options.quiet,
+    )
+    save_bundle(bundle, options.out)
+    write_card(options.out)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -287,6 +287,8 @@ def _statistics(bundle: Bundle) -> str:
     sampling = bundle.sampling
     parts = [f"{bundle.statistics.count:,} samples"]
     parts += [f"source: {sampling['source']}"] if "source" in sampling else []
+    parts += [f"augmentation {sampling['augmentation']}"] if "augmentation" in sampling else []
+    parts += [f"of {sampling['data_fingerprint']}"] if "data_fingerprint" in sampling else []
     parts += [str(sampling["generator_mode"])] if "generator_mode" in sampling else []
     parts += [f"seed {sampling['seed']}"] if "seed" in sampling else []
     return ", ".join([*parts, "accumulated in float64"])
@@ -302,10 +304,11 @@ def _commands(bundle: Bundle, options: Sequence[str]) -> str:
         commands.append(_train_command(stage, f"RUN{number}"))
         commands.append(f"python -m afv_metric.train export RUN{number} --out {name}")
     levels = " ".join(f"{level:g}" for level in bundle.levels)
-    seed = bundle.sampling.get("seed", 0)
+    samples = f"--samples {bundle.statistics.count} --seed {bundle.sampling.get('seed', 0)}"
+    adapted = bundle.sampling.get("bundle", "").split()[:1]  # in whose place the statistics are of images
     export = [
-        "python -m afv_metric.train export RUN --out BUNDLE",
-        f"--name {shlex.quote(bundle.name)} --samples {bundle.statistics.count} --seed {seed}",
+        f"python -m afv_metric.train export RUN --out {' '.join(map(shlex.quote, adapted)) or 'BUNDLE'}",
+        *([] if adapted else [f"--name {shlex.quote(bundle.name)} {samples}"]),
         f"--form {bundle.form} --levels {levels}",
         " ".join(["--blocks", *map(str, bundle.blocks or ())]),
         f"--pooling {bundle.pooling:g} --epsilon {bundle.epsilon:g}",
@@ -313,6 +316,9 @@ def _commands(bundle: Bundle, options: Sequence[str]) -> str:
     for option, text in (("data-name", bundle.training.get("data")), ("licence", bundle.licence.get("weights"))):
         export += [f"--{option} {shlex.quote(text)}"] if text else []
     commands += [_train_command(stages[-1], "RUN"), " ".join(export)]
+    for name in map(shlex.quote, adapted):
+        command = f"python -m afv_metric.train adapt --data IMAGES --out BUNDLE --init {name}"
+        commands.append(f"{command} --name {shlex.quote(bundle.name)} {samples}")
     commands.append(" ".join(["python -m afv_metric.train card BUNDLE", *options]))
     return "\n".join(["```sh", *commands, "```"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -26,6 +27,7 @@ _FILES = ("config.json", "model.safetensors", "generator.safetensors")
 _CARD = "README.md"
 _GOLDEN_TOLERANCE = 1e-5  # relative; float64 on another machine stays well below, another network does not
 _SYMMETRY_TOLERANCE = 1e-4  # relative, of float32
+_HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _FEWEST = 100  # samples that say something about a variance
 _Measure = Callable[[FisherStatistics, FisherStatistics, float], dict[str, float]]
 _SPREAD = 1e-3  # smallest standard deviation over samples of a generator that has not collapsed, of images in [-1, 1]
@@ -188,8 +190,9 @@ def pictures_of(card: str) -> list[str]:
 def _check_card(bundle: Bundle, folder: Path) -> str:
     if not bundle.card.strip():
         raise _FailedError(f"there is no {_CARD}")
-    own = {bundle.hash, str(bundle.training.get("data_fingerprint")), *(sha256_of(folder / file) for file in _FILES)}
-    foreign = set(re.findall(r"\b[0-9a-f]{64}\b", bundle.card)) - own
+    recorded = json.dumps([dict(bundle.training), dict(bundle.sampling)])  # its data, and the bundles it was made from
+    own = {bundle.hash, *_HASH.findall(recorded), *(sha256_of(folder / file) for file in _FILES)}
+    foreign = set(_HASH.findall(bundle.card)) - own
     if foreign:
         raise _FailedError(f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again")
     images = pictures_of(bundle.card)

@@ -6,6 +6,7 @@ import stat
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_BUNDLE
 from PIL import Image
 
 from afv_metric import AFVDistance, load_bundle
@@ -39,6 +40,19 @@ def test_from_images_to_a_metric_by_the_command(images, tmp_path, capsys):
     assert load_checkpoint(latest_checkpoint(again))["recipe"]["width"] == 4
     assert main(["folder", "--data", str(images), "--out", again, "--quiet", *init, "width=5"]) == 1
     assert "width was 4 and is now 5" in capsys.readouterr().err
+
+
+def test_a_bundle_is_adapted_by_the_command(images, tmp_path, capsys):
+    out = tmp_path / "mine"
+    arguments = ["--data", str(images), "--init", str(TINY_BUNDLE), "--samples", "70", "--seed", "3", "--quiet"]
+    assert main(["adapt", "--out", str(out), *arguments]) == 0
+    adapted = load_bundle(out)
+    assert (adapted.name, adapted.statistics.count, adapted.sampling["seed"]) == ("mine", 70, 3)
+    command = "adapt --data IMAGES --out BUNDLE --init tiny-bundle --name mine --samples 70 --seed 3\n"
+    assert "--out tiny-bundle --form activation" in adapted.card
+    assert command in adapted.card
+    assert main(["validate", str(out), "--quiet"]) == 0
+    assert "the statistics are of 'images', not of the generator" in capsys.readouterr().out
 
 
 def test_one_s_own_images_start_from_the_shipped_bundle(capsys):

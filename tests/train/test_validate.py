@@ -61,6 +61,14 @@ def test_a_good_bundle_passes(good: Bundle, tmp_path: Path) -> None:
     assert len(lines) == 1 + len(ALL)
 
 
+def test_a_card_may_name_what_the_bundle_was_made_from(good: Bundle, tmp_path: Path) -> None:
+    hashes = [digit * 64 for digit in "abc"]
+    training = {"init": f"v1 {hashes[0]}", "before": {"data_fingerprint": hashes[1]}}
+    made = dataclasses.replace(good, training=training, sampling={"bundle": f"v2 {hashes[2]}"}, card=" ".join(hashes))
+    assert "card" not in failed(made, tmp_path / "made")
+    assert "card" in failed(dataclasses.replace(made, card="d" * 64), tmp_path / "other")
+
+
 def test_what_cannot_be_checked_is_left_out(good: Bundle, tmp_path: Path) -> None:
     def left_out(name: str, samples: int, **changes: object) -> set[str]:
         save_bundle(dataclasses.replace(good, **changes), tmp_path / name)

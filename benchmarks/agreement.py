@@ -11,7 +11,7 @@ over the items; with ``--by-level`` also each level of the image pyramid alone.
 
 For a run two extrapolations to the 800,000 iterations of the paper follow, which are arithmetic and no measurements:
 what the mean of the first form would be if every doubling of the iterations went on adding what it added in this run (a
-straight line over the logarithm, by least squares), and how long they would take at the speed of the run and on a GPU
+straight line over the logarithm, by least squares; where its checkpoints span a doubling), and how long they would take at the speed of the run and on a GPU
 that sustains so many teraflops (``--teraflops``), from the products and sums counted in one iteration.
 """
 
@@ -181,7 +181,9 @@ def count_operations(recipe: Recipe) -> int:
 def extrapolate(run: Path, rows: Sequence[Row], teraflops: float) -> Iterator[str]:
     """Lines on what the published number of iterations of a run would take, and bring, from its rows in one form."""
     rows = [row for row in rows if row.name.rpartition("-")[0] == run.name]
-    last = [row for row in rows if row.iterations and row.hours is not None][-1]
+    trained = [row for row in rows if row.iterations and row.hours is not None]
+    first, last = trained[0], trained[-1]
+    assert first.iterations
     assert last.iterations
     assert last.hours is not None
     operations = count_operations(read_recipe(json.loads((run / "recipe.json").read_text())))
@@ -189,7 +191,7 @@ def extrapolate(run: Path, rows: Sequence[Row], teraflops: float) -> Iterator[st
     here, there = last.hours / last.iterations * PUBLISHED_ITERATIONS, exaflop * 1e6 / teraflops / 3600
     yield f"{run.name}: {operations / 1e9:.1f} GFLOP an iteration; {PUBLISHED_ITERATIONS:,} take {exaflop:.3f} EFLOP,"
     yield f"{here:.0f} hours at the speed of this run, {there:.1f} GPU hours at {teraflops:g} TFLOP/s (assumed)"
-    if len([row for row in rows if row.iterations]) > 1:
+    if last.iterations >= 2 * first.iterations:  # what less than a doubling added says nothing about one
         slope, end = growth(rows)
         yield f"{slope:+.4f} a doubling; {format_number(end)} at {PUBLISHED_ITERATIONS:,} iterations if that went on"
 

@@ -11,8 +11,9 @@ over the items; with ``--by-level`` also each level of the image pyramid alone.
 
 For a run two extrapolations to the 800,000 iterations of the paper follow, which are arithmetic and no measurements:
 what the mean of the first form would be if every doubling of the iterations went on adding what it added in this run (a
-straight line over the logarithm, by least squares; where its checkpoints span a doubling), and how long they would take at the speed of the run and on a GPU
-that sustains so many teraflops (``--teraflops``), from the products and sums counted in one iteration.
+straight line over the logarithm, by least squares; where its checkpoints span a doubling), and how long they would take
+at the speed of the run and on a GPU that sustains so many teraflops (``--teraflops``), from the products and sums
+counted in one iteration.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def test_training_on_one_s_own_images_as_the_readme_says(tmp_path, monkeypatch):
         height, width = generator.integers(40, 90, 2)
         pixels = generator.integers(0, 256, (height, width, 3) if index % 2 else (height, width), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "IMAGES" / f"{index}.png")
-    commands = re.findall(r"^    python -m afv_metric.train ((?:adapt|folder|export).*)$", README.read_text(), re.MULTILINE)
+    commands = re.findall(
+        r"^    python -m afv_metric.train ((?:adapt|folder|export).*)$", README.read_text(), re.MULTILINE
+    )
     assert [command.split()[0] for command in commands] == ["adapt", "folder", "export"]
     smaller = {"iterations=5000": "iterations=2 monitor_samples=8 batch_size=8", "--samples 10000": "--samples 20"}
     smaller["adapt "] = "adapt --samples 20 "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from afv_metric.environment import parse_device, read_versions
+from afv_metric.environment import computes_bfloat16, parse_device, read_versions
 
 
 def test_versions_are_those_of_the_packages():
@@ -19,3 +19,13 @@ def test_devices_that_cannot_be_used_are_refused():
     for name in ("abacus", "cuda:99"):
         with pytest.raises(argparse.ArgumentTypeError, match=name):
             parse_device(name)
+
+
+def test_imitated_bfloat16_is_told_from_computed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert not computes_bfloat16(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert computes_bfloat16(torch.device("cuda"))
+    assert computes_bfloat16(torch.device("cpu")) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not computes_bfloat16(torch.device("cpu"))

@@ -118,7 +118,13 @@ def train(
     saved = load_checkpoint(path) if path else None
     recipe = settle_precision(recipe, saved and saved["recipe"], device)
     if saved:
-        refuse_changes(recipe, saved["recipe"], out, {"name", "iterations", "keep_best", "monitor_samples"})
+        # Runs from before there was a decoder had none.
+        refuse_changes(
+            recipe,
+            {"reconstruction": 0.0} | saved["recipe"],
+            out,
+            {"name", "iterations", "keep_best", "monitor_samples"},
+        )
     everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet or rank > 0)
     if held_out:
         images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet or rank > 0)

@@ -173,6 +173,15 @@ def test_other_settings_are_refused_and_named(recipe, images, tmp_path):
         train(dataclasses.replace(recipe, gain=4.0), images, tmp_path, quiet=True)
 
 
+def test_a_run_from_before_there_was_a_decoder_goes_on(recipe, images, tmp_path):
+    saved = _train(dataclasses.replace(recipe, iterations=2), images, tmp_path)
+    del saved["recipe"]["reconstruction"]
+    torch.save(saved, latest_checkpoint(tmp_path))
+    assert _train(recipe, images, tmp_path)["iteration"] == recipe.iterations
+    with pytest.raises(ValueError, match=r"reconstruction was 0\.0 and is now 1\.0"):
+        train(dataclasses.replace(recipe, reconstruction=1.0), images, tmp_path, quiet=True)
+
+
 def test_other_images_are_refused(recipe, images, tmp_path):
     run, others = tmp_path / "run", tmp_path / "others"
     train(dataclasses.replace(recipe, iterations=2), images, run, quiet=True)

@@ -181,7 +181,7 @@ def test_there_is_nothing_to_export_without_a_checkpoint(tmp_path: Path) -> None
         ("held_out=0", "held_out is a share of the images between 0 and 1"),
         ("batch_size=1", "batch_size must be at least 2 for batch norm, got 1"),
         ("augmentation=mirror", "augmentation must be one of none, flip, paper, multiscale; got 'mirror'"),
-        ("precision=float16", "precision must be one of float32, bfloat16; got 'float16'"),
+        ("precision=float16", "precision must be one of auto, float32, bfloat16; got 'float16'"),
     ],
 )
 def test_impossible_settings_are_refused(assignment: str, message: str) -> None:

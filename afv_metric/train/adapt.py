@@ -16,7 +16,7 @@ from afv_metric.fisher import FisherEngine
 from afv_metric.statistics import collect_statistics
 from afv_metric.train.augmentation import augment
 from afv_metric.train.data import load_images
-from afv_metric.train.export import GOLDEN_NAME, golden_distances, read_recipe
+from afv_metric.train.export import read_recipe, with_golden_distances
 from afv_metric.train.recipes import Recipe
 
 __all__ = ["adapt_bundle"]
@@ -90,4 +90,4 @@ def adapt_bundle(
         card=f"# {name}\n",
         hash="",
     )
-    return replace(adapted, golden={"pairs": GOLDEN_NAME, "distances": golden_distances(adapted)})
+    return with_golden_distances(adapted)

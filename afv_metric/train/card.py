@@ -300,14 +300,14 @@ def _commands(bundle: Bundle, options: Sequence[str]) -> str:
         return "The bundle records no recipe."
     commands = []
     for number, stage in enumerate(stages[:-1], 1):
-        name = _started_from(stages[number])
+        name = _name_in(stages[number]["init"])
         commands.append(_train_command(stage, f"RUN{number}"))
         commands.append(f"python -m afv_metric.train export RUN{number} --out {name}")
     levels = " ".join(f"{level:g}" for level in bundle.levels)
     samples = f"--samples {bundle.statistics.count} --seed {bundle.sampling.get('seed', 0)}"
-    adapted = bundle.sampling.get("bundle", "").split()[:1]  # in whose place the statistics are of images
+    adapted = bundle.sampling.get("bundle")  # the one before, if the statistics are of images
     export = [
-        f"python -m afv_metric.train export RUN --out {' '.join(map(shlex.quote, adapted)) or 'BUNDLE'}",
+        f"python -m afv_metric.train export RUN --out {_name_in(adapted) if adapted else 'BUNDLE'}",
         *([] if adapted else [f"--name {shlex.quote(bundle.name)} {samples}"]),
         f"--form {bundle.form} --levels {levels}",
         " ".join(["--blocks", *map(str, bundle.blocks or ())]),
@@ -316,8 +316,8 @@ def _commands(bundle: Bundle, options: Sequence[str]) -> str:
     for option, text in (("data-name", bundle.training.get("data")), ("licence", bundle.licence.get("weights"))):
         export += [f"--{option} {shlex.quote(text)}"] if text else []
     commands += [_train_command(stages[-1], "RUN"), " ".join(export)]
-    for name in map(shlex.quote, adapted):
-        command = f"python -m afv_metric.train adapt --data IMAGES --out BUNDLE --init {name}"
+    if adapted:
+        command = f"python -m afv_metric.train adapt --data IMAGES --out BUNDLE --init {_name_in(adapted)}"
         commands.append(f"{command} --name {shlex.quote(bundle.name)} {samples}")
     commands.append(" ".join(["python -m afv_metric.train card BUNDLE", *options]))
     return "\n".join(["```sh", *commands, "```"])
@@ -333,14 +333,14 @@ def _train_command(training: Mapping[str, Any], run: str) -> str:
         if value != getattr(base, name) and not name.endswith(_NO_WEIGHT)
     ]
     command = ["python -m afv_metric.train", base.name, f"--data DATA --out {run}"]
-    command += [f"--init {_started_from(training)}"] if "init" in training else []
+    command += [f"--init {_name_in(training['init'])}"] if "init" in training else []
     command += [f"--set {shlex.join(changed)}"] if changed else []
     return " ".join(command)
 
 
-def _started_from(training: Mapping[str, Any]) -> str:
-    """Name of the bundle that a run started from, for a command line."""
-    return shlex.quote((str(training["init"]).split() or ["none"])[0])
+def _name_in(origin: str) -> str:
+    """The name in a record ``"name hash"`` of a bundle, for a command line; ``none`` if there was no bundle."""
+    return shlex.quote((origin.split() or ["none"])[0])
 
 
 def _settings(bundle: Bundle) -> str:

@@ -40,6 +40,7 @@ __all__ = [
     "read_recipe",
     "sample_statistics",
     "training_stages",
+    "with_golden_distances",
 ]
 
 LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
@@ -277,7 +278,7 @@ def export_run(
         licence={"weights": licence or "unstated"},
         card=f"# {name}\n",
     )
-    return replace(bundle, golden={"pairs": GOLDEN_NAME, "distances": golden_distances(bundle)})
+    return with_golden_distances(bundle)
 
 
 def random_bundle(bundle: Bundle, *, samples: int = 1_000, quiet: bool = True) -> Bundle:
@@ -351,6 +352,11 @@ def golden_distances(bundle: Bundle, forms: Iterable[FormName] = FORMS) -> dict[
     stored = replace(bundle, statistics=FisherStatistics(bundle.statistics.count, tuple(layers)))
     with torch.no_grad():
         return {form: AFVDistance(stored, form=form).double()(*golden_pairs()).tolist() for form in forms}
+
+
+def with_golden_distances(bundle: Bundle) -> Bundle:
+    """The bundle with a record of its :func:`golden_distances`, by which a copy is known to compute the same."""
+    return replace(bundle, golden={"pairs": GOLDEN_NAME, "distances": golden_distances(bundle)})
 
 
 def _three_digits(value: float) -> float:

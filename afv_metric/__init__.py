@@ -8,9 +8,9 @@ Example:
     torch.Size([4])
 """
 
-from afv_metric.bundle import Bundle, BundleError, load_bundle, save_bundle
-from afv_metric.distance import AFVDistance, Embedding
-from afv_metric.hub import DEFAULT_BUNDLE, HubError, list_bundles
+from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError, list_bundles
+from afv_metric.metric import AFVDistance, Embedding
 
 __version__ = "0.1.0"
 

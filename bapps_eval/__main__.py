@@ -12,17 +12,17 @@ from typing import Any
 from torch import distributed
 from tqdm import tqdm
 
-from afv_metric.bundle import BundleError
-from afv_metric.environment import parse_device, read_versions
-from afv_metric.hub import HubError
+from afv_metric.bundles.bundle import BundleError
+from afv_metric.bundles.resolve import HubError
+from afv_metric.runtime import parse_device, read_versions
 from afv_metric.train.distributed import joined, process
 from bapps_eval.data import TASKS, JudgedSet, default_root, distinguish, read_pairs, read_root
 from bapps_eval.download import URL, download
 from bapps_eval.html import GALLERY, write_html
-from bapps_eval.measuring import FloatArray, Times, measure
 from bapps_eval.metrics import NAMES, Choice, Metric, make_metrics
 from bapps_eval.report import format_text, make_report, write_csv, write_json, write_markdown
 from bapps_eval.results import MetricRecord, Results, load_results, measured_before, save_results
+from bapps_eval.run import FloatArray, Times, measure
 
 _OUTPUTS = {"csv": write_csv, "json": write_json, "markdown": write_markdown}
 
@@ -250,7 +250,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="bundles of afv, afv-random and d-pool: names, folders, hub ids",
     )
     metrics.add_argument(
-        "--bigan", type=Path, metavar="FOLDER", help="encoder of bigan, from python -m afv_metric.bigan export"
+        "--bigan", type=Path, metavar="FOLDER", help="encoder of bigan, from python -m experiments.bigan export"
     )
     metrics.add_argument(
         "--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, ..., or auto: the best there is"

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from afv_metric.images import read_image
+from afv_metric.images.tensors import read_image
 from bapps_eval.archives import ArchiveMember, contents_of, read_archive
 
 __all__ = [

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from afv_metric.bundles.resolve import sha256_of
 from afv_metric.files import replacing
-from afv_metric.hub import sha256_of
 from bapps_eval.archives import iterate_files
 from bapps_eval.data import ARCHIVES, TASKS, Place, place_in_layout
 

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bigan.encoder import load_encoder
-from afv_metric.bigan.networks import Encoder
-from afv_metric.bundle import Bundle, load_bundle
-from afv_metric.distance import AFVDistance, Embedding
-from afv_metric.features import PooledFeatures
-from afv_metric.forms import FORMS
-from afv_metric.hub import DEFAULT_BUNDLE
-from afv_metric.images import pad_to_multiple, to_network_range
+from afv_metric.bundles.bundle import Bundle, load_bundle
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE
+from afv_metric.fisher.forms import FORMS
+from afv_metric.fisher.vectors import PooledFeatures
+from afv_metric.images.tensors import pad_to_multiple, to_network_range
+from afv_metric.metric import AFVDistance, Embedding
 from afv_metric.train.export import random_bundle
+from experiments.bigan.encoder import load_encoder
+from experiments.bigan.networks import Encoder
 
 __all__ = ["METRICS", "NAMES", "Choice", "Distance", "Metric", "l2", "make_metrics", "ms_ssim", "psnr", "ssim"]
 
@@ -107,7 +107,7 @@ class Choice:
     Attributes:
         weights: Names, folders or hub ids of bundles; the default bundle if empty.
         device: Where the metrics compute.
-        bigan: Folder of the encoder of ``bigan``, as ``python -m afv_metric.bigan export`` writes it.
+        bigan: Folder of the encoder of ``bigan``, as ``python -m experiments.bigan export`` writes it.
     """
 
     weights: Sequence[str] = ()
@@ -325,7 +325,7 @@ def _make_bigan(name: str, choice: Choice) -> list[Metric]:
     """
     if choice.bigan is None:
         raise ValueError(
-            f"the metric {name} needs the folder of an encoder: --bigan FOLDER; `python -m afv_metric.bigan` makes one"
+            f"the metric {name} needs the folder of an encoder: --bigan FOLDER; `python -m experiments.bigan` makes one"
         )
     trained = load_encoder(choice.bigan)
     encoder = trained.encoder.to(choice.device).to(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@
 Both score one generated set of 64x64 PNG files in the layout of BAPPS. The official loop is
 ``lpips.score_2afc_dataset`` over a ``DataLoader`` with batches of 50, as ``test_dataset_model.py`` of LPIPS calls it:
 images are read by Pillow, resized and normalised by torchvision, four worker processes. Ours is
-``bapps_eval.measuring.measure``, with batches of 128, and ``bapps_eval.scores.agreement``. Absolute times on a shared
+``bapps_eval.run.measure``, with batches of 128, and ``bapps_eval.scores.agreement``. Absolute times on a shared
 machine say little; the ratio of two turns says more, and that of the processor time, workers included, most.
 """
 
@@ -35,8 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from bapps_eval.data import read_root
-from bapps_eval.measuring import Times, measure
 from bapps_eval.metrics import Choice, make_metrics
+from bapps_eval.run import Times, measure
 from bapps_eval.scores import agreement
 
 FOLDERS = ("ref", "p0", "p1")

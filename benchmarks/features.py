@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 import afv_metric
-from afv_metric.bundle import Bundle, load_bundle
-from afv_metric.features import ScoreFeatures, extract
-from afv_metric.fisher import FisherEngine
+from afv_metric.bundles.bundle import Bundle, load_bundle
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.statistics import FisherStatistics, collect_statistics, inverse_root
+from afv_metric.fisher.vectors import ScoreFeatures, extract
 from afv_metric.networks import Discriminator, DiscriminatorConfig, PooledConv2d
-from afv_metric.statistics import FisherStatistics, collect_statistics, inverse_root
 
 
 class PlainNetwork(nn.Module):

@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import afv_metric
-from afv_metric.comparison import Comparison
-from afv_metric.fisher import FisherEngine
-from afv_metric.forms import FORMS, FisherForm
+from afv_metric.fisher.comparison import Comparison
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.forms import FORMS, FisherForm
+from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig
-from afv_metric.statistics import collect_statistics
 
 EPSILON = 0.03
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import afv_metric
+from afv_metric.images.augment import augment
 from afv_metric.networks import PooledConv2d, UpsampledConv2d
-from afv_metric.train.augmentation import augment
 from afv_metric.train.loop import iterate
 from afv_metric.train.losses import discriminator_loss, generator_loss
 from afv_metric.train.recipes import RECIPES, Recipe

@@ -11,10 +11,10 @@ import torch
 from hypothesis import settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from afv_metric.bundle import Bundle, load_bundle
-from afv_metric.fisher import FisherEngine
+from afv_metric.bundles.bundle import Bundle, load_bundle
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig
-from afv_metric.statistics import FisherStatistics, collect_statistics
 
 # Time limits would make slow machines fail; speed lives in benchmarks.
 settings.register_profile("default", deadline=None, max_examples=12)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from afv_metric.fisher.statistics import FisherStatistics
 from afv_metric.networks import Discriminator
-from afv_metric.statistics import FisherStatistics
 
 FLOOR = 1e-3
 

@@ -68,8 +68,8 @@ def test_every_command_of_the_page_runs(data, monkeypatch):
     for _, _, module, *arguments in commands(text):
         modules.append(module)
         assert import_module(f"{module}.__main__").main([*arguments, "--quiet"]) == 0, arguments
-    assert modules.count("afv_metric.experiments") == 6
-    for name in ("classify", "sets", "neighbours", "compress", "bigan"):
+    assert modules.count("experiments") == 6
+    for name in ("classify", "sets", "neighbours", "compress", "mnist"):
         assert (data / name / f"{name}.json").is_file()
         assert list((data / name).glob("*.png"))
 

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from afv_metric.bundle import Bundle, BundleError, load_bundle, save_bundle
-from afv_metric.environment import parse_device
-from afv_metric.forms import FORMS
-from afv_metric.hub import DEFAULT_BUNDLE, HubError
+from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
+from afv_metric.bundles.card import make_card, write_card
+from afv_metric.bundles.push import push_bundle
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError
+from afv_metric.bundles.validate import validate_bundle
+from afv_metric.fisher.forms import FORMS
+from afv_metric.runtime import parse_device
 from afv_metric.train.adapt import adapt_bundle
-from afv_metric.train.card import make_card, write_card
 from afv_metric.train.distributed import LostProcessError, joined, process
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.export import BLOCKS, LEVELS, POOLING, export_run
 from afv_metric.train.loop import StoppedError, save_grid, train
-from afv_metric.train.push import push_bundle
 from afv_metric.train.recipes import RECIPES, Recipe
 from afv_metric.train.report import write_report
-from afv_metric.train.validate import validate_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

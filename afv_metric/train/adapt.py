@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from afv_metric.bundle import Bundle
-from afv_metric.fisher import FisherEngine
-from afv_metric.statistics import collect_statistics
-from afv_metric.train.augmentation import augment
-from afv_metric.train.data import load_images
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.statistics import collect_statistics
+from afv_metric.images.augment import augment
+from afv_metric.images.cache import load_images
 from afv_metric.train.export import read_recipe, with_golden_distances
 from afv_metric.train.recipes import Recipe
 
@@ -42,7 +42,7 @@ def adapt_bundle(
 
     Args:
         bundle: Whose network and definition of the distance are kept.
-        data: Images: folders or archives, see :func:`~afv_metric.train.data.load_images`.
+        data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
         name: Name of the new bundle.
         samples: Crops. ``fisher`` takes 10,000 for variances that are certain to 2 %; the other forms take few.
         seed: Seed of the crops.

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, distributed
 from tqdm import tqdm
 
-from afv_metric.bundle import Bundle
-from afv_metric.distance import AFVDistance
-from afv_metric.fisher import Energy, FisherEngine
-from afv_metric.forms import FORMS, FormName
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.fisher.engine import Energy, FisherEngine
+from afv_metric.fisher.forms import FORMS, FormName
+from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics, collect_statistics
+from afv_metric.metric import AFVDistance
 from afv_metric.networks import Discriminator, Generator
-from afv_metric.statistics import FisherStatistics, LayerStatistics, collect_statistics
 from afv_metric.train.checkpoint import best_checkpoints, checkpoints, latest_checkpoint, load_checkpoint
 from afv_metric.train.distributed import process
 from afv_metric.train.recipes import Recipe

@@ -24,11 +24,12 @@ from torch import Tensor, distributed
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from afv_metric.bundle import Bundle
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.bundles.card import record_machine
 from afv_metric.files import replacing
+from afv_metric.images.augment import augment
+from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
 from afv_metric.networks import Generator
-from afv_metric.train.augmentation import augment
-from afv_metric.train.card import record_machine
 from afv_metric.train.checkpoint import (
     checkpoints,
     latest_checkpoint,
@@ -37,7 +38,6 @@ from afv_metric.train.checkpoint import (
     rewind,
     save_checkpoint,
 )
-from afv_metric.train.data import ImageSet, Rows, draw_images, load_images, split_held_out
 from afv_metric.train.distributed import average, process, reaches_any
 from afv_metric.train.divergence import DivergenceError, Watch
 from afv_metric.train.log import Log
@@ -89,7 +89,7 @@ def train(
     Args:
         recipe: All settings. A run can only be resumed with the settings it began with, except its length and
             its intervals.
-        data: Images: folders or archives, see :func:`~afv_metric.train.data.load_images`.
+        data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
         out: Folder of the run; a checkpoint in it is resumed.
         held_out: Images for the monitors alone; the recipe's share of the data if none are given.
         init: Bundle, with its generator, whose two networks a new run starts from.

@@ -23,16 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bundle import Bundle
-from afv_metric.distance import AFVDistance
-from afv_metric.features import ScoreFeatures
-from afv_metric.fisher import FisherEngine
-from afv_metric.forms import FORMS
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.forms import FORMS
+from afv_metric.fisher.sets import fisher_similarity, mean_scores
+from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
+from afv_metric.fisher.vectors import ScoreFeatures
+from afv_metric.images.augment import augment
+from afv_metric.images.cache import ImageSet
+from afv_metric.metric import AFVDistance
 from afv_metric.networks import Discriminator, Generator
-from afv_metric.sets import fisher_similarity, mean_scores
-from afv_metric.statistics import FisherStatistics, collect_statistics
-from afv_metric.train.augmentation import augment
-from afv_metric.train.data import ImageSet
 from afv_metric.train.export import BLOCKS, POOLING
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
@@ -63,7 +63,7 @@ class Monitor:
 
     Real images are looked at as training sees them, augmented by the recipe, once and for all from the recipe's seed.
     There are as many train images as held-out ones, so that the bias of the Fisher Similarity, which depends on the
-    number of images (see :mod:`afv_metric.sets`), is the same for both.
+    number of images (see :mod:`afv_metric.fisher.sets`), is the same for both.
 
     Args:
         recipe: The recipe of the run.
@@ -78,7 +78,7 @@ class Monitor:
         device: Where the networks are.
 
     Example:
-        >>> from afv_metric.train.data import Rows
+        >>> from afv_metric.images.cache import Rows
         >>> from afv_metric.train.state import State
         >>> recipe = Recipe(width=4, generator_width=4, monitor_samples=8)
         >>> pixels = torch.randint(256, (12, 64, 64, 3), dtype=torch.uint8)

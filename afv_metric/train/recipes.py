@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_type_hints
 
-from afv_metric.fisher import Energy
+from afv_metric.fisher.engine import Energy
 from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
 from afv_metric.train.settings import check_choices, override
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
-from afv_metric.environment import computes_bfloat16
+from afv_metric.runtime import computes_bfloat16
 
 __all__ = ["check_choices", "override", "refuse_changes", "settle_precision"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afv_metric.bundle import Bundle
+from afv_metric.bundles.bundle import Bundle
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.train.distributed import average, synchronise_batch_norm
 from afv_metric.train.recipes import Recipe

@@ -19,10 +19,10 @@ import torch
 from judged_sets import save_grey, save_pairs, save_root
 
 import bapps_eval.__main__ as command
-from afv_metric.bigan.encoder import TrainedEncoder, save_encoder
-from afv_metric.bigan.networks import Encoder, EncoderConfig
 from bapps_eval.__main__ import main
 from bapps_eval.results import load_results
+from experiments.bigan.encoder import TrainedEncoder, save_encoder
+from experiments.bigan.networks import Encoder, EncoderConfig
 
 
 @pytest.fixture(autouse=True)

@@ -17,14 +17,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bigan.encoder import TrainedEncoder, save_encoder
-from afv_metric.bigan.networks import Encoder, EncoderConfig
-from afv_metric.bundle import BundleError, load_bundle
-from afv_metric.distance import AFVDistance
-from afv_metric.hub import sha256_of
+from afv_metric.bundles.bundle import BundleError, load_bundle
+from afv_metric.bundles.resolve import sha256_of
+from afv_metric.metric import AFVDistance
 from afv_metric.train.export import random_bundle
 from bapps_eval import metrics
 from bapps_eval.metrics import Choice, Distance, Metric, l2, make_metrics, ms_ssim, psnr, ssim
+from experiments.bigan.encoder import TrainedEncoder, save_encoder
+from experiments.bigan.networks import Encoder, EncoderConfig
 
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 FORMS = ("fisher", "local", "activation")
@@ -312,7 +312,7 @@ def test_bigan_is_known_by_its_name_and_hash(bigan: Path) -> None:
 
 
 def test_bigan_without_an_encoder_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs the folder of an encoder: --bigan FOLDER; .*afv_metric.bigan"):
+    with pytest.raises(ValueError, match="needs the folder of an encoder: --bigan FOLDER; .*experiments.bigan"):
         make_metrics(["bigan"], Choice())
     with pytest.raises(BundleError, match="no BiGAN encoder in .*none.*; make one with"):
         make_metrics(["bigan"], Choice(bigan=tmp_path / "none"))

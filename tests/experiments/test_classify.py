@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from afv_metric.experiments import classify
-from afv_metric.experiments.classify import Settings, add_arguments, fold, read_examples, run
-from afv_metric.features import ScoreFeatures, Sketch, extract
-from afv_metric.train.data import Rows
+from afv_metric.fisher.vectors import ScoreFeatures, Sketch, extract
+from afv_metric.images.cache import Rows
 from afv_metric.train.divergence import DivergenceError
+from experiments import classify
+from experiments.classify import Settings, add_arguments, fold, read_examples, run
 
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 

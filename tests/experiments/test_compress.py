@@ -14,8 +14,9 @@ import torch
 from conftest import TINY_BUNDLE
 from PIL import Image
 
-from afv_metric.experiments import compress
-from afv_metric.experiments.compress import (
+from afv_metric.fisher.vectors import ScoreFeatures, store
+from experiments import compress
+from experiments.compress import (
     Projection,
     build_index,
     fit_projection,
@@ -26,8 +27,7 @@ from afv_metric.experiments.compress import (
     search_index,
     sketch_vectors,
 )
-from afv_metric.experiments.neighbours import extract_all, nearest, nearest_among
-from afv_metric.features import ScoreFeatures, store
+from experiments.neighbours import extract_all, nearest, nearest_among
 
 SKETCH, COUNT = 96, 300
 
@@ -290,7 +290,7 @@ def test_without_faiss_the_message_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_without_matplotlib_there_is_no_picture(monkeypatch, tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="afv_metric")
+    caplog.set_level(logging.INFO, logger="experiments")
     (tmp_path / "recall.png").write_bytes(b"of an earlier run")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert compress._draw_recall({}, tmp_path / "recall.png") is None

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from afv_metric.experiments.linear import (
+from afv_metric.train.divergence import DivergenceError
+from experiments.linear import (
     Dropout,
     LinearClassifier,
     Scaling,
@@ -12,7 +13,6 @@ from afv_metric.experiments.linear import (
     measure_scaling,
     train_svm,
 )
-from afv_metric.train.divergence import DivergenceError
 
 UNSCALED = Scaling(None, torch.tensor(1.0))
 

@@ -4,14 +4,14 @@ from types import ModuleType
 
 import pytest
 
-from afv_metric.experiments import __main__ as module
-from afv_metric.experiments.__main__ import main
+from experiments import __main__ as module
+from experiments.__main__ import main
 
 
 @pytest.fixture
 def fake(monkeypatch):
     """An experiment that raises what ``fake.error`` is, or else reports its options."""
-    experiment = ModuleType("afv_metric.experiments.fake")
+    experiment = ModuleType("experiments.fake")
     experiment.error = None
 
     def run(options):
@@ -60,5 +60,5 @@ def test_every_experiment_has_a_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    for name in ("classify", "sets", "neighbours", "compress", "monitor", "bigan"):
+    for name in ("classify", "sets", "neighbours", "compress", "monitor", "mnist"):
         assert name in text

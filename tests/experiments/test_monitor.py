@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afv_metric.experiments import monitor
-from afv_metric.experiments.monitor import FIGURES, Run, draw, read_curves
 from afv_metric.train import loop
 from afv_metric.train.divergence import DivergenceError
+from experiments import monitor
+from experiments.monitor import FIGURES, Run, draw, read_curves
 
 pytest.importorskip("matplotlib")
 

@@ -12,8 +12,9 @@ import torch
 from conftest import TINY_BUNDLE
 from PIL import Image
 
-from afv_metric.experiments import neighbours
-from afv_metric.experiments.neighbours import (
+from afv_metric.fisher.vectors import PixelFeatures, ScoreFeatures
+from experiments import neighbours
+from experiments.neighbours import (
     compare_nearness,
     draw_grid,
     extract_all,
@@ -22,7 +23,6 @@ from afv_metric.experiments.neighbours import (
     nearest_among,
     vote,
 )
-from afv_metric.features import PixelFeatures, ScoreFeatures
 
 
 def _images(count, seed=0, low=0, high=256):

@@ -12,12 +12,12 @@ import torch
 from conftest import TINY_BUNDLE
 from PIL import Image
 
-from afv_metric.experiments import sets
-from afv_metric.experiments.sets import compare_all, compare_halves, score_classes, score_sets
-from afv_metric.fisher import FisherEngine
-from afv_metric.images import to_network_range
-from afv_metric.sets import SetComparison, block_scores, compare_sets
-from afv_metric.train.data import ImageSet, Rows
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.sets import SetComparison, block_scores, compare_sets
+from afv_metric.images.cache import ImageSet, Rows
+from afv_metric.images.tensors import to_network_range
+from experiments import sets
+from experiments.sets import compare_all, compare_halves, score_classes, score_sets
 
 CLASSES = ("dark", "dim", "light")
 

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from afv_metric.experiments.supervised import classify_images, crop_and_flip, supervised_network, train_supervised
 from afv_metric.networks import DiscriminatorConfig
 from afv_metric.train.divergence import DivergenceError
+from experiments.supervised import classify_images, crop_and_flip, supervised_network, train_supervised
 
 CONFIG = DiscriminatorConfig(width=4, slope=0.2, head="position", gain=8.0)
 

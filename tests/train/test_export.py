@@ -17,7 +17,7 @@ from conftest import TINY_BUNDLE
 from torch import distributed
 
 import afv_metric
-from afv_metric.bundle import Bundle, load_bundle, save_bundle
+from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.train.export import (
     export_run,
@@ -77,7 +77,7 @@ RANK = """
 import sys, torch
 from datetime import timedelta
 from torch import distributed
-from afv_metric.bundle import load_bundle
+from afv_metric.bundles.bundle import load_bundle
 from afv_metric.train.export import sample_statistics
 torch.set_num_threads(1)
 bundle = load_bundle(sys.argv[1], generator=True)

@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from afv_metric import AFVDistance
-from afv_metric.bundle import Bundle
-from afv_metric.fisher import FisherEngine
-from afv_metric.forms import FORMS
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.forms import FORMS
+from afv_metric.fisher.statistics import collect_statistics
+from afv_metric.images.cache import ImageSet, Rows
 from afv_metric.networks import Discriminator, Generator
-from afv_metric.statistics import collect_statistics
 from afv_metric.train import monitor as module
-from afv_metric.train.data import ImageSet, Rows
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.recipes import Recipe
 from bapps_eval.data import PairSet, TripletSet

@@ -1,0 +1,1 @@
+"""Bundles: a discriminator with its Fisher statistics, where it comes from, and what is checked about it."""

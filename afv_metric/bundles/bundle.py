@@ -1,0 +1,254 @@
+"""The bundle: a discriminator and its Fisher statistics in a folder, checked strictly when it is read.
+
+    config.json            what it is: shapes, energy, default form, levels, provenance, licence, golden numbers, hashes
+    model.safetensors      plain weights of the discriminator, and the statistics
+    generator.safetensors  the generator that the statistics were sampled from
+    README.md              the model card
+
+Everything is safetensors and JSON; no pickle is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afv_metric.bundles.resolve import find_bundle
+from afv_metric.bundles.tensors import BundleError, read_tensors, write_tensors
+from afv_metric.files import replacing_folder
+from afv_metric.fisher.engine import Energy
+from afv_metric.fisher.forms import FORMS, FormName
+from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
+from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+
+__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "save_bundle"]
+
+SCHEMA_VERSION = 2
+# What bundles of the first schema did, which had no such fields.
+_SCHEMA_1 = {"pooling": 2.0, "blocks": None}
+_CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A discriminator, its Fisher statistics, and where both come from.
+
+    Attributes:
+        name: Short name.
+        discriminator: Baked discriminator.
+        generator: Generator whose samples the statistics describe, in evaluation mode; None if it was not loaded.
+        statistics: Fisher statistics.
+        energy: ``"logit"`` or ``"sigmoid"``: what the discriminator was trained as.
+        form: Default form of the distance.
+        levels: Weight of each level of the image pyramid, finest first; level k is the image at 1 / 2^k of its size.
+        blocks: Residual blocks whose layers count in the forms ``local`` and ``activation``, from 0 on; all layers, the
+            head too, if None.
+        pooling: Exponent of their pooling over positions: 1 is the mean, 2 the root mean square, and the larger it is,
+            the more the places count where two images differ most.
+        epsilon: Relative floor of the whitening, see :func:`~afv_metric.fisher.statistics.inverse_root`.
+        sampling: Provenance of the statistics: source, seed, mode of the generator.
+        training: Provenance of the weights: recipe, data, iterations, hours.
+        licence: Licence of the weights and what is known of the data's.
+        golden: Distances of fixed images in every form, by which a copy is told to compute what the original did;
+            empty for bundles without.
+        card: The model card, Markdown.
+        hash: sha256 of ``config.json``, which holds the hashes of all tensors; empty until saved.
+    """
+
+    name: str
+    discriminator: Discriminator
+    generator: Generator | None
+    statistics: FisherStatistics
+    energy: Energy = "logit"
+    form: FormName = "activation"
+    levels: tuple[float, ...] = (1.0,)
+    blocks: tuple[int, ...] | None = None
+    pooling: float = 2.0
+    epsilon: float = 0.03
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    licence: Mapping[str, str] = field(default_factory=dict)
+    golden: Mapping[str, Any] = field(default_factory=dict)
+    card: str = ""
+    hash: str = ""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise BundleError(f"the default form must be one of {', '.join(FORMS)}; got {self.form!r}")
+        if self.energy not in ("logit", "sigmoid"):
+            raise BundleError(f'the energy must be "logit" or "sigmoid", got {self.energy!r}')
+        if not self.levels or min(self.levels) < 0 or not sum(self.levels) > 0:
+            raise BundleError(f"levels must be non-negative weights with a positive sum, got {self.levels}")
+        known = range(len(self.discriminator.residual_blocks()))
+        if self.blocks is not None and not (self.blocks and set(self.blocks) <= set(known)):
+            raise BundleError(
+                f"blocks must be some of {', '.join(map(str, known))}, or None for all; got {self.blocks}"
+            )
+        if not 1 <= self.pooling < math.inf:
+            raise BundleError(f"pooling must be a finite exponent of at least 1, got {self.pooling}")
+        if not self.epsilon > 0:
+            raise BundleError(f"epsilon must be positive, got {self.epsilon}")
+
+
+def save_bundle(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
+    """Write a bundle, all of it or nothing; a bundle that stands at ``folder`` is replaced.
+
+    Args:
+        bundle: The bundle, with its generator.
+        folder: Where to put it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: If the generator is missing, a tensor is not finite, or ``folder`` holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / _CONFIG).exists() and any(folder.iterdir()):
+        raise BundleError(f"{folder} is not a bundle and not empty; choose another place")
+    if bundle.generator is None:
+        raise BundleError("a bundle is saved with its generator; load it with load_bundle(..., generator=True)")
+    with replacing_folder(folder) as temporary:
+        generator = {name: value.contiguous() for name, value in bundle.generator.state_dict().items()}
+        config = _to_config(bundle)
+        config["files"] = {
+            _MODEL: write_tensors(_to_tensors(bundle), temporary / _MODEL),
+            _GENERATOR: write_tensors(generator, temporary / _GENERATOR),
+        }
+        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / _CARD).write_text(bundle.card)
+    return folder
+
+
+def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> Bundle:
+    """Read a bundle and check all of it.
+
+    Args:
+        weights: Name of a bundle that ships with the package, a folder, or a hub id ``owner/name[@revision]``.
+        generator: Whether to read the generator too.
+
+    Returns:
+        The bundle, on the CPU.
+
+    Raises:
+        BundleError: If anything in the bundle is missing, too much, misshapen, damaged or not finite.
+        HubError: If a bundle cannot be had from the hub.
+        ValueError: If ``weights`` is none of the three.
+
+    Example:
+        >>> load_bundle("tiny-imagenet-v3").form in ("fisher", "local", "activation")
+        True
+    """
+    files = (_CONFIG, _MODEL, _GENERATOR) if generator else (_CONFIG, _MODEL)
+    folder = find_bundle(weights, files)
+    content = (folder / _CONFIG).read_bytes()
+    try:
+        config = json.loads(content)
+    except ValueError as error:
+        raise BundleError(
+            f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again"
+        ) from error
+    found = config.get("schema_version") if isinstance(config, dict) else None
+    if found not in (1, SCHEMA_VERSION):
+        raise BundleError(
+            f"{folder / _CONFIG} has schema version {found!r}, this release reads 1 and {SCHEMA_VERSION}; "
+            "a newer bundle needs a newer afv_metric"
+        )
+    if found == 1:
+        config |= _SCHEMA_1
+    try:
+        return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / _CONFIG} does not describe a bundle: {error!r}") from error
+
+
+def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_generator: bool) -> Bundle:
+    shape = DiscriminatorConfig(**config["discriminator"]).plain()
+    with torch.device("meta"):
+        discriminator = Discriminator(shape)
+        network = Generator(GeneratorConfig(**config["generator"]))
+    model = read_tensors(folder / _MODEL, config["files"][_MODEL], _expected_model(discriminator))
+    weights = {name.removeprefix("discriminator."): model[name] for name in model if name.startswith("discriminator.")}
+    discriminator.load_state_dict(weights, assign=True)
+    if with_generator:
+        expected = {name: value.shape for name, value in network.state_dict().items()}
+        network.load_state_dict(read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True)
+    card = folder / _CARD
+    return Bundle(
+        name=config["name"],
+        discriminator=discriminator.eval(),
+        generator=network.eval() if with_generator else None,
+        statistics=_statistics_from(discriminator, model, config["statistics"]["count"]),
+        energy=config["energy"],
+        form=config["form"],
+        levels=tuple(config["levels"]),
+        blocks=None if config["blocks"] is None else tuple(config["blocks"]),
+        pooling=config["pooling"],
+        epsilon=config["epsilon"],
+        sampling={name: value for name, value in config["statistics"].items() if name != "count"},
+        training=config["training"],
+        licence=config["licence"],
+        golden=dict(config.get("golden", {})),
+        card=card.read_text() if card.exists() else "",
+        hash=digest,
+    )
+
+
+def _to_config(bundle: Bundle) -> dict[str, Any]:
+    assert bundle.generator is not None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": bundle.name,
+        "discriminator": asdict(bundle.discriminator.config),
+        "generator": asdict(bundle.generator.config),
+        "energy": bundle.energy,
+        "form": bundle.form,
+        "levels": list(bundle.levels),
+        "blocks": None if bundle.blocks is None else list(bundle.blocks),
+        "pooling": bundle.pooling,
+        "epsilon": bundle.epsilon,
+        "statistics": {"count": bundle.statistics.count, **bundle.sampling},
+        "training": dict(bundle.training),
+        "licence": dict(bundle.licence),
+        **({"golden": dict(bundle.golden)} if bundle.golden else {}),
+    }
+
+
+def _layer_names(discriminator: Discriminator) -> list[str]:
+    return [name.removesuffix(".weight") for name in discriminator.state_dict() if name.endswith(".weight")]
+
+
+def _to_tensors(bundle: Bundle) -> dict[str, Tensor]:
+    tensors = {f"discriminator.{name}": value for name, value in bundle.discriminator.state_dict().items()}
+    for name, layer in zip(_layer_names(bundle.discriminator), bundle.statistics.layers, strict=True):
+        tensors |= {f"statistics.{name}.{key}": value.float() for key, value in layer._asdict().items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _expected_model(discriminator: Discriminator) -> dict[str, torch.Size]:
+    state = discriminator.state_dict()
+    expected = {f"discriminator.{name}": value.shape for name, value in state.items()}
+    for name in _layer_names(discriminator):
+        weight = state[f"{name}.weight"].shape
+        outputs, inputs = weight[:2]
+        shapes = (weight, weight, (outputs,), (outputs,), (inputs, inputs), (outputs, outputs))
+        for key, shape in zip(LayerStatistics._fields, shapes, strict=True):
+            expected[f"statistics.{name}.{key}"] = torch.Size(shape)
+    return expected
+
+
+def _statistics_from(discriminator: Discriminator, model: dict[str, Tensor], count: int) -> FisherStatistics:
+    layers = tuple(
+        LayerStatistics(*(model[f"statistics.{name}.{key}"] for key in LayerStatistics._fields))
+        for name in _layer_names(discriminator)
+    )
+    return FisherStatistics(count, layers)

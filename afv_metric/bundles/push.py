@@ -1,0 +1,159 @@
+"""From a folder to the Hugging Face hub: a bundle is validated, then uploaded in one commit."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from afv_metric.bundles.bundle import BundleError
+from afv_metric.bundles.resolve import HubError
+from afv_metric.bundles.validate import pictures_of, validate_bundle
+
+__all__ = ["Push", "push_bundle"]
+
+_NEEDED = ("README.md", "config.json", "generator.safetensors", "model.safetensors")
+_REPOSITORY = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Push:
+    """What goes, or would go, to the hub.
+
+    Attributes:
+        repository: ``owner/name``.
+        revision: The branch.
+        endpoint: Address of the hub.
+        private: Whether the repository is private if it is made.
+        files: Sizes in bytes of the files that go, by name.
+        left_out: Names of what else the folder holds; pictures go along if the card shows them.
+        commit: Hash of the commit; empty for a dry run.
+
+    Example:
+        >>> print(Push("owner/name", "main", "https://huggingface.co", False, {"config.json": 1891}, ("notes.txt",)))
+        would upload to https://huggingface.co/owner/name, branch main, made public if it does not exist
+          config.json  1,891 bytes
+        left out: notes.txt
+    """
+
+    repository: str
+    revision: str
+    endpoint: str
+    private: bool
+    files: dict[str, int]
+    left_out: tuple[str, ...] = ()
+    commit: str = ""
+
+    def __str__(self) -> str:
+        """A line a file, and what became of them."""
+        where = f"{self.endpoint}/{self.repository}, branch {self.revision}"
+        made = f"made {'private' if self.private else 'public'} if it does not exist"
+        width = max(map(len, self.files))
+        lines = [f"uploaded to {where}, commit {self.commit}" if self.commit else f"would upload to {where}, {made}"]
+        lines += [f"  {name:{width}}  {size:,} bytes" for name, size in self.files.items()]
+        lines += [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
+        if self.commit:
+            suffix = "" if self.revision == "main" else f"@{self.revision}"
+            lines.append(f'use it as AFVDistance("{self.repository}{suffix}")')
+            lines.append(f'pinned:   AFVDistance("{self.repository}@{self.commit}")')
+        return "\n".join(lines)
+
+
+def push_bundle(
+    folder: str | os.PathLike[str],
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+    samples: int = 1_000,
+    quiet: bool = True,
+) -> Push:
+    """Upload a bundle to the Hugging Face hub, where ``AFVDistance(weights="owner/name")`` finds it.
+
+    It is validated first. The repository and the branch are made if they do not exist; in one that does, the files of
+    the bundle are replaced and others stay. Token, address of the hub and the like are those of ``huggingface_hub``
+    (``hf auth login``, ``HF_TOKEN``, ``HF_ENDPOINT``).
+
+    Args:
+        folder: Folder of the bundle.
+        repository: Where to put it, ``owner/name``.
+        private: Whether a repository that is made is private.
+        revision: Branch; ``main`` if None.
+        dry_run: Say what would be done, without asking the hub for anything.
+        samples: Fresh samples for the validation.
+        quiet: Show no progress bar of the validation.
+
+    Returns:
+        What was uploaded, or would be.
+
+    Raises:
+        BundleError: If the bundle is not valid, with the table of checks.
+        FileNotFoundError: If there is no such folder.
+        HubError: If the hub cannot be reached or refuses; the text says what to do.
+        ValueError: If ``repository`` is no such name.
+    """
+    from huggingface_hub import HfApi, constants
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no bundle folder {str(folder)!r}")
+    if not _REPOSITORY.fullmatch(repository):
+        raise ValueError(f"the repository must be named as owner/name, got {repository!r}")
+    report = validate_bundle(folder, samples=samples, quiet=quiet)
+    if not report.passed:
+        raise BundleError(f"the bundle is not valid, and was not uploaded:\n{report}")
+
+    wanted = {*_NEEDED, *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
+    names = sorted(path.name for path in folder.iterdir() if path.name in wanted)
+    files = {name: (folder / name).stat().st_size for name in names}
+    left_out = tuple(sorted(path.name for path in folder.iterdir() if path.name not in files))
+    branch = revision or constants.DEFAULT_REVISION
+    if dry_run:
+        return Push(repository, branch, constants.ENDPOINT, private, files, left_out)
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        if branch != constants.DEFAULT_REVISION and not branch.startswith("refs/"):  # pull requests are no branches
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            revision=branch,
+            allow_patterns=names,
+            commit_message=f"AFV bundle {report.bundle} {report.hash[:12]}",
+        )
+    except Exception as error:
+        # Not only its own errors: the client lets those of its HTTP library and of its storage through.
+        raise HubError(_explanation(error, repository, constants.ENDPOINT)) from error
+    return Push(repository, branch, constants.ENDPOINT, private, files, left_out, commit.oid)
+
+
+def _explanation(error: Exception, repository: str, endpoint: str) -> str:
+    """Say in words what went wrong with an upload and what to do about it."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"{repository} was not uploaded, because the hub client is in offline mode: unset HF_HUB_OFFLINE"
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        if status == 401:
+            return (
+                f"the hub at {endpoint} does not know who wants to write to {repository!r}: run 'hf auth login', or "
+                "set HF_TOKEN to a token with the right to write"
+            )
+        if status == 403:
+            return (
+                f"the token may not write to {repository!r} on {endpoint}: take one with the right to write, or a name "
+                f"whose owner is you or a group of yours; 'hf auth whoami' lists them ({_first_line(error)})"
+            )
+        return f"the hub at {endpoint} refused {repository!r} with status {status}: {_first_line(error)}"
+    return (
+        f"{repository} could not be uploaded to {endpoint} ({type(error).__name__}: {error}). Check the connection and "
+        "HF_ENDPOINT, and try again; what has arrived is not sent twice"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,222 @@
+"""Where bundles come from: the ones that ship with the package, local folders, and the Hugging Face hub."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["DEFAULT_BUNDLE", "HubError", "find_bundle", "list_bundles", "sha256_of"]
+
+DEFAULT_BUNDLE: str = "tiny-imagenet-v3"
+
+_CONFIG = "config.json"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_HUB_ID = re.compile(r"(?!.*\.\.)(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
+_logger = logging.getLogger(__name__)
+
+
+class HubError(RuntimeError):
+    """A bundle could not be had from the Hugging Face hub; the text says what to do about it."""
+
+
+def list_bundles() -> list[str]:
+    """Give the sorted names of the bundles that ship with the package.
+
+    Example:
+        >>> names = list_bundles()
+        >>> names == sorted(names)
+        True
+    """
+    return sorted(_shipped_bundles())
+
+
+def find_bundle(
+    weights: str | os.PathLike[str] = DEFAULT_BUNDLE, files: Sequence[str] = (_CONFIG, "model.safetensors")
+) -> Path:
+    """Give the local folder that holds the files of a bundle, downloading them if need be.
+
+    A string is looked up as the name of a shipped bundle first, then as a folder, then as a hub id
+    ``owner/name[@revision]``; a path object is always a folder. Files of the hub all come from one commit and
+    stay in the cache of ``huggingface_hub``, whose environment variables apply (``HF_HOME``, ``HF_ENDPOINT``,
+    ``HF_HUB_OFFLINE``, ``HF_TOKEN``). Safetensors of the hub have to match the sha256 in ``config.json``.
+
+    Args:
+        weights: Name of a shipped bundle, folder, or hub id.
+        files: Names of the files that the folder has to hold.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: ``weights`` is none of the three kinds.
+        FileNotFoundError: The folder, or one of the files in it, does not exist.
+        HubError: The files could not be downloaded, or are not what ``config.json`` says they are.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "config.json").write_text("{}")
+        ...     find_bundle(folder, files=["config.json"]) == Path(folder)
+        True
+        >>> find_bundle("no such bundle")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: cannot find a bundle 'no such bundle': expected the name of a shipped bundle (...
+    """
+    shipped = _shipped_bundles()
+    if isinstance(weights, str) and weights in shipped:
+        return _local_bundle(shipped[weights], files)
+    path = os.path.expanduser(weights)
+    if not isinstance(weights, str) or os.path.isdir(path):
+        return _local_bundle(Path(path), files)
+    hub_id = _HUB_ID.fullmatch(weights)
+    if hub_id and not os.path.exists(path):
+        return _download(hub_id["repository"], hub_id["revision"], files)
+    similar = difflib.get_close_matches(weights, shipped, n=1)
+    raise ValueError(
+        f"cannot find a bundle {weights!r}: expected the name of a shipped bundle ({_shipped_names()}), "
+        "an existing folder, or a hub id 'owner/name[@revision]'"
+        + (f"; did you mean {similar[0]!r}?" if similar else "")
+        + ("; this is a file, give the folder that holds it" if os.path.exists(path) else "")
+    )
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Give the sha256 of a file in hexadecimal, reading it in blocks of 1 MiB.
+
+    Example:
+        >>> sha256_of(os.devnull)
+        'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _shipped_roots() -> list[Path]:
+    """Give the existing folders of shipped bundles: inside an installed package, beside it in a checkout."""
+    roots = [_PACKAGE / "weights"]
+    # Without this file the parent is not our checkout but, say, site-packages, where "weights" is not ours.
+    if (_PACKAGE.parent / "pyproject.toml").is_file():
+        roots.append(_PACKAGE.parent / "weights")
+    return [root for root in roots if root.is_dir()]
+
+
+def _shipped_bundles() -> dict[str, Path]:
+    """Give the folder of every shipped bundle by its name; the first root wins."""
+    configs = [config for root in reversed(_shipped_roots()) for config in root.glob(f"*/{_CONFIG}")]
+    return {config.parent.name: config.parent for config in configs}
+
+
+def _shipped_names() -> str:
+    return ", ".join(map(repr, list_bundles())) or "there is none in this installation"
+
+
+def _local_bundle(folder: Path, files: Sequence[str]) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no bundle folder {str(folder)!r}")
+    for file in files:
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"the bundle folder {str(folder)!r} has no file {file!r}")
+    return folder
+
+
+def _download(repository: str, revision: str | None, files: Sequence[str]) -> Path:
+    """Bring the files into the cache of ``huggingface_hub`` and give the snapshot folder that holds them."""
+    folder = _fetch(repository, revision, _CONFIG).parent
+    for file in files:
+        checked = file.endswith(".safetensors")
+        if checked:
+            _expected_sha256(folder, file)  # fails before, not after, a large download from some other model
+        # The snapshot folder is named after its commit. Asking for that very commit keeps the files together
+        # even if the branch moves in the meantime.
+        _fetch(repository, folder.name, file)
+        if checked:
+            _verify(repository, folder, file)
+    return folder
+
+
+def _expected_sha256(folder: Path, file: str) -> str:
+    """Read the sha256 of a file from the config of its bundle."""
+    try:
+        return str(json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["files"][file]["sha256"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise HubError(
+            f"{folder / _CONFIG} names no sha256 of {file} ({error!r}): the repository holds no AFV bundle, "
+            f"or this file is broken; in the latter case delete {(folder / _CONFIG).resolve()} and try again"
+        ) from error
+
+
+def _verify(repository: str, folder: Path, file: str) -> None:
+    """Compare a cached file with the config of its bundle; if it differs, download both once more."""
+    expected, found = _expected_sha256(folder, file), sha256_of(folder / file)
+    if found == expected:
+        return
+    _logger.warning("sha256 of %s should be %s but is %s; downloading again", folder / file, expected, found)
+    outcome, failure = "brought the same, so the repository or a mirror of it is at fault", None
+    try:
+        for name in (file, _CONFIG):
+            # Where the cache has no symbolic links, a forced download would leave the old copy in place.
+            if not (folder / name).is_symlink():
+                (folder / name).unlink()
+            _fetch(repository, folder.name, name, force=True)
+        expected, found = _expected_sha256(folder, file), sha256_of(folder / file)
+    except (HubError, OSError) as error:
+        outcome, failure = f"failed: {error}", error
+    if found != expected:
+        raise HubError(
+            f"the sha256 of {file} from {repository} should be {expected} but is {found}, and a second, "
+            f"forced download {outcome}. To start afresh delete {(folder / file).resolve()} and try again, "
+            f"or run: hf download {repository} {file} --revision {folder.name} --force-download"
+        ) from failure
+
+
+def _fetch(repository: str, revision: str | None, file: str, force: bool = False) -> Path:
+    """Give the cached path of one file of a repository, downloading it if need be."""
+    # Imported here because most bundles are local and need no hub client.
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision, force_download=force))
+    except Exception as error:
+        # Not only its own errors: the client lets those of its HTTP library through, which has changed twice.
+        raise HubError(_explanation(error, repository, revision, file)) from error
+
+
+def _explanation(error: Exception, repository: str, revision: str | None, file: str) -> str:
+    """Say in words what went wrong with a download and what to do about it."""
+    from huggingface_hub import errors
+
+    name = f"{repository}@{revision}" if revision else repository
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            f"{file} of {name} is not in the cache, and asking the hub failed ({error.__cause__ or error}). "
+            "Connect once, without HF_HUB_OFFLINE; or set HF_ENDPOINT to a mirror; or download the folder in "
+            f"another way and pass its path ({repository!r} is no folder here); or use a bundle that ships "
+            f"with the package ({_shipped_names()})"
+        )
+    refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403)
+    if isinstance(error, errors.RepositoryNotFoundError) or refused:
+        return (
+            f"the hub shows no repository {repository!r}, nor is there such a folder. Check the name; if the "
+            "repository is private or gated, run 'hf auth login' or set HF_TOKEN to a token that may read it"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"the repository {repository!r} has no revision {revision!r}. Give a branch, a tag or a commit "
+            "after the '@', or leave it out for the newest"
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{name} has no file {file!r}. Choose a repository and a revision that hold an AFV bundle"
+    return (
+        f"{file} of {name} could not be downloaded ({type(error).__name__}: {error}). Try again; if that "
+        "does not help, download the folder in another way and pass its path"
+    )

@@ -1,0 +1,304 @@
+"""Whether a bundle is what it claims to be: whole, computing what it did where it was made, and truly whitened."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle
+from afv_metric.bundles.resolve import find_bundle, sha256_of
+from afv_metric.fisher.forms import FORMS, FormName
+from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse_root_matrix
+from afv_metric.metric import AFVDistance
+from afv_metric.train.export import GOLDEN_NAME, golden_distances, golden_pairs, sample_statistics
+
+__all__ = ["Check", "Report", "validate_bundle"]
+
+_FILES = ("config.json", "model.safetensors", "generator.safetensors")
+_CARD = "README.md"
+_GOLDEN_TOLERANCE = 1e-5  # relative; float64 on another machine stays well below, another network does not
+_SYMMETRY_TOLERANCE = 1e-4  # relative, of float32
+_HASH = re.compile(r"\b[0-9a-f]{64}\b")
+_FEWEST = 100  # samples that say something about a variance
+_Measure = Callable[[FisherStatistics, FisherStatistics, float], dict[str, float]]
+_SPREAD = 1e-3  # smallest standard deviation over samples of a generator that has not collapsed, of images in [-1, 1]
+
+
+class _FailedError(Exception):
+    """A check came out badly; the text says how."""
+
+
+class _LeftOutError(Exception):
+    """A check cannot be made of this bundle; the text says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a bundle.
+
+    Attributes:
+        name: What was checked.
+        passed: How it came out; None if it could not be made.
+        detail: What was measured, or what is wrong.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the validation of a bundle found.
+
+    Attributes:
+        bundle: Name of the bundle, or what was given for one that does not load.
+        hash: Its hash; empty if it does not load.
+        checks: All checks, in the order in which they were made.
+
+    Example:
+        >>> print(Report("mine", "", (Check("files", False, "config.json is missing"),)))
+        mine: FAILED 1 of 1 checks
+          files  FAILED  config.json is missing
+    """
+
+    bundle: str
+    hash: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.passed is not False for check in self.checks)
+
+    def __str__(self) -> str:
+        """A table, a line a check."""
+        failed = sum(check.passed is False for check in self.checks)
+        outcome = f"FAILED {failed} of {len(self.checks)} checks" if failed else "passed"
+        width = max(len(check.name) for check in self.checks)
+        words = {True: "passed", False: "FAILED", None: "left out"}
+        rows = [f"  {check.name:{width}}  {words[check.passed]:8}  {check.detail}" for check in self.checks]
+        return "\n".join([f"{self.bundle} {self.hash[:12]}".rstrip() + f": {outcome}", *rows])
+
+
+def validate_bundle(
+    weights: str | os.PathLike[str], *, samples: int = 1_000, seed: int | None = None, quiet: bool = True
+) -> Report:
+    """Check a bundle from its files to its distances.
+
+    The checks: all files are there and match their hashes, shapes and names; the card speaks of these files; distances
+    of fixed images are what they were when the bundle was made; the generator gives images; on fresh samples of it the
+    whitened scores have variance 1, and the whitened inputs and deltas a mean squared length of 1; the distance of
+    every form is 0 for equal images, symmetric, positive and finite.
+
+    Args:
+        weights: Name of a bundle that ships with the package, a folder, or a hub id.
+        samples: Fresh samples of the generator.
+        seed: Seed of their latents; one above that of the statistics if None.
+        quiet: Show no progress bar.
+
+    Returns:
+        The report.
+
+    Raises:
+        HubError: If a bundle cannot be had from the hub.
+        ValueError: If ``weights`` is neither a name, a folder nor a hub id, or there is no sample.
+
+    Example:
+        >>> report = validate_bundle("tiny-imagenet-v3", samples=20)
+        >>> report.bundle, report.checks[0].name, report.checks[0].passed
+        ('tiny-imagenet-v3', 'files', True)
+    """
+    if samples < 1:
+        raise ValueError(f"validation needs at least one sample, got {samples}")
+    try:
+        bundle = load_bundle(weights, generator=True)
+        folder = find_bundle(weights, _FILES)
+    except (BundleError, FileNotFoundError) as error:
+        return Report(str(weights), "", (Check("files", False, str(error)),))
+    sizes = [f"{file} {(folder / file).stat().st_size:,} bytes" for file in _FILES]
+    checks = [Check("files", True, "hashes, names, shapes, finite: " + ", ".join(sizes))]
+    for name, make in _checks(bundle, folder, samples, seed, quiet):
+        checks.append(_make(name, make))
+    return Report(bundle.name, bundle.hash, tuple(checks))
+
+
+def _make(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, check())
+    except _LeftOutError as reason:
+        return Check(name, None, str(reason))
+    except _FailedError as failure:
+        return Check(name, False, str(failure))
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _checks(
+    bundle: Bundle, folder: Path, samples: int, seed: int | None, quiet: bool
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    assert bundle.generator is not None
+    yield "card", partial(_check_card, bundle, folder)
+    for form in FORMS:
+        yield f"golden {form}", partial(_check_golden, bundle, form)
+    seed = int(bundle.sampling.get("seed", 0)) + 1 if seed is None else seed
+    with torch.no_grad():
+        images = bundle.generator(bundle.generator.sample_latents(8, generator=torch.Generator().manual_seed(seed)))
+    yield "generator", partial(_check_images, images)
+    fresh: list[FisherStatistics] = []
+
+    def sampled() -> FisherStatistics:
+        """Sample once for the three checks."""
+        if bundle.sampling.get("source", "generator") != "generator":
+            raise _LeftOutError(f"the statistics are of {bundle.sampling['source']!r}, not of the generator")
+        if min(samples, bundle.statistics.count) < _FEWEST:
+            raise _LeftOutError(
+                f"{samples} fresh samples against statistics of {bundle.statistics.count}; {_FEWEST} of both are needed"
+            )
+        if not fresh:
+            assert bundle.generator is not None
+            networks = bundle.discriminator, bundle.generator
+            fresh.append(sample_statistics(*networks, bundle.energy, samples, seed, quiet=quiet))
+        return fresh[0]
+
+    yield "whitened scores", lambda: _check_whitening(bundle, sampled(), _whitened_scores)
+    yield "whitened inputs", lambda: _check_whitening(bundle, sampled(), partial(_whitened_lengths, "input_factor"))
+    yield "whitened deltas", lambda: _check_whitening(bundle, sampled(), partial(_whitened_lengths, "delta_factor"))
+    for form in FORMS:
+        yield f"distance {form}", partial(_check_distance, bundle, form, images)
+
+
+def pictures_of(card: str) -> list[str]:
+    """Files of the pictures that a model card shows from its own folder.
+
+    Example:
+        >>> pictures_of("![samples](samples.png) and ![badge](https://example.org/badge.png)")
+        ['samples.png']
+    """
+    return re.findall(r"!\[[^]]*\]\(([^):]+)\)", card)
+
+
+def _check_card(bundle: Bundle, folder: Path) -> str:
+    if not bundle.card.strip():
+        raise _FailedError(f"there is no {_CARD}")
+    recorded = json.dumps([dict(bundle.training), dict(bundle.sampling)])  # its data, and the bundles it was made from
+    own = {bundle.hash, *_HASH.findall(recorded), *(sha256_of(folder / file) for file in _FILES)}
+    foreign = set(_HASH.findall(bundle.card)) - own
+    if foreign:
+        raise _FailedError(f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again")
+    images = pictures_of(bundle.card)
+    missing = [image for image in images if not (folder / image).is_file()]
+    if missing:
+        raise _FailedError(f"{_CARD} shows {', '.join(missing)}, which the folder does not hold")
+    return f"{len(bundle.card):,} characters, {len(images)} image{'' if len(images) == 1 else 's'}"
+
+
+def _check_golden(bundle: Bundle, form: FormName) -> str:
+    if not bundle.golden:
+        raise _LeftOutError("the bundle records no golden distances; export it again to have some")
+    if bundle.golden.get("pairs") != GOLDEN_NAME:
+        raise _LeftOutError(
+            f"the golden distances are of other images, {bundle.golden.get('pairs')!r}, than {GOLDEN_NAME!r}"
+        )
+    expected = torch.tensor(bundle.golden["distances"][form], dtype=torch.float64)
+    found = torch.tensor(golden_distances(bundle, [form])[form], dtype=torch.float64)
+    error = float(((found - expected).abs() / expected.abs()).max())
+    text = f"largest relative error {error:.1e}, at most {_GOLDEN_TOLERANCE:g}"
+    if not error <= _GOLDEN_TOLERANCE:
+        raise _FailedError(f"{text}: {_rounded(found)} where {_rounded(expected)} was recorded")
+    return text
+
+
+def _check_images(images: Tensor) -> str:
+    largest, spread = float(images.abs().max()), float(images.std(0).mean())
+    text = f"largest value {largest:.3f}, standard deviation over samples {spread:.3f}"
+    if not largest <= 1:
+        raise _FailedError(f"{text}; images should be in [-1, 1]")
+    if not spread >= _SPREAD:
+        raise _FailedError(f"{text}, at least {_SPREAD:g} expected: all samples are nearly the same image")
+    return text
+
+
+def _check_whitening(bundle: Bundle, fresh: FisherStatistics, measure: _Measure) -> str:
+    ratios = measure(bundle.statistics, fresh, bundle.epsilon)
+    if not ratios:
+        raise _LeftOutError("all scores are constant")
+    # Over n samples a layer's ratio has a standard deviation of about n^-1/2: its scores are far from independent.
+    bound = 1 + 5 * (1 / fresh.count + 1 / bundle.statistics.count) ** 0.5
+    worst = max(ratios, key=lambda name: _factor(ratios[name]))
+    mean = sum(ratios.values()) / len(ratios)
+    text = (
+        f"mean {mean:.3f}, farthest from 1 {ratios[worst]:.3f} ({worst}) over {fresh.count:,} fresh samples, "
+        f"{1 / bound:.2f} to {bound:.2f} allowed"
+    )
+    if not _factor(ratios[worst]) <= bound:
+        raise _FailedError(text)
+    return text
+
+
+def _factor(ratio: float) -> float:
+    """How many times a ratio is away from 1, up or down; one that is not positive is infinitely far."""
+    return max(ratio, 1 / ratio) if ratio > 0 else math.inf
+
+
+def _whitened_scores(stored: FisherStatistics, fresh: FisherStatistics, epsilon: float) -> dict[str, float]:
+    """Mean square of each layer's whitened, centred scores: of parameters above the floor, whose part is taken out."""
+    ratios = {}
+    for index, (was, now) in enumerate(zip(stored.layers, fresh.layers, strict=True)):
+        for kind in ("weight", "bias"):
+            mean, variance = (getattr(was, f"{kind}_{moment}").double() for moment in ("mean", "variance"))
+            square = getattr(now, f"{kind}_variance") + (getattr(now, f"{kind}_mean") - mean).square()
+            above = variance > epsilon * variance.mean()
+            if above.any():
+                whitening = inverse_root(variance, epsilon)[above].square()
+                ratios[f"{kind} of layer {index}"] = _ratio(square[above] * whitening, variance[above] * whitening)
+    return ratios
+
+
+def _whitened_lengths(kind: str, stored: FisherStatistics, fresh: FisherStatistics, epsilon: float) -> dict[str, float]:
+    """Mean squared length of whitened vectors, as a share of what the floor leaves of it."""
+    ratios = {}
+    for index, (was, now) in enumerate(zip(stored.layers, fresh.layers, strict=True)):
+        factor = getattr(was, kind).double()
+        if factor.trace() > 0:
+            whitening = inverse_root_matrix(factor, epsilon)
+            whitened = [(whitening @ moment @ whitening).diagonal() for moment in (getattr(now, kind), factor)]
+            ratios[f"layer {index}"] = _ratio(*whitened)
+    return ratios
+
+
+def _ratio(first: Tensor, second: Tensor) -> float:
+    return float(first.mean() / second.mean())
+
+
+def _check_distance(bundle: Bundle, form: FormName, images: Tensor) -> str:
+    metric = AFVDistance(replace(bundle, generator=None), form=form)
+    first, second = images, images.roll(1, 0)
+    with torch.no_grad():
+        same, there, back = metric(first, first), metric(first, second), metric(second, first)
+        golden = metric(*golden_pairs())
+    apart = torch.cat([there, golden])
+    text = f"of samples {float(there.min()):.3g} to {float(there.max()):.3g}"
+    if same.count_nonzero():
+        raise _FailedError(f"{text}; that of an image to itself is {float(same.abs().max()):.3g}, not 0")
+    if not apart.isfinite().all():
+        raise _FailedError(f"{text}; it is not finite for all pairs")
+    if not (apart > 0).all():
+        raise _FailedError(f"{text}; it is not positive for all pairs of different images")
+    asymmetry = float(((there - back).abs() / there).max())
+    if not asymmetry <= _SYMMETRY_TOLERANCE:
+        raise _FailedError(f"{text}; exchanged images differ by {asymmetry:.1e}, relative")
+    return f"{text}; identity 0, asymmetry {asymmetry:.0e}"
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [float(f"{float(value):.6g}") for value in values]

@@ -1,1 +1,0 @@
-"""The experiments of the papers, a module and a command each: ``python -m afv_metric.experiments``."""

@@ -1,0 +1,1 @@
+"""The Fisher engine: scores, statistics, forms of the distance, vectors and sets."""

@@ -1,0 +1,178 @@
+"""Fisher statistics: mean and variance of the score, and Kronecker factors, over many generated samples.
+
+The diagonal Fisher information is I = E_z[U_G(z)^2] with the centred score U = dE/dtheta - E_z dE/dtheta, that is, the
+variance of the score over samples of the generator. The Kronecker factors of a layer, A = E[a a^T] and
+S = E[delta delta^T] over samples and positions, approximate the full Fisher information of its untied weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from afv_metric.fisher.engine import FisherEngine
+
+__all__ = ["FisherStatistics", "LayerStatistics", "collect_statistics", "inverse_root", "inverse_root_matrix"]
+
+
+class LayerStatistics(NamedTuple):
+    """Statistics of one layer.
+
+    Attributes:
+        weight_mean: Mean of dE/dW, ``(C_out, C_in, k, k)``.
+        weight_variance: Its variance, the diagonal Fisher information of the weight.
+        bias_mean: Mean of dE/db, ``(C_out,)``.
+        bias_variance: Its variance.
+        input_factor: A = E[a a^T], ``(C_in, C_in)``.
+        delta_factor: S = E[delta delta^T], ``(C_out, C_out)``.
+    """
+
+    weight_mean: Tensor
+    weight_variance: Tensor
+    bias_mean: Tensor
+    bias_variance: Tensor
+    input_factor: Tensor
+    delta_factor: Tensor
+
+
+@dataclass(frozen=True)
+class FisherStatistics:
+    """Statistics of all layers over ``count`` images.
+
+    Attributes:
+        count: Number of images.
+        layers: One entry a layer, in the order of the forward pass.
+    """
+
+    count: int
+    layers: tuple[LayerStatistics, ...]
+
+    def merge(self, other: FisherStatistics) -> FisherStatistics:
+        """Statistics of both sets of images together (Chan, Golub and LeVeque 1979), exact but for rounding.
+
+        Example:
+            >>> def of(values):
+            ...     values = torch.tensor(values, dtype=torch.float64)[:, None]
+            ...     square = values[:1].T @ values[:1] * 0
+            ...     layer = LayerStatistics(values.mean(0), values.var(0, correction=0), *[square] * 4)
+            ...     return FisherStatistics(len(values), (layer,))
+            >>> of([1.0, 2.0]).merge(of([6.0])).layers[0].weight_variance
+            tensor([4.6667], dtype=torch.float64)
+        """
+        count = self.count + other.count
+        share = other.count / count
+
+        def means(first: Tensor, second: Tensor) -> Tensor:
+            return first + (second - first) * share
+
+        def variances(first: Tensor, second: Tensor, gap: Tensor) -> Tensor:
+            return means(first, second) + gap.square() * (share * (1 - share))
+
+        merged = tuple(
+            LayerStatistics(
+                means(a.weight_mean, b.weight_mean),
+                variances(a.weight_variance, b.weight_variance, b.weight_mean - a.weight_mean),
+                means(a.bias_mean, b.bias_mean),
+                variances(a.bias_variance, b.bias_variance, b.bias_mean - a.bias_mean),
+                means(a.input_factor, b.input_factor),
+                means(a.delta_factor, b.delta_factor),
+            )
+            for a, b in zip(self.layers, other.layers, strict=True)
+        )
+        return FisherStatistics(count, merged)
+
+
+@torch.no_grad()
+def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> FisherStatistics:
+    """Accumulate the statistics of a network over batches of images, in float64.
+
+    Args:
+        engine: The engine of a baked discriminator.
+        batches: Images ``(N, 3, H, W)`` in [-1, 1], any N.
+
+    Returns:
+        Statistics in float64 on the CPU.
+
+    Raises:
+        ValueError: If there is no image.
+
+    Example:
+        >>> from afv_metric.networks import Discriminator, DiscriminatorConfig
+        >>> engine = FisherEngine(Discriminator(DiscriminatorConfig(width=4)).baked())
+        >>> collect_statistics(engine, [torch.rand(2, 3, 32, 32), torch.rand(1, 3, 32, 32)]).count
+        3
+    """
+    total: FisherStatistics | None = None
+    for images in batches:
+        layers: list[LayerStatistics] = []
+        for signals in engine.signals(engine(images)):
+            weight, bias = map(_double, engine.score(signals))
+            layers.append(
+                LayerStatistics(
+                    weight.mean(0),
+                    weight.var(0, correction=0),
+                    bias.mean(0),
+                    bias.var(0, correction=0),
+                    _second_moment(signals.inputs),
+                    _second_moment(signals.delta),
+                )
+            )
+        layers = [LayerStatistics(*(value.cpu() for value in layer)) for layer in reversed(layers)]
+        batch = FisherStatistics(len(images), tuple(layers))
+        total = batch if total is None else total.merge(batch)
+    if total is None:
+        raise ValueError("Fisher statistics need at least one image, got none")
+    return total
+
+
+def _second_moment(maps: Tensor) -> Tensor:
+    """E[v v^T] over images and positions: ``(N, C, H, W)`` to ``(C, C)``."""
+    vectors = _double(maps).transpose(0, 1).flatten(1)
+    moment: Tensor = vectors @ vectors.T / vectors.shape[1]
+    return moment
+
+
+def _double(values: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def inverse_root(variance: Tensor, epsilon: float) -> Tensor:
+    """1 / sqrt(variance + epsilon * mean of the variances): the library's one epsilon policy, for diagonals.
+
+    The floor is relative to the mean over the tensor (the weights of one layer, say), so the result does not depend on
+    the scale of the energy. A tensor of zeros, as of a dead layer or a constant score, gets zeros: no information, no
+    weight.
+
+    Args:
+        variance: Non-negative, any shape.
+        epsilon: Share of the mean variance that is added to each.
+
+    Example:
+        >>> inverse_root(torch.tensor([4.0, 0.0]), 0.5), inverse_root(torch.zeros(2), 0.5)
+        (tensor([0.4472, 1.0000]), tensor([0., 0.]))
+    """
+    mean = variance.double().mean()
+    root = (variance.double() + epsilon * mean).rsqrt()
+    return torch.where(mean > 0, root, 0).to(variance.dtype)
+
+
+def inverse_root_matrix(factor: Tensor, epsilon: float) -> Tensor:
+    """Symmetric inverse square root of a Kronecker factor, with :func:`inverse_root` on its eigenvalues.
+
+    Args:
+        factor: Symmetric and positive semi-definite, ``(C, C)``.
+        epsilon: Share of the mean eigenvalue that is added to each.
+
+    Example:
+        >>> inverse_root_matrix(torch.diag(torch.tensor([4.0, 0.0])), 0.5)
+        tensor([[0.4472, 0.0000],
+                [0.0000, 1.0000]])
+    """
+    values, vectors = torch.linalg.eigh(factor.double())
+    root: Tensor = (vectors * inverse_root(values.clamp_min(0), epsilon)) @ vectors.T
+    return root.to(factor.dtype)

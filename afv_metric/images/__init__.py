@@ -1,0 +1,1 @@
+"""Images: from files and tensors to what the networks take."""

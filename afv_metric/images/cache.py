@@ -1,0 +1,410 @@
+"""Training images: decoded once into a file that is mapped into memory, and split.
+
+Where they may come from is told in :mod:`afv_metric.images.sources`. What becomes of an image:
+
+- Its EXIF orientation is applied. Grey is repeated, palettes are looked up, CMYK is converted as Pillow does, and
+  transparency is dropped; of 16 bits the upper 8 are kept, and 32 bits a channel, whose range is unknown, are refused.
+- The middle square is scaled to ``size`` by area averages (a JPEG of more than twice the size is first reduced while it
+  is decoded). A smaller image is enlarged: by repeating pixels if it fits a whole number of times, so that averages
+  of 2x2 pixels give a 32x32 image back exactly, else bicubically.
+- Damaged images, and those of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, are skipped and named in a report.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from afv_metric.files import finish_file
+from afv_metric.images.sources import IMAGE_SUFFIXES, Contents, Picture, Source, class_folders, find_source
+from afv_metric.images.tensors import to_rgb, upright
+
+__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "square_image"]
+
+FEWEST_IMAGES = 64
+_VERSION = 1  # of the cache and the rules above; another one is built anew
+_log = logging.getLogger(__name__)
+
+
+class Rows:
+    """Some of the rows of a large tensor of images, without a copy: it may be far larger than the memory.
+
+    Example:
+        >>> rows = Rows(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 3]))
+        >>> len(rows), rows[torch.tensor([1, 1, 0])].shape
+        (2, torch.Size([3, 3, 8, 8]))
+    """
+
+    def __init__(self, pixels: Tensor, rows: Tensor | None = None) -> None:
+        """Take rows of uint8 images ``(N, height, width, 3)``; all of them without ``rows``, int64 ``(M,)``."""
+        self._pixels = pixels.flatten(1)
+        self._image_shape = pixels.shape[1:]
+        self._rows = torch.arange(len(pixels)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(M, 3, height, width)``."""
+        height, width, channels = self._image_shape
+        return torch.Size((len(self), channels, height, width))
+
+    def __getitem__(self, chosen: Tensor | slice) -> Tensor:
+        """Copy images: uint8 ``(n, 3, height, width)`` in channels-last memory."""
+        # Whole rows at once; indexing the images as such takes eight times as long.
+        copied = self._pixels.index_select(0, self._rows[chosen])
+        return copied.view(-1, *self._image_shape).permute(0, 3, 1, 2)
+
+    def take(self, chosen: Tensor) -> Rows:
+        """Rows of these rows, still without a copy."""
+        return Rows(self._pixels.view(-1, *self._image_shape), self._rows[chosen])
+
+
+class ImageSet(NamedTuple):
+    """Decoded images.
+
+    Attributes:
+        images: The pixels; ``images[chosen]`` copies a batch, uint8 ``(n, 3, size, size)``.
+        labels: Class of each image, int64 ``(N,)``; ``None`` unless all sources have classes.
+        classes: Names of the classes; those of several sources one after the other, each with its source.
+        names: Name of each image: its source, and the path inside it.
+        fingerprint: Hash of the pixels of the whole set, wherever and whenever it was decoded.
+    """
+
+    images: Rows
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    names: Sequence[str]
+    fingerprint: str
+
+
+def load_images(
+    sources: str | Path | Sequence[str | Path], size: int, *, cache: str | Path | None = None, quiet: bool = False
+) -> ImageSet:
+    """Decode images, or find them decoded by an earlier call; see :mod:`afv_metric.images.cache` for all rules.
+
+    The decoded images lie in a folder of the cache: ``pixels.bin``, ``index.json`` and, if any image could not be
+    read, ``broken.json`` with the reasons. They are used again as long as the names, sizes and modification times of
+    the files are the same, and replaced when not. If nothing can be written there, they stay in memory.
+
+    Args:
+        sources: Folders and archives, joined in this order.
+        size: Side of the decoded squares in pixels; twice what the networks see, for room to crop.
+        cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
+            or ``~/.cache``.
+        quiet: Show no progress bar.
+
+    Returns:
+        The images, mapped into memory.
+
+    Raises:
+        FileNotFoundError: If there is nothing at a path.
+        ValueError: If a source is of no known kind, damaged, or fewer than :data:`FEWEST_IMAGES` images can be read.
+        OSError: If the cache cannot hold the images; nothing of them is left there.
+    """
+    paths = [sources] if isinstance(sources, (str, Path)) else sources
+    found = [find_source(Path(path).expanduser()) for path in paths]
+    key = _cache_key(found, size)
+    folder = Path(cache) if cache is not None else _default_cache()
+    images = _open_entry(folder / key)
+    if images is None:
+        try:
+            images = _build_entry(folder, key, found, size, quiet)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            _log.warning("cannot write to %s (%s); the decoded images stay in memory", folder, error.strerror)
+            images = _decode_into_memory(found, size, quiet)
+    where = " and ".join(f"{source.path} ({source.kind})" for source in found)
+    _log.info(
+        "%d images%s from %s", len(images.names), f" in {len(images.classes)} classes" * bool(images.classes), where
+    )
+    return images
+
+
+def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Keep a random share of the images aside.
+
+    Args:
+        images: The images; none is copied.
+        share: Share to keep aside, in [0, 1); at least one image, unless it is 0.
+        seed: Seed of the choice, which depends on nothing else but the number of images.
+
+    Returns:
+        The images to train on and those held out, both in their former order.
+
+    Raises:
+        ValueError: If the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out is a share of the images in [0, 1), got {share}")
+    count = len(images.names)
+    held_out = min(max(1, round(share * count)), count - 1) if share else 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    kept, aside = order[held_out:].sort().values, order[:held_out].sort().values
+    return _take(images, kept), _take(images, aside)
+
+
+def draw_images(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """Choose so many of the images at random.
+
+    Args:
+        images: The images; none is copied.
+        count: How many; 0: all.
+        seed: Seed of the choice; with one seed a smaller choice is part of a larger one.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    if not 0 <= count <= len(images.names):
+        raise ValueError(f"{count} images were asked for, and there are {len(images.names)}")
+    if not count:
+        return images
+    order = torch.randperm(len(images.names), generator=torch.Generator().manual_seed(seed))
+    return _take(images, order[:count].sort().values)
+
+
+def _take(images: ImageSet, rows: Tensor) -> ImageSet:
+    names = [images.names[row] for row in rows.tolist()]
+    labels = None if images.labels is None else images.labels[rows]
+    return images._replace(images=images.images.take(rows), labels=labels, names=names)
+
+
+class _Decoded(NamedTuple):
+    """One image, or why there is none."""
+
+    name: str
+    pixels: bytes
+    checksum: int
+    shorter_side: int
+    reason: str
+
+
+def _decode(picture: Picture, size: int) -> _Decoded:
+    try:
+        with picture.open() as image:
+            shorter = min(image.size)
+            pixels = square_image(image, size).tobytes()
+    except UnidentifiedImageError:
+        return _Decoded(picture.name, b"", 0, 0, "no image that Pillow reads")
+    except Exception as error:  # Pillow raises nearly everything on damaged files
+        return _Decoded(picture.name, b"", 0, 0, str(error) or type(error).__name__)
+    return _Decoded(picture.name, pixels, zlib.crc32(pixels), shorter, "")
+
+
+def square_image(image: Image.Image, size: int) -> Image.Image:
+    """What becomes of an opened image: its middle square, upright, in RGB, scaled as the module's notes say.
+
+    Args:
+        image: As :func:`PIL.Image.open` gives it; a JPEG may be reduced while it is decoded.
+        size: Side of the square in pixels.
+
+    Raises:
+        OSError: If the image is damaged, or has 32 bits a channel.
+    """
+    image.draft(None, (2 * size, 2 * size))
+    picture = to_rgb(upright(image))
+    shorter = min(picture.size)
+    repeats = shorter >= size or size % shorter == 0
+    return ImageOps.fit(picture, (size, size), Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC)
+
+
+def _decode_all(pictures: Iterable[Picture], size: int) -> Iterator[_Decoded]:
+    """Decode in threads, in order, and only a few images ahead of the caller."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[Future[_Decoded]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for picture in pictures:
+            waiting.append(pool.submit(_decode, picture, size))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass
+class _Index:
+    """What is known of the images besides their pixels."""
+
+    size: int
+    names: list[str] = field(default_factory=list)
+    labels: list[int] | None = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def add_names(self, source: Source, names: Sequence[str], class_names: Mapping[str, str], prefix: str) -> None:
+        """Append the images of one more source, in the order of their pixels."""
+        self.names += [f"{source.name}/{name}" for name in names]
+        folders = class_folders(names)
+        if folders is None or self.labels is None:
+            self.labels, self.classes = None, []
+            return
+        ordered = sorted(set(folders))
+        number = {folder: len(self.classes) + index for index, folder in enumerate(ordered)}
+        self.labels += [number[folder] for folder in folders]
+        self.classes += [prefix + class_names.get(folder, folder) for folder in ordered]
+
+    def image_set(self, pixels: np.ndarray[Any, Any]) -> ImageSet:
+        """Put the pixels to it: uint8 ``(N, size, size, 3)``."""
+        labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
+        fingerprint = hashlib.sha256(np.array(self.checksums, "<u4").tobytes()).hexdigest()
+        return ImageSet(Rows(torch.from_numpy(pixels)), labels, tuple(self.classes), self.names, fingerprint)
+
+
+def _decode_into(
+    file: IO[bytes], sources: Sequence[Source], contents: Sequence[Contents], index: _Index, quiet: bool
+) -> None:
+    """Write the pixels of all readable images one after the other."""
+    numbers = [of.number for of in contents if of.number is not None]
+    total = sum(numbers) if len(numbers) == len(contents) else None
+    small = 0
+    Image.init()  # threads that load Pillow's plugins together may miss one
+    with warnings.catch_warnings(), tqdm(desc="decoding", total=total, disable=quiet, unit="image") as bar:
+        warnings.simplefilter("ignore")  # Pillow's, about files that are read all the same
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
+            names: list[str] = []
+            for decoded in _decode_all(pictures, index.size):
+                bar.update()
+                if decoded.reason:
+                    index.broken[f"{source.name}/{decoded.name}"] = decoded.reason
+                    continue
+                file.write(decoded.pixels)
+                names.append(decoded.name)
+                index.checksums.append(decoded.checksum)
+                small += 2 * decoded.shorter_side < index.size
+            index.add_names(source, names, class_names, f"{source.name}/" if len(sources) > 1 else "")
+    _refuse_too_few(sources, len(index.names), index.broken)
+    if small:
+        _log.warning("%d images have a shorter side below %d pixels and are enlarged", small, index.size // 2)
+
+
+def _refuse_too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> None:
+    if count >= FEWEST_IMAGES:
+        return
+    found = f"{' and '.join(str(source.path) for source in sources)}: {count} images can be read"
+    if broken:
+        name, reason = next(iter(broken.items()))
+        found += f", {len(broken)} are broken (the first is {name}: {reason})"
+    elif not count:
+        found += f" (looked for files that end in {', '.join(IMAGE_SUFFIXES)})"
+    raise ValueError(f"{found}; training needs at least {FEWEST_IMAGES} images, and thousands to be good")
+
+
+def _default_cache() -> Path:
+    if own := os.environ.get("AFV_METRIC_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afv_metric" / "images"
+
+
+def _cache_key(sources: Sequence[Source], size: int) -> str:
+    """Name of the folder: which sources, and after the last dash in which state."""
+    readable = re.sub(r"\W+", "_", "+".join(source.name for source in sources))[:40]
+    which = "\0".join(str(source.path.resolve()) for source in sources)
+    state = "\0".join([str(_VERSION), *(source.state() for source in sources)])
+    return f"{readable}-{_short_hash(which)}-{size}-{_short_hash(state)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _open_entry(entry: Path) -> ImageSet | None:
+    """The images of a folder of the cache; None if it does not exist or is damaged."""
+    if not entry.exists():
+        return None
+    try:
+        index = _Index(**json.loads((entry / "index.json").read_text()))
+        shape = (len(index.names), index.size, index.size, 3)
+        if (entry / "pixels.bin").stat().st_size != math.prod(shape):
+            raise ValueError("pixels.bin has another size than index.json says")
+        # "c" maps it for reading; numpy calls such arrays writable, as torch wants them.
+        images = index.image_set(np.memmap(entry / "pixels.bin", np.uint8, "c", shape=shape))
+    except (OSError, ValueError, TypeError) as error:
+        _log.warning("the decoded images in %s are damaged (%s) and are built anew", entry, error)
+        return None
+    if index.broken:
+        _log_broken(index, f"{entry / 'broken.json'} names them")
+    return images
+
+
+def _log_broken(index: _Index, more: str) -> None:
+    broken = len(index.broken)
+    _log.warning("skipped %d of %d images that cannot be read; %s", broken, len(index.names) + broken, more)
+
+
+def _decode_into_memory(sources: Sequence[Source], size: int, quiet: bool) -> ImageSet:
+    index, buffer = _Index(size), io.BytesIO()
+    _decode_into(buffer, sources, [source.read() for source in sources], index, quiet)
+    if index.broken:
+        _log_broken(index, ", ".join(index.broken))
+    return index.image_set(np.frombuffer(buffer.getbuffer(), np.uint8).reshape(-1, size, size, 3))
+
+
+def _build_entry(folder: Path, key: str, sources: Sequence[Source], size: int, quiet: bool) -> ImageSet:
+    """Decode into a new folder of the cache, unless another process has done so in the meantime."""
+    folder.mkdir(parents=True, exist_ok=True)
+    which = key.rpartition("-")[0]
+    with WeakFileLock(folder / f"{which}.lock"):
+        if (images := _open_entry(folder / key)) is not None:
+            return images
+        # Whoever holds the lock is the only one who builds: these are of another state, or a killed process left them.
+        for old in chain(folder.glob(f"{which}-*"), folder.glob(f".{which}-*")):
+            shutil.rmtree(old, ignore_errors=True)
+        building = folder / f".{key}-{secrets.token_hex(4)}"
+        building.mkdir()
+        try:
+            _write_entry(building, sources, size, quiet)
+            building.rename(folder / key)
+        except OSError as error:
+            raise OSError(
+                f"the decoded images cannot be kept in {folder}: {error.strerror or error}. Make room there, or choose "
+                "another folder with AFV_METRIC_CACHE."
+            ) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        if (images := _open_entry(folder / key)) is None:
+            raise OSError(f"{folder / key} was changed by something else while it was written")
+        return images
+
+
+def _write_entry(entry: Path, sources: Sequence[Source], size: int, quiet: bool) -> None:
+    contents = [source.read() for source in sources]
+    needed = sum(of.number or 0 for of in contents) * size * size * 3
+    free = shutil.disk_usage(entry).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
+    index = _Index(size)
+    with (entry / "pixels.bin").open("wb") as file:
+        _decode_into(file, sources, contents, index, quiet)
+    (entry / "index.json").write_text(json.dumps(vars(index)))
+    if index.broken:
+        (entry / "broken.json").write_text(json.dumps(index.broken, indent=1) + "\n")
+    for path in entry.iterdir():
+        finish_file(path)

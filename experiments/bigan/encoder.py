@@ -1,0 +1,115 @@
+"""The trained encoder of a BiGAN in a folder, checked strictly when it is read.
+
+    config.json            what it is: shape, provenance, size and hash of the weights
+    encoder.safetensors    weights and running statistics of the encoder
+
+Both are safetensors and JSON; no pickle is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afv_metric.bundles.tensors import BundleError, read_tensors, write_tensors
+from afv_metric.files import replacing_folder
+from experiments.bigan.networks import Encoder, EncoderConfig
+
+__all__ = ["TrainedEncoder", "load_encoder", "save_encoder"]
+
+_KIND, _SCHEMA_VERSION = "bigan-encoder", 1
+_CONFIG, _WEIGHTS = "config.json", "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """An encoder and where it comes from.
+
+    Attributes:
+        name: Short name.
+        encoder: The encoder, in evaluation mode.
+        training: Provenance of the weights: recipe, data, iterations, seconds.
+        hash: sha256 of ``config.json``, which holds that of the weights; empty until read from a folder.
+    """
+
+    name: str
+    encoder: Encoder
+    training: Mapping[str, Any] = field(default_factory=dict)
+    hash: str = ""
+
+
+def save_encoder(trained: TrainedEncoder, folder: str | os.PathLike[str]) -> Path:
+    """Write an encoder, all of it or nothing; one that stands at ``folder`` is replaced.
+
+    Args:
+        trained: The encoder.
+        folder: Where to put it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: If a tensor is not finite, or ``folder`` holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _WEIGHTS).exists():
+        raise BundleError(f"{folder} is not the folder of an encoder and not empty; choose another place")
+    state = {name: value.contiguous() for name, value in trained.encoder.state_dict().items()}
+    with replacing_folder(folder) as temporary:
+        config = {
+            "kind": _KIND,
+            "schema_version": _SCHEMA_VERSION,
+            "name": trained.name,
+            "encoder": asdict(trained.encoder.config),
+            "training": dict(trained.training),
+            "files": {_WEIGHTS: write_tensors(state, temporary / _WEIGHTS)},
+        }
+        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def load_encoder(folder: str | os.PathLike[str]) -> TrainedEncoder:
+    """Read an encoder and check all of it.
+
+    Args:
+        folder: What :func:`save_encoder` wrote.
+
+    Returns:
+        The encoder, on the CPU.
+
+    Raises:
+        BundleError: If anything is missing, too much, misshapen, damaged or not finite.
+    """
+    path = Path(folder, _CONFIG)
+    try:
+        content = path.read_bytes()
+        config = json.loads(content)
+    except FileNotFoundError:
+        raise BundleError(
+            f"there is no BiGAN encoder in {folder}: it has no {_CONFIG}; make one with "
+            "`python -m experiments.bigan train` and `export`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); export the run again") from error
+    found = (config.get("kind"), config.get("schema_version")) if isinstance(config, dict) else None
+    if found != (_KIND, _SCHEMA_VERSION):
+        raise BundleError(f"{path} describes {found}, expected {(_KIND, _SCHEMA_VERSION)}: it is no BiGAN encoder")
+    try:
+        with torch.device("meta"):
+            encoder = Encoder(EncoderConfig(**config["encoder"]))
+        expected = {name: value.shape for name, value in encoder.state_dict().items()}
+        state = read_tensors(path.with_name(_WEIGHTS), config["files"][_WEIGHTS], expected)
+        encoder.load_state_dict(state, assign=True)
+        digest = hashlib.sha256(content).hexdigest()
+        return TrainedEncoder(config["name"], encoder.requires_grad_(False).eval(), config["training"], digest)
+    except OSError as error:
+        raise BundleError(f"{folder} is not complete ({error}); export the run again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path} does not describe an encoder: {error!r}") from error

@@ -1,0 +1,298 @@
+"""Distortion ladders: does the distance to the original grow with the strength of a distortion?
+
+    python experiments/ladders.py --images DIR [--count 50] [--weights BUNDLE] [--forms fisher local activation]
+        [--seed 0] [--picture curves.png] [--json FILE] [--quiet]
+
+Images are taken evenly spread over the sorted folder. Each is distorted with rising strength: by blur, noise, JPEG,
+down-up-sampling, loss of contrast and shift; all steps are rounded to 8 bits. JPEG comes twice. Where the originals
+are JPEG files themselves, another compression on the same grid of 8x8 blocks rounds coefficients that are rounded
+already, and its error depends on how the two roundings meet, not on the quality alone; half a block off it does not.
+
+The table gives the share of neighbouring steps whose later one is farther from the original, for every form of the
+distance, L2 and, where its weights lie on this machine, LPIPS (alex). Equal distances count as wrong; the original
+itself is no step. The picture shows the mean distance over the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import scipy
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, features
+from scipy.ndimage import gaussian_filter
+from torchvision.models import AlexNet_Weights
+from tqdm import tqdm
+
+import afv_metric
+from afv_metric import DEFAULT_BUNDLE
+from afv_metric.files import replacing, save_figure
+from afv_metric.fisher.forms import FORMS
+from afv_metric.images.sources import IMAGE_SUFFIXES
+from afv_metric.images.tensors import read_image
+from bapps_eval.metrics import Choice, Metric, make_metrics
+
+Pixels = NDArray[np.uint8]
+"""An image, ``(H, W, 3)``."""
+
+Distances = Mapping[str, NDArray[np.float64]]
+"""Distances to the original for each kind, ``(images, steps)``."""
+
+
+def blur(pixels: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
+    """Gaussian blur with mirrored borders."""
+    blurred: NDArray[np.float64] = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0), mode="mirror")
+    return _to_pixels(blurred)
+
+
+def add_noise(pixels: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
+    """Gaussian noise, independent for every pixel and channel, cut off at black and white."""
+    return _to_pixels(pixels + sigma * generator.standard_normal(pixels.shape))
+
+
+def compress(pixels: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
+    """JPEG by Pillow, with its own settings but for the quality."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=int(quality))
+    return np.asarray(Image.open(file))
+
+
+def compress_off_grid(pixels: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
+    """Compress with the grid of blocks half a block off, below 4 mirrored rows and right of 4 mirrored columns."""
+    padded = np.pad(pixels, ((4, 0), (4, 0), (0, 0)), mode="reflect")
+    return compress(padded, quality, generator)[4:, 4:]
+
+
+def resample(pixels: Pixels, factor: float, generator: np.random.Generator) -> Pixels:
+    """Make smaller by a factor and large again, both bicubic."""
+    image = Image.fromarray(pixels)
+    small = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.BICUBIC)
+    return np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
+
+
+def lower_contrast(pixels: Pixels, loss: float, generator: np.random.Generator) -> Pixels:
+    """Mix with the grey of the image's mean brightness, of which the share is the loss."""
+    return np.asarray(ImageEnhance.Contrast(Image.fromarray(pixels)).enhance(1 - loss))
+
+
+def shift(pixels: Pixels, distance: float, generator: np.random.Generator) -> Pixels:
+    """Shift by whole pixels to one of the four sides, drawn at random; the border left behind is mirrored."""
+    turns = int(generator.integers(4))
+    turned = np.rot90(pixels, turns)
+    moved = np.pad(turned, ((0, 0), (int(distance), 0), (0, 0)), mode="reflect")[:, : turned.shape[1]]
+    return np.rot90(moved, -turns)
+
+
+class Ladder(NamedTuple):
+    """A kind of distortion.
+
+    Attributes:
+        distort: Takes an image, a strength and a generator.
+        strengths: Of the steps, mildest first.
+        unit: What the strengths are.
+    """
+
+    distort: Callable[[Pixels, float, np.random.Generator], Pixels]
+    strengths: tuple[float, ...]
+    unit: str
+
+
+_QUALITIES = (90, 70, 50, 30, 18, 8)
+LADDERS = {
+    "blur": Ladder(blur, (0.5, 0.8, 1.2, 1.8, 2.7, 4), "sigma, pixels"),
+    "noise": Ladder(add_noise, (4, 8, 14, 22, 34, 50), "sigma, of 255"),
+    "jpeg": Ladder(compress, _QUALITIES, "quality"),
+    "jpeg-off-grid": Ladder(compress_off_grid, _QUALITIES, "quality"),
+    "resampling": Ladder(resample, (1.25, 1.6, 2, 3, 4, 6), "factor"),
+    "contrast": Ladder(lower_contrast, (0.1, 0.2, 0.35, 0.5, 0.7, 0.9), "loss"),
+    "shift": Ladder(shift, (1, 2, 3, 4), "pixels"),
+}
+
+
+def _to_pixels(values: NDArray[np.float64]) -> Pixels:
+    pixels: Pixels = values.round().clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def make_steps(pixels: Pixels, ladder: Ladder, seed: Sequence[int]) -> list[Pixels]:
+    """Distort an image at every strength, with the same random numbers: steps differ in strength only."""
+    return [ladder.distort(pixels, strength, np.random.default_rng(seed)) for strength in ladder.strengths]
+
+
+def choose_images(folder: Path, count: int) -> list[Path]:
+    """Choose image files evenly spread over the sorted folder.
+
+    Raises:
+        ValueError: If there are not as many.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not 1 <= count <= len(paths):
+        raise ValueError(f"--count must be from 1 to the number of images in {folder}, {len(paths)}; got {count}")
+    return [paths[index * len(paths) // count] for index in range(count)]
+
+
+def choose_metrics(weights: str, forms: Sequence[str]) -> list[Metric]:
+    """The forms of a bundle, L2 and, if it is at hand, LPIPS; nothing is downloaded for it."""
+    metrics = make_metrics([*(f"afv:{form}" for form in forms), "l2"], Choice([weights]))
+    checkpoint = Path(torch.hub.get_dir(), "checkpoints", Path(AlexNet_Weights.DEFAULT.url).name)
+    if not checkpoint.is_file():
+        print(f"lpips-alex is left out: there is no {checkpoint.name} in the folder of torch.hub, see TORCH_HOME")
+        return metrics
+    try:
+        return metrics + make_metrics(["lpips-alex"], Choice())
+    except ImportError as error:
+        print(f"lpips-alex is left out: {error}")
+        return metrics
+
+
+def measure(metrics: Sequence[Metric], paths: Sequence[Path], seed: int, quiet: bool = False) -> dict[str, Distances]:
+    """Distances of all steps to their originals.
+
+    Args:
+        metrics: What to measure with.
+        paths: Image files, of any sizes.
+        seed: Of the noise and the directions, together with the image's number.
+        quiet: Whether to show no progress.
+
+    Returns:
+        For each name of a metric and each kind, ``(images, steps)``.
+    """
+    rows: dict[str, dict[str, list[NDArray[np.float64]]]] = {
+        metric.name: {kind: [] for kind in LADDERS} for metric in metrics
+    }
+    for number, path in enumerate(tqdm(paths, unit="image", disable=quiet)):
+        original = read_image(path)[0].permute(1, 2, 0).numpy()
+        ladders = {kind: make_steps(original, ladder, (seed, number)) for kind, ladder in LADDERS.items()}
+        pixels = np.stack([original, *(step for steps in ladders.values() for step in steps)])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        for metric in metrics:
+            distances = iter(metric.distances(images.split(1))[0].double().tolist())
+            for kind, steps in ladders.items():
+                rows[metric.name][kind].append(np.array([next(distances) for _ in steps]))
+    return {name: {kind: np.stack(values) for kind, values in kinds.items()} for name, kinds in rows.items()}
+
+
+def count_ordered(distances: NDArray[np.float64]) -> list[int]:
+    """Count the images in which each step but the first is farther than the one before.
+
+    Example:
+        >>> count_ordered(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]]))
+        [2, 1]
+    """
+    counts: list[int] = (np.diff(distances, axis=1) > 0).sum(0).tolist()
+    return counts
+
+
+def format_table(measured: Mapping[str, Distances]) -> str:
+    """A row for each metric, a column for each kind: the share ordered rightly, and of how many."""
+    rows = [["", *LADDERS]]
+    for name, kinds in measured.items():
+        row = [name]
+        for distances in kinds.values():
+            ordered, pairs = sum(count_ordered(distances)), distances[:, 1:].size
+            row.append(f"{ordered / pairs:.3f} {ordered}/{pairs}")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # Names to the left, numbers to the right.
+    return "\n".join(
+        "  ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row)) for row in rows
+    )
+
+
+def draw(measured: Mapping[str, Distances], path: Path) -> None:
+    """Draw the mean distances of each kind over its steps, divided by that of the last; needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    *panels, last = figure.subplots(2, 4).flat
+    for axes, (kind, ladder) in zip(panels, LADDERS.items(), strict=True):
+        for name, kinds in measured.items():
+            means = kinds[kind].mean(0)
+            line = "-" if name.startswith("afv/") else "--"
+            # Plain images, which no step but noise changes, leave 0 to divide by.
+            axes.plot(means / (means[-1] or 1), line, marker="o", markersize=3, linewidth=1.2, label=name)
+        axes.set(title=kind, xlabel=ladder.unit, ylim=(0, None))
+        axes.set_xticks(range(len(ladder.strengths)), [f"{strength:g}" for strength in ladder.strengths])
+        axes.grid(alpha=0.25)
+    figure.supylabel("mean distance to the original, that of the last step = 1")
+    last.axis("off")
+    last.legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
+    save_figure(figure, path)
+
+
+def report(measured: Mapping[str, Distances]) -> dict[str, dict[str, object]]:
+    """What is written as JSON: counts and mean distances, step by step."""
+    return {
+        name: {
+            kind: {
+                "strengths": LADDERS[kind].strengths,
+                "pairs": distances[:, 1:].size,
+                "ordered": sum(count_ordered(distances)),
+                "ordered_to_next_step": count_ordered(distances),
+                "mean_distances": distances.mean(0).tolist(),
+            }
+            for kind, distances in kinds.items()
+        }
+        for name, kinds in measured.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write picture and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of images, at least 32 pixels a side")
+    parser.add_argument("--count", type=int, default=50, help="images to take (50)")
+    parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and the directions of shifts (0)")
+    parser.add_argument("--picture", type=Path, help="draw the mean curves into this PNG")
+    parser.add_argument("--json", type=Path, help="write counts and mean distances")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    options = parser.parse_args(arguments)
+    if options.picture and importlib.util.find_spec("matplotlib") is None:
+        parser.error('--picture is drawn by matplotlib: pip install "afv-metric[plots]"')
+    try:
+        paths = choose_images(options.images, options.count)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+    versions = {
+        "afv_metric": afv_metric.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "pillow": PIL.__version__,
+        "libjpeg-turbo": features.version("libjpeg_turbo"),
+        "python": platform.python_version(),
+    }
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    metrics = choose_metrics(options.weights, options.forms)
+    bundle = {"name": metrics[0].bundle, "hash": metrics[0].bundle_hash}
+    print(f"bundle {bundle['name']}, sha256 {bundle['hash']}")
+    print(f"{len(paths)} images, {paths[0].name} to {paths[-1].name}, seed {options.seed}")
+    for kind, ladder in LADDERS.items():
+        print(f"  {kind}: {', '.join(f'{strength:g}' for strength in ladder.strengths)} ({ladder.unit})")
+    measured = measure(metrics, paths, options.seed, options.quiet)
+    print("neighbouring steps ordered rightly")
+    print(format_table(measured))
+    if options.picture:
+        draw(measured, options.picture)
+    if options.json:
+        settings = {"images": [path.name for path in paths], "seed": options.seed}
+        content = {"versions": versions, "bundle": bundle, **settings, "metrics": report(measured)}
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

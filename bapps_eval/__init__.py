@@ -7,7 +7,7 @@ A command, not a library: ``python -m bapps_eval --help``. For example
 prints tables with a row for each metric and a column for each set, and writes a page with plots and a gallery.
 ``python -m bapps_eval report RESULTS.npz`` makes tables and page again from what ``--results`` has kept.
 
-``data`` finds the sets, in folders or ``archives``, and ``download`` fetches BAPPS; ``loader`` decodes the images,
+``data`` finds the sets and ``download`` fetches BAPPS; ``loader`` decodes the images,
 ``metrics`` are the distances and ``measuring`` takes them; ``scores`` compares them with people; ``results`` keeps the
 raw distances, and ``report`` and ``html`` write what came out.
 """

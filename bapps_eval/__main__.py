@@ -111,7 +111,7 @@ def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:
 
 def _make_metrics(options: argparse.Namespace, device: str) -> list[Metric]:
     try:
-        return make_metrics(options.metric, Choice(options.weights, device, options.bigan))
+        return make_metrics(options.metric, Choice(options.weights, device))
     except ValueError as error:
         raise _UsageError(f"error: {error}") from error
 
@@ -124,8 +124,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What decides the numbers."""
     paths = {key: [str(path.absolute()) for path in getattr(options, key)] for key in ("root", "pairs")}
     keys = ("split", "task", "families", "limit", "metric", "weights", "batch_size")
-    encoder = {"bigan": str(options.bigan.absolute())} if options.bigan else {}
-    return paths | encoder | {key: getattr(options, key) for key in keys} | {"device": str(options.device)}
+    return paths | {key: getattr(options, key) for key in keys} | {"device": str(options.device)}
 
 
 def _measure(planned: Results, metrics: Sequence[Metric], options: argparse.Namespace, device: str) -> Results:
@@ -218,7 +217,7 @@ def _make_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="folders or archives in the layout of BAPPS (default, without --pairs: $BAPPS_ROOT, or the cache)",
+        help="folders in the layout of BAPPS (default, without --pairs: $BAPPS_ROOT, or the cache)",
     )
     data.add_argument(
         "--pairs",
@@ -248,9 +247,6 @@ def _make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="BUNDLE",
         help="bundles of afv, afv-random and d-pool: names, folders, hub ids",
-    )
-    metrics.add_argument(
-        "--bigan", type=Path, metavar="FOLDER", help="encoder of bigan, from python -m experiments.bigan export"
     )
     metrics.add_argument(
         "--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, ..., or auto: the best there is"

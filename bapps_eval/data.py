@@ -1,4 +1,4 @@
-"""Human-judged sets of images: BAPPS, as folders or archives, and CSV lists of pairs."""
+"""Human-judged sets of images: folders in the layout of BAPPS, and CSV lists of pairs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import csv
 import io
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from afv_metric.images.tensors import read_image
-from bapps_eval.archives import ArchiveMember, contents_of, read_archive
 
 __all__ = [
     "ARCHIVES",
@@ -28,7 +27,6 @@ __all__ = [
     "SIDE",
     "SMALLEST_GROUP",
     "TASKS",
-    "ImageSource",
     "JudgedSet",
     "PairSet",
     "Place",
@@ -36,7 +34,6 @@ __all__ = [
     "TripletSet",
     "default_root",
     "distinguish",
-    "encoded",
     "place_in_layout",
     "read_image_source",
     "read_pairs",
@@ -65,8 +62,6 @@ SMALLEST_GROUP = 10
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NO_NUMBER = (OSError, ValueError, EOFError, TypeError, MemoryError)
 
-ImageSource = Path | ArchiveMember
-
 
 @dataclass(frozen=True, eq=False)
 class JudgedSet:
@@ -83,7 +78,7 @@ class JudgedSet:
 
     name: str
     source: Path
-    images: Sequence[tuple[ImageSource, ...]]
+    images: Sequence[tuple[Path, ...]]
     judged: NDArray[np.float64]
     partial: str = field(default="", kw_only=True)
     side: int | None = field(default=None, kw_only=True)
@@ -187,7 +182,7 @@ _LAYOUTS = {
 }
 
 # The files of a family: by folder, by stem.
-_Files = Mapping[str, Mapping[str, ImageSource]]
+_Files = Mapping[str, Mapping[str, Path]]
 
 
 class Place(NamedTuple):
@@ -236,7 +231,7 @@ def read_root(
     tasks: Sequence[str] = TASKS,
     families: Sequence[str] = (),
 ) -> list[JudgedSet]:
-    """Find the sets of a folder or an archive in the layout of BAPPS.
+    """Find the sets of a folder in the layout of BAPPS.
 
     ``2afc/<split>/<family>/{ref,p0,p1,judge}`` are triplets and ``jnd/<split>/<family>/{p0,p1,same}`` pairs;
     families are whatever folders there are. The images of an item have the stem of its ``.npy`` judgement and
@@ -247,9 +242,7 @@ def read_root(
     that has not as many items as were published is named as partial.
 
     Args:
-        root: The folder; or a compressed tar of it, which is read into memory, see
-            :func:`bapps_eval.archives.read_archive`; or a folder of the original archives, of which those are
-            taken whose task is not there unpacked.
+        root: The folder.
         split: ``"val"`` or ``"train"``.
         tasks: Which of ``"2afc"`` and ``"jnd"`` to read.
         families: Which families to read; all if empty.
@@ -261,20 +254,21 @@ def read_root(
     Raises:
         FileNotFoundError: If there is no family, or not one of those asked for, or an item lacks one of its files,
             which is named.
-        ValueError: If a judgement is not a fraction, two files of a folder have one stem, or an archive is damaged.
+        ValueError: If a judgement is not a fraction, or two files of a folder have one stem.
     """
     if unknown := set(tasks) - set(TASKS):
         raise ValueError(f"tasks are {' and '.join(TASKS)}, not {', '.join(sorted(unknown))}")
     root = Path(root)
     chosen = [task for task in TASKS if task in tasks]
-    if root.is_file():
-        listed = _list_archive(root, split, families)
-        found = {task: listed.get(task, {}) for task in chosen}
-    else:
-        found = {task: _list_task(root, task, split, families) for task in chosen}
+    if not root.is_dir():
+        hint = f": unpack it, for example with tar xf {root}, and give the folder" if root.is_file() else ""
+        raise FileNotFoundError(f"{root} is {'a file, not a folder' if root.is_file() else 'not there'}{hint}")
+    found = {task: _list_task(root, task, split, families) for task in chosen}
     if not any(found.values()) and not families:
         expected = " or ".join(f"{task}/{split}/<family>" for task in found)
-        raise FileNotFoundError(f"{root} has no folder {expected}")
+        packed = [name for name in ARCHIVES.values() if (root / name).is_file()]
+        hint = f"; unpack {' and '.join(packed)} in it first" if packed else ""
+        raise FileNotFoundError(f"{root} has no folder {expected}{hint}")
     there = {folder.name for folders in found.values() for folder in folders}
     if lacking := [family for family in families if family not in there]:
         expected = " or ".join(f"{task}/{split}/{family}" for family in lacking for task in found)
@@ -338,19 +332,7 @@ def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:
     return told
 
 
-def encoded(source: ImageSource) -> bytes:
-    """What the file of an image holds, as it is encoded.
-
-    A member of an archive that is not in memory takes a pass over the archive; for many at once see
-    :func:`bapps_eval.archives.contents_of`.
-    """
-    if not isinstance(source, Path):
-        return contents_of([source])[source]
-    with source.open("rb", buffering=0) as file:
-        return file.readall()
-
-
-def read_image_source(source: ImageSource, side: int | None = None) -> Tensor:
+def read_image_source(source: Path, side: int | None = None) -> Tensor:
     """Decode an image.
 
     Args:
@@ -364,7 +346,7 @@ def read_image_source(source: ImageSource, side: int | None = None) -> Tensor:
         ValueError: If the file is not an image, or cannot be read; it is named.
     """
     try:
-        image = read_image(io.BytesIO(encoded(source)))
+        image = read_image(source)
     except _BROKEN_IMAGE as error:
         raise ValueError(f"cannot read the image {source}: {error}") from error
     height, width = image.shape[2:]
@@ -377,10 +359,8 @@ def read_image_source(source: ImageSource, side: int | None = None) -> Tensor:
 
 
 def _list_task(root: Path, task: str, split: str, families: Sequence[str]) -> dict[Path, _Files]:
-    """Files of every family of a task: from folders, or else from the original archive."""
-    parent, archive = root / task / split, root / ARCHIVES.get((task, split), "")
-    if not parent.is_dir() and archive.is_file():
-        return _list_archive(archive, split, families).get(task, {})
+    """Files of every family of a task."""
+    parent = root / task / split
     names = (*_LAYOUTS[task].images, _LAYOUTS[task].judgement)
     return {
         folder: {name: _by_stem(folder / name, (folder / name).glob("[!.]*")) for name in names}
@@ -389,31 +369,8 @@ def _list_task(root: Path, task: str, split: str, families: Sequence[str]) -> di
     }
 
 
-def _list_archive(archive: Path, split: str, families: Sequence[str]) -> dict[str, dict[Path, _Files]]:
-    """Files of every family in an archive, by task."""
-
-    def wanted(name: PurePosixPath) -> bool:
-        place = place_in_layout(name)
-        return place is not None and place.split == split and (not families or place.family in families)
-
-    members: dict[tuple[str | None, str], dict[str, list[ArchiveMember]]] = defaultdict(lambda: defaultdict(list))
-    for member in read_archive(archive, wanted).values():
-        place = cast("Place", place_in_layout(PurePosixPath(member.name)))
-        members[place.task, place.family][place.folder].append(member)
-    found: dict[str, dict[Path, _Files]] = defaultdict(dict)
-    for (task, family), folders in members.items():
-        # Without the name of the task its folders tell: only JND has judgements "same".
-        task = task or ("jnd" if _LAYOUTS["jnd"].judgement in folders else "2afc")
-        folder = archive / task / split / family
-        if folder in found[task]:
-            raise ValueError(f"{archive} holds {task}/{split}/{family} twice, in different places")
-        names = (*_LAYOUTS[task].images, _LAYOUTS[task].judgement)
-        found[task][folder] = {name: _by_stem(folder / name, folders[name]) for name in names}
-    return found
-
-
-def _by_stem(folder: Path, sources: Iterable[ImageSource]) -> dict[str, ImageSource]:
-    files: dict[str, ImageSource] = {}
+def _by_stem(folder: Path, sources: Iterable[Path]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
     for source in sorted(sources, key=str):
         name = PurePosixPath(source.name)
         if name.stem in files:
@@ -446,9 +403,9 @@ def _rank(family: str) -> tuple[int, str]:
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family
 
 
-def _read_fraction(source: ImageSource) -> float:
+def _read_fraction(source: Path) -> float:
     try:
-        value = float(np.lib.format.read_array(io.BytesIO(encoded(source)), allow_pickle=False).item())
+        value = float(np.lib.format.read_array(io.BytesIO(source.read_bytes()), allow_pickle=False).item())
     except _NO_NUMBER as error:
         raise ValueError(f"cannot read one number from {source}: {error}") from error
     if not 0 <= value <= 1:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import logging
 import os
 import re
 import shutil
+import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, NoReturn, cast
+from typing import IO, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from afv_metric.bundles.resolve import sha256_of
 from afv_metric.files import replacing
-from bapps_eval.archives import iterate_files
-from bapps_eval.data import ARCHIVES, TASKS, Place, place_in_layout
+from bapps_eval.data import ARCHIVES, TASKS, place_in_layout
 
 __all__ = ["RECORD", "URL", "download"]
 
@@ -69,7 +71,7 @@ def download(
         quiet: Show no progress bars.
 
     Returns:
-        What is there now: the folders ``<task>/<split>``, or archives that were there packed.
+        What is there now: the folders ``<task>/<split>``.
 
     Raises:
         ConnectionError: If an archive cannot be fetched; what there is of it stays for the next call.
@@ -88,8 +90,8 @@ def download(
     record = _read_record(root / RECORD)
     there = []
     for task, name in names.items():
-        folder, archive = root / task / split, root / name
-        there.append(archive if archive.exists() and not folder.exists() else folder)
+        folder = root / task / split
+        there.append(folder)
         if there[-1].exists():
             _log.info("%s is there", there[-1])
             continue
@@ -260,36 +262,48 @@ def _read_record(record: Path) -> dict[str, dict[str, Any]]:
 
 
 def _unpack(archive: Path, folder: Path, bar: tqdm[NoReturn]) -> None:
-    """Unpack the files of ``<task>/<split>``; the folder appears whole, or not at all."""
+    """Unpack the files of ``<task>/<split>``; the folder appears whole, or not at all.
+
+    An archive is refused if it holds links, devices, names that lead outside, a file twice, or more than it should.
+    """
     task, split = folder.parts[-2:]
     hidden = folder.parent.parent / f".{task}-{split}-unpacking"
-    strange: list[PurePosixPath] = []
+    strange: list[str] = []
     written, most = 0, max(_LEAST_BOMB, _BOMB_SHARE * archive.stat().st_size)
-
-    def wanted(name: PurePosixPath) -> bool:
-        place = place_in_layout(name)
-        belongs = place is not None and place.split == split and place.task in (None, task)
-        if not (belongs or name.name.startswith(".")):
-            strange.append(name)
-        return belongs
-
     shutil.rmtree(hidden, ignore_errors=True)
     try:
-        for name, content in iterate_files(archive, wanted):
-            _, _, *inner = cast("Place", place_in_layout(name))
-            target = hidden.joinpath(*inner)
-            written += len(content)
-            if written > most or target.exists():
-                problem = f"{name} is there twice" if target.exists() else f"it unpacks to more than {most:,} bytes"
-                raise ValueError(f"{archive} is refused: {problem}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-            bar.update()
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                if not (member.isdir() or member.isreg()):
+                    raise ValueError(f"{archive} is refused: {member.name!r} is a link or special file")
+                place = place_in_layout(PurePosixPath(tarfile.data_filter(member, str(hidden)).name))
+                if member.isdir():
+                    continue
+                if place is None or place.split != split or place.task not in (None, task):
+                    strange += [member.name] if not PurePosixPath(member.name).name.startswith(".") else []
+                    continue
+                target = hidden / place.family / place.folder / place.file
+                written += member.size
+                if written > most or target.exists():
+                    problem = (
+                        f"{member.name} is there twice" if target.exists() else f"it unpacks to over {most:,} bytes"
+                    )
+                    raise ValueError(f"{archive} is refused: {problem}")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with cast("IO[bytes]", tar.extractfile(member)) as content, target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+                bar.update()
+            while stream.read(_BLOCK):  # to the end, so that a truncated archive never passes
+                pass
         if not hidden.exists():
             raise ValueError(f"{archive} has no files {task}/{split}/<family>/<folder>/<file>")
         if strange:
             _log.warning("%s: %d files that belong nowhere are left out, first %s", archive, len(strange), strange[0])
         folder.parent.mkdir(exist_ok=True)
         hidden.rename(folder)
+    except tarfile.FilterError as error:
+        raise ValueError(f"{archive} is refused: {error}") from error
+    except (EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error) as error:
+        raise ValueError(f"{archive} is truncated, damaged or no archive: {error}; get it again") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

@@ -13,9 +13,8 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from html import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
@@ -25,8 +24,7 @@ from PIL import Image
 from scipy import stats
 
 from afv_metric.files import replacing
-from bapps_eval.archives import ArchiveMember, contents_of
-from bapps_eval.data import ImageSource, JudgedSet, PairSet, SameSet, TripletSet, encoded, read_image_source
+from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet, read_image_source
 from bapps_eval.report import Column, Report, family, format_interval, format_number, format_share, grids
 from bapps_eval.scores import agreement, average_precision
 
@@ -190,7 +188,7 @@ def _make_gallery(
     described = [
         {
             "set": index,
-            "name": PurePosixPath(sets[index].images[row][-1].name).stem,
+            "name": sets[index].images[row][-1].stem,
             "images": pictures,
             "ranks": ranks,
             "judged": round(float(sets[index].judged[row]), 4),
@@ -217,8 +215,6 @@ def _embed_images(
     sets: Sequence[JudgedSet], shown: Sequence[_Shown]
 ) -> tuple[list[dict[str, Any]], list[tuple[_Shown, list[int]]]]:
     """Images as data URIs, each once, and items with the numbers of their images, as many as there is room for."""
-    sources = {source for item in shown for source in sets[item.which_set].images[item.row]}
-    contents = contents_of([source for source in sources if isinstance(source, ArchiveMember)])
     numbers: dict[str, int] = {}
     images: list[dict[str, Any]] = []
     items: list[tuple[_Shown, list[int]]] = []
@@ -228,8 +224,7 @@ def _embed_images(
             break
         judged, pictures = sets[item.which_set], []
         for source in judged.images[item.row]:
-            held = source if isinstance(source, Path) else replace(source, content=contents[source])
-            uri, width, height = _data_uri(held, judged.side)
+            uri, width, height = _data_uri(source, judged.side)
             if uri not in numbers:
                 numbers[uri] = len(images)
                 images.append({"uri": uri, "width": width, "height": height})
@@ -239,9 +234,9 @@ def _embed_images(
     return images, items
 
 
-def _data_uri(source: ImageSource, side: int | None) -> tuple[str, int, int]:
+def _data_uri(source: Path, side: int | None) -> tuple[str, int, int]:
     """An image for the page, with its width and height: the file itself if it is small, or else a smaller PNG."""
-    content = encoded(source)
+    content = source.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
         mime, size = _MIME.get(image.format or ""), image.size
     if not mime or max(size) > (side or _LARGEST_SIDE) or len(content) > _LARGEST_FILE:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bapps_eval.data import ImageSource, JudgedSet, read_image_source
+from bapps_eval.data import JudgedSet, read_image_source
 
 __all__ = ["Batch", "batches"]
 
@@ -41,7 +42,7 @@ class _Item(NamedTuple):
 
     set: int
     row: int
-    sources: tuple[ImageSource, ...]
+    sources: tuple[Path, ...]
     side: int | None
 
 
@@ -185,7 +186,7 @@ def _unchanged(parts: list[_Decoded] | _Failure) -> list[_Decoded] | _Failure:
 
 def _decode(items: Sequence[_Item]) -> list[_Decoded]:
     """Read every image once, and sort the items by kind."""
-    images: dict[tuple[ImageSource, int | None], Tensor] = {}
+    images: dict[tuple[Path, int | None], Tensor] = {}
     kinds: dict[tuple[int, torch.Size], list[_Item]] = {}
     for item in items:
         for source in item.sources:
@@ -198,7 +199,7 @@ def _decode(items: Sequence[_Item]) -> list[_Decoded]:
     return [_gather(group, images) for group in kinds.values()]
 
 
-def _gather(items: Sequence[_Item], images: Mapping[tuple[ImageSource, int | None], Tensor]) -> _Decoded:
+def _gather(items: Sequence[_Item], images: Mapping[tuple[Path, int | None], Tensor]) -> _Decoded:
     """Lay out first images, second ones and so on one after the other: unless some are shared, columns are slices."""
     keys = [[(item.sources[index], item.side) for item in items] for index in range(len(items[0].sources))]
     places = {key: place for place, key in enumerate(dict.fromkeys(chain(*keys)))}

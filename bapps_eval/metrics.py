@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +22,9 @@ from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.fisher.forms import FORMS
 from afv_metric.fisher.vectors import PooledFeatures
-from afv_metric.images.tensors import pad_to_multiple, to_network_range
+from afv_metric.images.tensors import to_network_range
 from afv_metric.metric import AFVDistance, Embedding
 from afv_metric.train.export import random_bundle
-from experiments.bigan.encoder import load_encoder
-from experiments.bigan.networks import Encoder
 
 __all__ = ["METRICS", "NAMES", "Choice", "Distance", "Metric", "l2", "make_metrics", "ms_ssim", "psnr", "ssim"]
 
@@ -46,9 +43,8 @@ class Metric:
         name: Heading of its row.
         distance: Compares the descriptions of two batches.
         form: Form of the AFV distance; None for others.
-        bundle: Name of the AFV bundle, for ``afv-random`` of the one that it is the initialisation of; of the encoder
-            for ``bigan``.
-        bundle_hash: What identifies that bundle or encoder.
+        bundle: Name of the AFV bundle, for ``afv-random`` of the one that it is the initialisation of.
+        bundle_hash: What identifies that bundle.
         describe: Describes some batches ``(N, 3, H, W)`` in [-1, 1] of one shape, such as features of a network;
             every image is described once, however often it is compared.
         one_at_a_time: Whether batches must not be compared in several threads at once; so with code of others.
@@ -107,12 +103,10 @@ class Choice:
     Attributes:
         weights: Names, folders or hub ids of bundles; the default bundle if empty.
         device: Where the metrics compute.
-        bigan: Folder of the encoder of ``bigan``, as ``python -m experiments.bigan export`` writes it.
     """
 
     weights: Sequence[str] = ()
     device: str = "cpu"
-    bigan: Path | None = None
 
     @cached_property
     def bundles(self) -> list[Bundle]:
@@ -161,99 +155,78 @@ def psnr(img0: Tensor, img1: Tensor) -> Tensor:
     return 10 * (l2(img0, img1) / 4).clamp_min(1e-20).log10()
 
 
-def ssim(img0: Tensor, img1: Tensor, *, signed: bool = False) -> Tensor:
-    """One minus the structural similarity of Wang et al. 2004: Gaussian window 11x11, sigma 1.5.
+def ssim(img0: Tensor, img1: Tensor) -> Tensor:
+    """One minus the structural similarity of Wang et al. 2004 per colour channel, on values in [0, 1], by torchmetrics.
 
-    It is taken of each colour channel, with mirrored borders. SSIM depends on where zero is: on the tuning parts of
-    SRIJ, HECD and LIVE blur, values in [0, 1] (dynamic range 1), the usual convention and the stronger rival, give rank
-    correlations of .451, .326, .909; values in [-1, 1] (dynamic range 2) give .449, .160, .918.
+    SSIM depends on where zero is: values in [0, 1] are the usual convention, and the stronger rival.
 
     Args:
         img0: ``(N, 3, H, W)`` in [-1, 1], at least 6x6.
-        img1: Likewise.
-        signed: Whether to compute on values in [-1, 1] rather than [0, 1], a common mistake.
+        img1: The other images, likewise.
 
     Returns:
         ``(N,)`` in [0, 2], 0 for identical images.
 
+    Raises:
+        ImportError: If torchmetrics is not installed.
+
     Example:
         >>> images = torch.rand(2, 3, 16, 16) * 2 - 1
-        >>> ssim(images, images)
-        tensor([0., 0.])
+        >>> ssim(images, images).abs() < 1e-6
+        tensor([True, True])
     """
-    if not signed:
-        img0, img1 = _to_unit_range(img0), _to_unit_range(img1)
-    luminance, structure = _similarities(img0, img1, 2.0 if signed else 1.0)
-    return 1 - (luminance * structure).mean((1, 2, 3))
+    functional = _import("ssim", "torchmetrics", ".functional.image")
+    measure = functional.structural_similarity_index_measure
+    values: Tensor = measure(*map(_to_unit_range, (img0, img1)), data_range=1.0, reduction="none")
+    return 1 - values
 
 
-_WINDOW = 11
-# How much each scale counts, finest first, in Wang, Simoncelli and Bovik 2003.
+# The weight of each scale, finest first, in Wang, Simoncelli and Bovik 2003.
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ms_ssim(img0: Tensor, img1: Tensor) -> Tensor:
-    """One minus the multi-scale structural similarity of Wang et al. 2003, on values in [0, 1].
+    """One minus the multi-scale structural similarity of Wang et al. 2003, on values in [0, 1], by torchmetrics.
 
-    At each scale, half the size of the one before, it is that of :func:`ssim`: contrast and structure count at every
-    scale, luminance at the coarsest. The paper has five scales, for which a side takes 176 pixels. Smaller images are
-    compared at as many of the finest scales as are no smaller than the window of 11x11 (three for 64x64), whose
-    exponents are scaled to add up to 1 again. A channel of negative structure, which has no root, has similarity 0.
+    The paper has five scales, each half the size of the one before. Images that are too small for them (a side of up to
+    160 pixels) are compared at as many of the finest scales as torchmetrics takes, whose weights are scaled to a sum of
+    1. The mean over the colour channels is taken of the similarities, not of their factors.
 
     Args:
-        img0: ``(N, 3, H, W)`` in [-1, 1], at least 6x6.
-        img1: Likewise.
+        img0: ``(N, 3, H, W)`` in [-1, 1], at least 11x11.
+        img1: The other images, likewise.
 
     Returns:
         ``(N,)`` in [0, 1], 0 for identical images.
 
+    Raises:
+        ImportError: If torchmetrics is not installed.
+
     Example:
         >>> images = torch.rand(2, 3, 64, 64) * 2 - 1
-        >>> ms_ssim(images, images)
-        tensor([0., 0.])
+        >>> ms_ssim(images, images).abs() < 1e-6
+        tensor([True, True])
     """
-    img0, img1 = _to_unit_range(img0), _to_unit_range(img1)
-    smallest = min(img0.shape[2:])
-    exponents = [share for scale, share in enumerate(_SCALES) if scale == 0 or smallest >> scale >= _WINDOW]
-    similarity = torch.ones_like(img0[..., 0, 0])
-    for scale, exponent in enumerate(exponents):
-        if scale:
-            img0, img1 = F.avg_pool2d(img0, 2), F.avg_pool2d(img1, 2)
-        luminance, structure = _similarities(img0, img1, 1.0)
-        coarsest = scale == len(exponents) - 1
-        of_scale = (luminance * structure if coarsest else structure).mean((2, 3))
-        similarity = similarity * of_scale.clamp_min(0) ** (exponent / sum(exponents))
-    return 1 - similarity.mean(1)
+    functional = _import("ms-ssim", "torchmetrics", ".functional.image")
+    count = max(n for n in range(1, 6) if n == 1 or min(img0.shape[2:]) // (n - 1) ** 2 > 10)
+    betas = tuple(share / sum(_SCALES[:count]) for share in _SCALES[:count])
+    channels = [_to_unit_range(images).flatten(0, 1)[:, None] for images in (img0, img1)]
+    values: Tensor = functional.multiscale_structural_similarity_index_measure(
+        *channels, data_range=1.0, reduction="none", betas=betas
+    )
+    return 1 - values.view(-1, img0.shape[1]).mean(1)
 
 
 def _to_unit_range(images: Tensor) -> Tensor:
     return (images + 1) / 2
 
 
-def _similarities(img0: Tensor, img1: Tensor, range_of_values: float) -> tuple[Tensor, Tensor]:
-    """The two factors of SSIM at every pixel: luminance, and contrast with structure."""
-    c1, c2 = (0.01 * range_of_values) ** 2, (0.03 * range_of_values) ** 2
-    mean0, mean1 = _smooth(img0), _smooth(img1)
-    variance0, variance1 = _smooth(img0 * img0) - mean0 * mean0, _smooth(img1 * img1) - mean1 * mean1
-    covariance = _smooth(img0 * img1) - mean0 * mean1
-    luminance = (2 * mean0 * mean1 + c1) / (mean0 * mean0 + mean1 * mean1 + c1)
-    structure = (2 * covariance + c2) / (variance0 + variance1 + c2)
-    return luminance, structure
-
-
-def _smooth(images: Tensor) -> Tensor:
-    """Mean under a Gaussian window at every pixel, in the same size."""
-    radius, sigma = _WINDOW // 2, 1.5
-    steps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    window = torch.exp(-(steps**2) / (2 * sigma**2))
-    window /= window.sum()
-    channels = images.shape[1]
-    images = F.pad(images, (radius,) * 4, mode="reflect")
-    images = F.conv2d(images, window.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
-    return F.conv2d(images, window.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
-
-
 def _make_plain(distance: Distance, name: str, choice: Choice) -> list[Metric]:
+    return [Metric(name, distance)]
+
+
+def _make_structural(distance: Distance, name: str, choice: Choice) -> list[Metric]:
+    _import(name, "torchmetrics", ".functional.image")
     return [Metric(name, distance)]
 
 
@@ -278,10 +251,7 @@ def _make_afv(random: bool, name: str, choice: Choice) -> list[Metric]:
 
 
 def _embed(network: AFVDistance, images: Sequence[Tensor]) -> list[Embedding]:
-    with warnings.catch_warnings():
-        # A batch of bright images alone looks like [0, 1] to the metric; here the range is known.
-        warnings.filterwarnings("ignore", r"images have values from")
-        return [network.embed(column) for column in images]
+    return [network.embed(column) for column in images]
 
 
 def _distance_of_pairs(network: AFVDistance, first: Embedding, second: Embedding) -> Tensor:
@@ -315,33 +285,6 @@ def _pool_features(features: PooledFeatures, images: Sequence[Tensor]) -> tuple[
 
 def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).square().sum(1)
-
-
-def _make_bigan(name: str, choice: Choice) -> list[Metric]:
-    """The distance of LPIPS without fitted weights, of the maps of a BiGAN's encoder.
-
-    What each block gives is scaled to length 1 at every position; squared differences are summed over channels,
-    averaged over positions and summed over blocks.
-    """
-    if choice.bigan is None:
-        raise ValueError(
-            f"the metric {name} needs the folder of an encoder: --bigan FOLDER; `python -m experiments.bigan` makes one"
-        )
-    trained = load_encoder(choice.bigan)
-    encoder = trained.encoder.to(choice.device).to(memory_format=torch.channels_last)
-    describe = partial(_unit_maps, encoder)
-    return [Metric(f"{name}/{trained.name}", _distance_of_maps, None, trained.name, trained.hash, describe)]
-
-
-def _unit_maps(encoder: Encoder, images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=encoder.head.weight.dtype)
-    maps = encoder.maps(pad_to_multiple(joined, encoder.stride))
-    return list(zip(*(F.normalize(layer).chunk(len(images)) for layer in maps), strict=True))
-
-
-def _distance_of_maps(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    layers = [(one - other).square().sum(1).mean((1, 2)) for one, other in zip(first, second, strict=True)]
-    return reduce(torch.add, layers)
 
 
 def _make_lpips(net: str, calibrated: bool, name: str, choice: Choice) -> list[Metric]:
@@ -520,12 +463,10 @@ METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
     **{name: partial(_make_afv, False) for name in ("afv", *(f"afv:{form}" for form in FORMS))},
     **{name: partial(_make_afv, True) for name in ("afv-random", *(f"afv-random:{form}" for form in FORMS))},
     "d-pool": _make_d_pool,
-    "bigan": _make_bigan,
     "l2": partial(_make_plain, l2),
     "psnr": partial(_make_plain, psnr),
-    "ssim": partial(_make_plain, ssim),
-    "ssim-signed": partial(_make_plain, partial(ssim, signed=True)),
-    "ms-ssim": partial(_make_plain, ms_ssim),
+    "ssim": partial(_make_structural, ssim),
+    "ms-ssim": partial(_make_structural, ms_ssim),
     **{f"lpips-{net}": partial(_make_lpips, net, True) for net in ("alex", "vgg", "squeeze")},
     **{f"lpips-{net}-baseline": partial(_make_lpips, net, False) for net in ("alex", "vgg", "squeeze")},
     "dists": _make_dists,
@@ -539,7 +480,7 @@ NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
 def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     """Make metrics by name.
 
-    ``afv``, ``afv-random`` and ``d-pool`` give one for each bundle; ``bigan`` is of the encoder in ``choice.bigan``.
+    ``afv``, ``afv-random`` and ``d-pool`` give one for each bundle.
 
     ``piq:NAME`` and ``torchmetrics:NAME`` are functions of these packages (of piq losses too) with their own settings,
     called with images in [0, 1], the distorted one first. Similarities are negated: those of torchmetrics whose class
@@ -553,7 +494,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
 
     Args:
         names: Of :data:`NAMES`; repeated ones count once.
-        choice: Bundles, encoder and device.
+        choice: Bundles and device.
 
     Returns:
         The metrics in order. Those of bundles of one name have the start of the hash in theirs.
@@ -561,7 +502,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     Raises:
         ImportError: If a metric needs a package that is not installed.
         OSError: If the pretrained weights of one cannot be had.
-        ValueError: If a name is unknown, something is no metric, two metrics are the same, or ``bigan`` has no folder.
+        ValueError: If a name is unknown, something is no metric, or two metrics are the same.
 
     Example:
         >>> [metric.name for metric in make_metrics(["ssim", "l2", "afv:local"], Choice())]

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afv_metric.files import replacing
-from bapps_eval.archives import ArchiveMember
-from bapps_eval.data import ImageSource, JudgedSet, PairSet, SameSet, TripletSet
+from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 
 __all__ = ["MetricRecord", "Results", "load_results", "measured_before", "save_results"]
 
@@ -173,7 +172,7 @@ def _describe(judged: JudgedSet) -> dict[str, Any]:
         "source": str(judged.source.absolute()),
         "partial": judged.partial,
         "side": judged.side,
-        "images": [[_write_source(source) for source in item] for item in judged.images],
+        "images": [[str(source.absolute()) for source in item] for item in judged.images],
     }
 
 
@@ -182,22 +181,12 @@ def _restore(described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], i
     return made(
         described["name"],
         Path(described["source"]),
-        [tuple(map(_read_source, item)) for item in described["images"]],
+        [tuple(map(Path, item)) for item in described["images"]],
         arrays[f"judged_{index}"],
         **({"groups": arrays[f"groups_{index}"]} if made is PairSet else {}),
         partial=described["partial"],
         side=described["side"],
     )
-
-
-def _write_source(source: ImageSource) -> str | list[str]:
-    if isinstance(source, ArchiveMember):
-        return [str(source.archive.absolute()), source.name]
-    return str(source.absolute())
-
-
-def _read_source(written: str | list[str]) -> ImageSource:
-    return Path(written) if isinstance(written, str) else ArchiveMember(Path(written[0]), written[1])
 
 
 def _fingerprint(judged: JudgedSet) -> tuple[object, ...]:

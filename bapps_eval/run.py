@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -78,15 +79,18 @@ def measure(
     left = [len(taken) for taken in rows]
     complete = 0
     decoded = _timed(batches(sets, batch_size, device=device, workers=workers, rows=rows), times)
-    for batch, values in _computed(metrics, decoded, device):
-        _store(batch, values, metrics, sets, tables)
-        advance(len(batch.rows))
-        for index in batch.sets:
-            left[index] -= 1
-        while complete < len(sets) and not left[complete]:
-            tables[complete] = _gathered(tables[complete])
-            finished(complete, tables[complete])
-            complete += 1
+    with warnings.catch_warnings():
+        # A batch of bright images alone looks like [0, 1] to a metric; here the range is known.
+        warnings.filterwarnings("ignore", "images have values from")
+        for batch, values in _computed(metrics, decoded, device):
+            _store(batch, values, metrics, sets, tables)
+            advance(len(batch.rows))
+            for index in batch.sets:
+                left[index] -= 1
+            while complete < len(sets) and not left[complete]:
+                tables[complete] = _gathered(tables[complete])
+                finished(complete, tables[complete])
+                complete += 1
     while complete < len(sets):  # those of which this process has no share
         tables[complete] = _gathered(tables[complete])
         finished(complete, tables[complete])

@@ -60,6 +60,7 @@ def test_every_command_of_the_page_runs(data, monkeypatch):
         (data / name / "scores.csv").write_text("\n".join(["reference,distorted,distance", *lines]))
     monkeypatch.chdir(data)
     monkeypatch.setenv("AFV_METRIC_CACHE", str(data / "cache"))
+    monkeypatch.setenv("BIGAN_ENCODER", "ENCODER")
     text = PAGE.read_text()
     for said, small in SMALLER.items():
         assert said in text

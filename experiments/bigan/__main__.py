@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
     command.set_defaults(run_command=_train)
 
-    command = commands.add_parser("export", help="write the encoder of a run, for python -m bapps_eval --metric bigan")
+    command = commands.add_parser("export", help="write the encoder of a run")
     command.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the encoder")
     command.add_argument("--name", help="name of the encoder; that of the folder if not given")

@@ -3,7 +3,10 @@
     config.json            what it is: shape, provenance, size and hash of the weights
     encoder.safetensors    weights and running statistics of the encoder
 
-Both are safetensors and JSON; no pickle is read.
+Both are safetensors and JSON; no pickle is read. As a metric:
+
+    export BIGAN_ENCODER=FOLDER
+    python -m bapps_eval --metric experiments.bigan.encoder:distance ...
 """
 
 from __future__ import annotations
@@ -17,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from afv_metric.bundles.tensors import BundleError, read_tensors, write_tensors
 from afv_metric.files import replacing_folder
+from afv_metric.images.tensors import pad_to_multiple, to_network_range
 from experiments.bigan.networks import Encoder, EncoderConfig
 
-__all__ = ["TrainedEncoder", "load_encoder", "save_encoder"]
+__all__ = ["BiGANDistance", "TrainedEncoder", "distance", "load_encoder", "save_encoder"]
 
 _KIND, _SCHEMA_VERSION = "bigan-encoder", 1
 _CONFIG, _WEIGHTS = "config.json", "encoder.safetensors"
@@ -113,3 +119,39 @@ def load_encoder(folder: str | os.PathLike[str]) -> TrainedEncoder:
         raise BundleError(f"{folder} is not complete ({error}); export the run again") from error
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path} does not describe an encoder: {error!r}") from error
+
+
+class BiGANDistance(nn.Module):
+    """The distance of LPIPS without its fitted weights, on the maps of a BiGAN's encoder.
+
+    The output of each block is scaled to length 1 at every position; squared differences are summed over channels,
+    averaged over positions and summed over blocks.
+
+    Args:
+        encoder: The encoder, in evaluation mode.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, img0: Tensor, img1: Tensor) -> Tensor:
+        """Distances ``(N,)`` of two batches ``(N, 3, H, W)`` in [-1, 1], at least 32x32."""
+        dtype = self.encoder.head.weight.dtype
+        images = to_network_range(torch.cat([img0, img1]), normalize=False, dtype=dtype)
+        maps = self.encoder.maps(pad_to_multiple(images, self.encoder.stride))
+        pairs = [F.normalize(layer).chunk(2) for layer in maps]
+        return torch.stack([(one - other).square().sum(1).mean((1, 2)) for one, other in pairs]).sum(0)
+
+
+def distance() -> BiGANDistance:
+    """The distance by the encoder in the folder ``$BIGAN_ENCODER``.
+
+    Raises:
+        ValueError: If the variable is not set.
+        BundleError: As for :func:`load_encoder`.
+    """
+    folder = os.environ.get("BIGAN_ENCODER")
+    if not folder:
+        raise ValueError("set BIGAN_ENCODER to the folder that `python -m experiments.bigan export` has written")
+    return BiGANDistance(load_encoder(folder).encoder)

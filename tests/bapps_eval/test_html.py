@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,14 +129,6 @@ def test_large_and_unusual_images_become_small_ones(results: Results, tmp_path: 
     assert [(image["width"], image["height"]) for image in shown] == [(256, 102)] * 2
     assert shown[1]["uri"].startswith("data:image/png;base64,")
     assert picture(shown[1]["uri"]).getpixel((5, 5)) == (10, 20, 30)
-
-
-def test_images_come_from_archives_too(results: Results, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "bapps.tar.gz", "w:gz") as tar:
-        tar.add(tmp_path / "bapps", "bapps")
-    unpacked = data_of(write(tmp_path / "page.html", results))["gallery"]
-    sets = [*read_root(tmp_path / "bapps.tar.gz"), results.sets[3]]
-    assert data_of(write(tmp_path / "page.html", replace(results, sets=sets)))["gallery"] == unpacked
 
 
 def test_without_images_a_sentence_stands_for_the_gallery(results: Results, tmp_path: Path) -> None:

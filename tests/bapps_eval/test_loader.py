@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from judged_sets import save_archive, save_family, save_grey, save_pairs, save_root
+from judged_sets import save_family, save_grey, save_pairs, save_root
 
 from bapps_eval import loader
-from bapps_eval.data import ImageSource, PairSet, read_image_source, read_pairs, read_root
+from bapps_eval.data import PairSet, read_image_source, read_pairs, read_root
 from bapps_eval.loader import batches
 
 
@@ -89,7 +89,7 @@ def test_a_repeated_image_is_decoded_once_a_batch(tmp_path: Path, monkeypatch: p
     judged = read_pairs(save_pairs(tmp_path / "list.csv", range(9), range(9)))
     reads: Counter[str] = Counter()
 
-    def counting(source: ImageSource, side: int | None) -> torch.Tensor:
+    def counting(source: Path, side: int | None) -> torch.Tensor:
         reads[Path(source.name).name] += 1
         return read_image_source(source, side)
 
@@ -123,15 +123,6 @@ def test_rows_can_be_chosen(tmp_path: Path) -> None:
     assert list(batches(sets, 64, rows=[np.array([], int)] * 2)) == []
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_archives_are_decoded_like_folders(tmp_path: Path, workers: int) -> None:
-    root = save_root(tmp_path / "bapps")
-    archive = save_archive(tmp_path / "bapps.tar.gz", root)
-    for packed, plain in zip(batches(read_root(archive), 2, workers=workers), batches(read_root(root), 2), strict=True):
-        assert packed.rows.tolist() == plain.rows.tolist()
-        assert all(map(torch.equal, packed.images, plain.images))
-
-
 def test_families_of_bapps_have_64_pixels(tmp_path: Path) -> None:
     save_family(tmp_path / "2afc/val/cnn", [((0, 100, 200), 0.5)])
     save_family(tmp_path / "2afc/val/mine", [((0, 100, 200), 0.5)])
@@ -160,7 +151,7 @@ def test_workers_are_other_processes_and_do_not_stay(tmp_path: Path, monkeypatch
     processes = tmp_path / "processes"
     processes.mkdir()
 
-    def telling(source: ImageSource, side: int | None) -> torch.Tensor:
+    def telling(source: Path, side: int | None) -> torch.Tensor:
         (processes / str(os.getpid())).touch()
         return read_image_source(source, side)
 

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from judged_sets import save_grey, save_pairs, save_root
+from judged_sets import save_pairs, save_root
 
 import bapps_eval.__main__ as command
 from bapps_eval.__main__ import main
 from bapps_eval.results import load_results
-from experiments.bigan.encoder import TrainedEncoder, save_encoder
-from experiments.bigan.networks import Encoder, EncoderConfig
 
 
 @pytest.fixture(autouse=True)
@@ -188,23 +186,6 @@ def test_errors_name_the_file(root: Path, tmp_path: Path, capsys: pytest.Capture
 def test_unknown_bundle(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--pairs", pairs, "--weights", "no such bundle", metrics=["afv"]) == 2
     assert "no such bundle" in capsys.readouterr().err
-
-
-def test_the_encoder_of_a_bigan_is_scored(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in tmp_path.glob("*.png"):
-        save_grey(path, int(path.stem.strip("greyblack") or 0), 32, 32)
-    folder = save_encoder(TrainedEncoder("small", Encoder(EncoderConfig(4, 8)).eval()), tmp_path / "encoder")
-    assert run("--pairs", pairs, "--bigan", folder, "--results", tmp_path / "a.npz", metrics=["l2", "bigan"]) == 0
-    assert "bigan" in capsys.readouterr().out
-    results = load_results(tmp_path / "a.npz")
-    assert results.metrics[1].name == "bigan/small"
-    assert results.settings["bigan"] == str(folder.absolute())
-    assert run("--pairs", pairs, metrics=["bigan"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: the metric bigan needs the folder of an encoder: --bigan FOLDER")
-    assert len(error.splitlines()) == 1
-    assert run("--pairs", pairs, "--bigan", tmp_path / "none", metrics=["bigan"]) == 1
-    assert "there is no BiGAN encoder in" in capsys.readouterr().err
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, sets: int, error: BaseException) -> list[str]:

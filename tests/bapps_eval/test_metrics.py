@@ -17,14 +17,12 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bundles.bundle import BundleError, load_bundle
+from afv_metric.bundles.bundle import load_bundle
 from afv_metric.bundles.resolve import sha256_of
 from afv_metric.metric import AFVDistance
 from afv_metric.train.export import random_bundle
 from bapps_eval import metrics
 from bapps_eval.metrics import Choice, Distance, Metric, l2, make_metrics, ms_ssim, psnr, ssim
-from experiments.bigan.encoder import TrainedEncoder, save_encoder
-from experiments.bigan.networks import Encoder, EncoderConfig
 
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 FORMS = ("fisher", "local", "activation")
@@ -43,9 +41,9 @@ def _pairwise(distance: Distance, images: list[Tensor]) -> Tensor:
     return torch.stack([distance(images[0], other) for other in images[1:]], 1)
 
 
-def _oracle_similarities(first: np.ndarray, second: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The two factors of SSIM of one channel of values with a dynamic range of ``scale``, by scipy."""
-    c1, c2 = (0.01 * scale) ** 2, (0.03 * scale) ** 2
+def _oracle_similarities(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two factors of SSIM of one channel of values in [0, 1], by scipy."""
+    c1, c2 = 0.01**2, 0.03**2
 
     def smooth(image: np.ndarray) -> np.ndarray:
         return np.asarray(gaussian_filter(image, 1.5, radius=5, mode="mirror"))
@@ -57,16 +55,18 @@ def _oracle_similarities(first: np.ndarray, second: np.ndarray, scale: float) ->
     return luminance, (2 * covariance + c2) / (variance0 + variance1 + c2)
 
 
-def _oracle_ssim(first: np.ndarray, second: np.ndarray, scale: float) -> float:
-    luminance, structure = _oracle_similarities(first, second, scale)
+def _oracle_ssim(first: np.ndarray, second: np.ndarray) -> float:
+    luminance, structure = _oracle_similarities(first, second)
     return float((luminance * structure).mean())
 
 
-def _oracle_ms_ssim(first: np.ndarray, second: np.ndarray, exponents: list[float]) -> float:
+def _oracle_ms_ssim(first: np.ndarray, second: np.ndarray, exponents: list[float], border: int = 5) -> float:
+    """MS-SSIM of one channel; of all scales but the coarsest a border is left out of the mean."""
     product = 1.0
     for index, exponent in enumerate(exponents):
-        luminance, structure = _oracle_similarities(first, second, 1)
-        mean = (luminance * structure if index == len(exponents) - 1 else structure).mean()
+        luminance, structure = _oracle_similarities(first, second)
+        inner = structure[border : -border or None, border : -border or None]
+        mean = (luminance * structure if index == len(exponents) - 1 else inner).mean()
         product *= max(mean, 0) ** (exponent / sum(exponents))
         first, second = (_halve(image) for image in (first, second))
     return product
@@ -86,23 +86,19 @@ def test_l2_by_hand() -> None:
 
 def test_ssim_of_uniform_images_by_hand() -> None:
     first, second = (torch.full((1, 3, 12, 12), value, dtype=torch.float64) for value in (0.5, -0.25))
-    expected = (2 * 0.5 * -0.25 + 0.0004) / (0.5**2 + 0.25**2 + 0.0004)
-    assert ssim(first, second, signed=True).tolist() == pytest.approx([1 - expected], abs=1e-5)
     expected = (2 * 0.75 * 0.375 + 0.0001) / (0.75**2 + 0.375**2 + 0.0001)
     assert ssim(first, second).tolist() == pytest.approx([1 - expected], abs=1e-5)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_ssim_equals_an_independent_one(signed: bool) -> None:
+def test_ssim_equals_an_independent_one() -> None:
     first, second = torch.rand(2, 2, 3, 21, 17, dtype=torch.float64) * 2 - 1
     second = 0.7 * first + 0.3 * second
-    values = [image.numpy() if signed else (image.numpy() + 1) / 2 for image in (first, second)]
+    values = [(image.numpy() + 1) / 2 for image in (first, second)]
     expected = [
-        1 - np.mean([_oracle_ssim(a, b, 2 if signed else 1) for a, b in zip(*pair, strict=True)])
-        for pair in zip(*values, strict=True)
+        1 - np.mean([_oracle_ssim(a, b) for a, b in zip(*pair, strict=True)]) for pair in zip(*values, strict=True)
     ]
-    assert ssim(first, second, signed=signed).tolist() == pytest.approx(expected, abs=1e-12)
-    assert ssim(first.float(), second.float(), signed=signed).tolist() == pytest.approx(expected, abs=1e-5)
+    assert ssim(first, second).tolist() == pytest.approx(expected, abs=1e-12)
+    assert ssim(first.float(), second.float()).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_psnr_by_hand() -> None:
@@ -113,16 +109,18 @@ def test_psnr_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "scales"),
-    [((180, 176), 5), ((176, 175), 4), ((64, 64), 3), ((45, 70), 3), ((43, 44), 2), ((11, 30), 1), ((8, 8), 1)],
+    ("size", "scales"), [((180, 176), 5), ((176, 159), 4), ((64, 64), 3), ((45, 70), 3), ((43, 44), 2), ((21, 21), 2)]
 )
 def test_ms_ssim_equals_an_independent_one(size: tuple[int, int], scales: int) -> None:
     first, second, _ = (image.double() for image in _images(1, *size))
     exponents = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333][:scales]
-    channels = zip(*((image[0].numpy() + 1) / 2 for image in (first, second)), strict=True)
+    channels = list(zip(*((image[0].numpy() + 1) / 2 for image in (first, second)), strict=True))
     expected = 1 - np.mean([_oracle_ms_ssim(a, b, exponents) for a, b in channels])
-    assert ms_ssim(first, second).item() == pytest.approx(expected, abs=1e-12)
+    assert ms_ssim(first, second).item() == pytest.approx(expected, abs=1e-6)
     assert ms_ssim(first.float(), second.float()).item() == pytest.approx(expected, abs=1e-5)
+    # With the border in the means, as in the version of 0.1 and most others, it is hardly another number.
+    whole = 1 - np.mean([_oracle_ms_ssim(a, b, exponents, border=0) for a, b in channels])
+    assert ms_ssim(first, second).item() == pytest.approx(whole, abs=0.02)
 
 
 def test_ms_ssim_of_opposite_structure_is_at_most_one() -> None:
@@ -133,7 +131,7 @@ def test_ms_ssim_of_opposite_structure_is_at_most_one() -> None:
 @pytest.mark.parametrize("metric", [l2, ssim, ms_ssim])
 def test_peers_are_zero_for_identical_images_and_symmetric(metric: Distance) -> None:
     first, second = torch.rand(2, 3, 3, 16, 16) * 2 - 1
-    assert metric(first, first).tolist() == [0, 0, 0]
+    assert metric(first, first).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
     assert (metric(first, second) > 0).all()
     assert torch.allclose(metric(first, second), metric(second, first))
 
@@ -149,7 +147,7 @@ def test_metrics_are_made_in_order_and_once() -> None:
     assert [metric.name for metric in make_metrics(["ssim", "l2", "ssim"], Choice())] == ["ssim", "l2"]
 
 
-@pytest.mark.parametrize("name", ["l2", "psnr", "ssim", "ssim-signed", "ms-ssim", "afv", "d-pool"])
+@pytest.mark.parametrize("name", ["l2", "psnr", "ssim", "ms-ssim", "afv", "d-pool"])
 def test_metrics_order_two_distortions(name: str) -> None:
     (metric,) = make_metrics([name], Choice([str(TINY_BUNDLE)]))
     distances = metric.distances(_images())
@@ -213,15 +211,6 @@ def test_afv_gives_the_distance_of_the_library(form: str, size: tuple[int, int])
     assert metric.distances([images[0], images[0]]).tolist() == [[0], [0]]
 
 
-def test_afv_takes_bright_images_for_what_they_are() -> None:
-    # Alone they look like [0, 1], and the library would warn of a range that is known here.
-    bright = [image.abs() for image in _images()]
-    (metric,) = make_metrics(["afv"], Choice([str(TINY_BUNDLE)]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert metric.distances(bright).shape == (3, 2)
-
-
 def test_afv_is_made_for_every_bundle_and_form(tmp_path: Path) -> None:
     shutil.copytree(TINY_BUNDLE, tmp_path / "tiny")
     config = tmp_path / "tiny/config.json"
@@ -273,49 +262,6 @@ def test_d_pool_takes_any_size_from_32() -> None:
     assert metric.distances(_images(2, 33, 35)).shape == (2, 2)
     with pytest.raises(ValueError, match="smallest side"):
         metric.distances(_images(2, 31, 35))
-
-
-@pytest.fixture
-def bigan(tmp_path: Path) -> Path:
-    """The folder of a small encoder at its random initialisation."""
-    torch.manual_seed(0)
-    return save_encoder(TrainedEncoder("small", Encoder(EncoderConfig(4, 8)).eval()), tmp_path / "encoder")
-
-
-def test_bigan_compares_directions_of_the_maps_of_all_blocks(bigan: Path) -> None:
-    images = _images(2, 64, 40)
-    torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(4, 8)).eval()
-    with torch.no_grad():
-        maps = [[layer.double() for layer in encoder.maps(column)] for column in images]
-    expected = torch.zeros(2, 2, dtype=torch.float64)
-    for first, *others in zip(*maps, strict=True):
-        for column, other in enumerate(others):  # of two vectors of length 1: twice one minus their cosine
-            expected[:, column] += (2 - 2 * F.cosine_similarity(first, other)).mean((1, 2))
-    (metric,) = make_metrics(["bigan"], Choice(bigan=bigan))
-    assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-3)
-    assert metric.distances([images[0], images[0]]).tolist() == [[0], [0]]
-
-
-def test_bigan_takes_any_size_from_32(bigan: Path) -> None:
-    (metric,) = make_metrics(["bigan"], Choice(bigan=bigan))
-    odd, even = _images(2, 33, 39), [F.pad(image, (0, 1, 0, 7), mode="replicate") for image in _images(2, 33, 39)]
-    assert torch.equal(metric.distances(odd), metric.distances(even))
-    with pytest.raises(ValueError, match="smallest side"):
-        metric.distances(_images(2, 31, 40))
-
-
-def test_bigan_is_known_by_its_name_and_hash(bigan: Path) -> None:
-    (metric,) = make_metrics(["bigan"], Choice(bigan=bigan))
-    assert (metric.name, metric.bundle, metric.form) == ("bigan/small", "small", None)
-    assert metric.bundle_hash == sha256_of(bigan / "config.json")
-
-
-def test_bigan_without_an_encoder_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs the folder of an encoder: --bigan FOLDER; .*experiments.bigan"):
-        make_metrics(["bigan"], Choice())
-    with pytest.raises(BundleError, match="no BiGAN encoder in .*none.*; make one with"):
-        make_metrics(["bigan"], Choice(bigan=tmp_path / "none"))
 
 
 def test_one_metric_given_twice() -> None:
@@ -373,6 +319,8 @@ def test_lpips_gives_the_distance_of_the_package(untrained_lpips: Any, net: str,
         ("lpips-alex", "lpips"),
         ("lpips-squeeze-baseline", "lpips"),
         ("dists", "piq"),
+        ("ssim", "torchmetrics.functional.image"),
+        ("ms-ssim", "torchmetrics.functional.image"),
         ("piq:vif_p", "piq"),
         ("torchmetrics:spectral_angle_mapper", "torchmetrics.functional.image"),
     ],

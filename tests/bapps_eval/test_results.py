@@ -9,22 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bapps_eval.archives import ArchiveMember
 from bapps_eval.data import PairSet, SameSet, TripletSet
 from bapps_eval.results import MetricRecord, Results, load_results, measured_before, save_results
 
-TAR = Path("/data/val.tar.gz")
+FOLDER = Path("/data/val")
 
 
 def make_results() -> Results:
     """A set of every kind, under two metrics; no image exists."""
     random = np.random.default_rng(0)
     triplets = [tuple(Path(f"bapps/{name}/{row}.png") for name in ("ref", "p0", "p1")) for row in range(3)]
-    members = [(ArchiveMember(TAR, f"p0/{row}.png", b"content"), ArchiveMember(TAR, f"p1/{row}.png")) for row in (0, 1)]
+    members = [(FOLDER / f"p0/{row}.png", FOLDER / f"p1/{row}.png") for row in (0, 1)]
     pairs = [(Path("/a/white.png"), Path(f"/a/grey{row}.png")) for row in range(4)]
     sets = [
         TripletSet("2afc/cnn", Path("bapps"), triplets, np.array([0.2, 0.5, 1]), partial="3 of 4,720 items", side=64),
-        SameSet("jnd/cnn", TAR / "jnd/val/cnn", members, np.array([0, 1.0])),
+        SameSet("jnd/cnn", FOLDER / "jnd/val/cnn", members, np.array([0, 1.0])),
         PairSet("Größen", Path("/a/scores.csv"), pairs, np.array([3.0, -1, 2, 5]), np.array([0, 0, 1, 1])),
     ]
     distances = [[random.random((len(judged), len(judged.images[0]) - 1)) for judged in sets] for _ in range(2)]

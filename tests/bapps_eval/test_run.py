@@ -16,8 +16,10 @@ from torch import Tensor, distributed
 
 from bapps_eval import run as measuring
 from bapps_eval.data import PairSet, read_pairs, read_root
-from bapps_eval.metrics import Metric, l2, ssim
+from bapps_eval.metrics import Choice, Metric, l2, make_metrics, ssim
 from bapps_eval.run import Times, measure
+
+TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 
 
 def test_triplets_by_hand(tmp_path: Path) -> None:
@@ -118,6 +120,14 @@ def test_metrics_run_in_inference_mode_and_see_every_image_once(tmp_path: Path) 
     sets = read_root(save_root(tmp_path), tasks=["2afc"])
     measure([Metric("counting", l2, describe=describe)], sets)
     assert described == [9]
+
+
+def test_bright_images_are_taken_for_what_they_are(tmp_path: Path) -> None:
+    # Alone they look like [0, 1], and the library would warn of a range that is known here.
+    images = [(save_grey(tmp_path / "a.png", 200, 32, 32), save_grey(tmp_path / "b.png", 210, 32, 32))] * 2
+    judged = PairSet("bright", tmp_path, images, np.arange(2.0), np.zeros(2, int))
+    ((distances,),) = measure(make_metrics(["afv"], Choice([str(TINY_BUNDLE)])), [judged])
+    assert (distances > 0).all()
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])

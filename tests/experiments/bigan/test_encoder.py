@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import BundleError
-from experiments.bigan.encoder import TrainedEncoder, load_encoder, save_encoder
+from experiments.bigan.encoder import BiGANDistance, TrainedEncoder, distance, load_encoder, save_encoder
 from experiments.bigan.networks import Encoder, EncoderConfig
 
 
@@ -129,3 +130,31 @@ def test_missing_weights_are_told(folder: Path) -> None:
     (folder / "encoder.safetensors").unlink()
     with pytest.raises(BundleError, match="not complete.*export the run again"):
         load_encoder(folder)
+
+
+def test_the_distance_compares_directions_of_the_maps_of_all_blocks(folder: Path) -> None:
+    first, second = torch.rand(2, 2, 3, 64, 40) * 2 - 1
+    encoder = make_trained().encoder
+    with torch.no_grad():
+        maps = zip(encoder.maps(first), encoder.maps(second), strict=True)
+        # Of two vectors of length 1: twice one minus their cosine.
+        expected = sum((2 - 2 * F.cosine_similarity(one, other)).mean((1, 2)) for one, other in maps)
+        found = BiGANDistance(load_encoder(folder).encoder)(first, second)
+    assert torch.allclose(found, torch.as_tensor(expected), rtol=1e-3)
+
+
+def test_the_distance_takes_any_size_from_32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGAN_ENCODER", str(folder))
+    compare = distance()
+    odd = torch.rand(2, 2, 3, 33, 39) * 2 - 1
+    even = F.pad(odd.flatten(0, 1), (0, 1, 0, 7), mode="replicate").unflatten(0, (2, 2))
+    assert torch.equal(compare(*odd), compare(*even))
+    assert compare(odd[0], odd[0]).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="smallest side"):
+        compare(*odd[..., :31, :])
+
+
+def test_the_distance_without_an_encoder_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BIGAN_ENCODER", raising=False)
+    with pytest.raises(ValueError, match="set BIGAN_ENCODER to the folder"):
+        distance()

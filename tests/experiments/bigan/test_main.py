@@ -17,15 +17,15 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_from_images_to_a_metric(images: Path, tmp_path: Path) -> None:
+def test_from_images_to_a_metric(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, folder = str(tmp_path / "run"), tmp_path / "encoder"
     assert main(["train", str(images), "--out", run, *SMALL]) == 0
     assert main(["export", run, "--out", str(folder), "--quiet"]) == 0
     trained = load_encoder(folder)
     assert (trained.name, trained.training["iterations"]) == ("encoder", 2)
     assert main(["export", run, "--out", str(folder), "--name", "mine", "--quiet"]) == 0
-    (metric,) = make_metrics(["bigan"], Choice(bigan=folder))
-    assert metric.name == "bigan/mine"
+    monkeypatch.setenv("BIGAN_ENCODER", str(folder))
+    (metric,) = make_metrics(["experiments.bigan.encoder:distance"], Choice())
     assert (metric.distances([torch.zeros(2, 3, 32, 32), torch.rand(2, 3, 32, 32)]) > 0).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,14 @@ from afv_metric.networks import Discriminator, DiscriminatorConfig
 # Time limits would make slow machines fail; speed lives in benchmarks.
 settings.register_profile("default", deadline=None, max_examples=12)
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of pytest-xdist, and the programs that it starts, one thread."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
 
 TINY_BUNDLE = Path(__file__).parent / "data" / "tiny-bundle"
 

@@ -24,6 +24,17 @@ def test_python_in_the_readme_runs(code):
     assert names["vectors"].shape[0] == 4
 
 
+def test_ci_runs_the_two_commands_of_the_readme():
+    """With other words before and behind them, and pip's ``--quiet``."""
+    run = (README.parent / ".ci" / "run").read_text().replace(" --quiet", "")
+    install, test = re.findall(r"^    (pip install .*)$", README.read_text(), re.MULTILINE)
+    steps = [*install.split(" && "), *test.split(" && ")]
+    assert len(steps) == 4
+    places = [re.search(rf"(?<!\S){re.escape(step)}(?!\S)", run) for step in steps]
+    assert all(places)
+    assert [place.start() for place in places] == sorted(place.start() for place in places)
+
+
 def test_files_that_the_readme_links_to_exist():
     links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text())
     assert links

@@ -13,10 +13,14 @@ def fake(monkeypatch):
     """An experiment that raises what ``fake.error`` is, or else reports its options."""
     experiment = ModuleType("experiments.fake")
     experiment.error = None
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(module.time, "process_time", lambda: clock[0] / 2)
 
     def run(options):
         if experiment.error:
             raise experiment.error
+        clock[0] += 2.04
         return {"table": [["what", "value"], ["seed", str(options.seed)], ["size", str(options.size)]], "half": 0.5}
 
     experiment.add_arguments = lambda parser: parser.add_argument("--size", type=int, default=7)
@@ -33,7 +37,7 @@ def test_an_experiment_ends_in_a_table_and_a_file_of_its_numbers_and_settings(fa
     assert record["half"] == 0.5
     assert record["settings"] == {"size": 7, "seed": 3, "device": "cpu"}
     assert {"afv_metric", "python", "torch"} <= set(record["versions"])
-    assert record["seconds"] >= 0
+    assert (record["seconds"], record["processor_seconds"]) == (2.0, 1.0)
 
 
 @pytest.mark.parametrize("error", [ValueError("no such data"), OSError("disk full"), ImportError("needs faiss")])

@@ -1,16 +1,21 @@
-"""Every command of docs/representation.md, in its order, at tiny size."""
+"""The code of the pages in docs: Python as it stands, commands at tiny size; and what the pages say of the package."""
 
 import re
 import shlex
+from glob import glob
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 from judged_sets import save_grey, save_root
 from PIL import Image
 
-PAGE = Path(__file__).parents[1] / "docs" / "representation.md"
+import afv_metric as package
+from afv_metric.cli import main as afv_metric
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 # Where the page says this, the test says that.
 SMALLER = {
@@ -33,6 +38,67 @@ def commands(text):
     return [shlex.split(line) for line in re.findall(r"^ {4}(python .*)$", joined, re.MULTILINE)]
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text()], ids=lambda page: page.stem
+)
+def test_python_on_the_page_runs(page, monkeypatch):
+    monkeypatch.chdir(DOCS.parent)
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_files_that_the_page_links_to_exist(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["index", "numbers"])
+def test_commands_of_the_page_print_what_it_says(name, tmp_path, monkeypatch, capsys):
+    chance = np.random.default_rng(0)
+    for folder in ("FOLDER0", "FOLDER1"):
+        (tmp_path / folder).mkdir()
+        for index in range(12):
+            Image.fromarray(chance.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / folder / f"{index}.png")
+    (tmp_path / "examples").symlink_to(DOCS.parent / "examples")
+    monkeypatch.chdir(tmp_path)
+    found = re.findall(
+        r"^ {4}afv-metric (.*)\n(?:\n((?: {4}(?!afv-metric).*\n)+))?", (DOCS / f"{name}.md").read_text(), re.MULTILINE
+    )
+    assert found
+    for command, output in found:
+        arguments = [path for word in shlex.split(command) for path in (sorted(glob(word)) if "*" in word else [word])]
+        assert afv_metric(arguments) == 0
+        printed = capsys.readouterr().out
+        assert printed
+        if output:
+            assert printed == dedent(output)
+
+
+def test_training_on_one_s_own_images_is_as_in_the_readme():
+    """Whose commands test_readme.py runs."""
+    readme = (DOCS.parent / "README.md").read_text()
+    training = [line for line in commands((DOCS / "own-images.md").read_text()) if "afv_metric.train" in line]
+    assert len(training) == 3
+    assert [line for line in training if line not in commands(readme)] == []
+
+
+def test_every_requirement_has_its_reason():
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    names = {re.split(r"[\[<>=]", name)[0] for name in [*project["dependencies"], *extras]}
+    names = {name for name in names if name != "afv-metric" and "stubs" not in name and not name.startswith("types-")}
+    page = (DOCS / "requirements.md").read_text()
+    assert [name for name in sorted(names) if not re.search(rf"`{name}[`\[]", page)] == []
+
+
+def test_everything_public_is_in_the_reference():
+    page = (DOCS / "api.md").read_text()
+    assert [name for name in package.__all__ if f"afv_metric.{name}" not in page] == []
+
+
 @pytest.fixture
 def data(tmp_path):
     chance = np.random.default_rng(0)
@@ -49,9 +115,9 @@ def data(tmp_path):
     return tmp_path
 
 
-def test_every_command_of_the_page_runs(data, monkeypatch):
-    for package in ("faiss", "matplotlib"):
-        pytest.importorskip(package)
+def test_every_command_of_the_representation_runs(data, monkeypatch):
+    for needed in ("faiss", "matplotlib"):
+        pytest.importorskip(needed)
     save_root(data / "material-2afc")
     for name in ("superres", "recolour", "blur"):
         for level in (0, 10, 20, 40):
@@ -61,7 +127,7 @@ def test_every_command_of_the_page_runs(data, monkeypatch):
     monkeypatch.chdir(data)
     monkeypatch.setenv("AFV_METRIC_CACHE", str(data / "cache"))
     monkeypatch.setenv("BIGAN_ENCODER", "ENCODER")
-    text = PAGE.read_text()
+    text = (DOCS / "representation.md").read_text()
     for said, small in SMALLER.items():
         assert said in text
         text = text.replace(said, small)
@@ -73,9 +139,3 @@ def test_every_command_of_the_page_runs(data, monkeypatch):
     for name in ("classify", "sets", "neighbours", "compress", "mnist"):
         assert (data / name / f"{name}.json").is_file()
         assert list((data / name).glob("*.png"))
-
-
-def test_files_that_the_page_shows_exist():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", PAGE.read_text())
-    assert links
-    assert [link for link in links if not (PAGE.parent / link).exists()] == []

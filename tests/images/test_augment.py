@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from conftest import fake_gpu
 
 from afv_metric.images import augment as augmentation
 from afv_metric.images.augment import augment
@@ -20,7 +20,7 @@ def test_crops_have_the_right_size_and_range(name, size):
 
 @pytest.mark.parametrize("name", ["none", "flip", "paper"])
 def test_images_may_be_on_another_device_than_the_random_numbers(name):
-    with FakeTensorMode():  # takes shapes and devices, and needs no GPU
+    with fake_gpu():
         crops = augment(torch.zeros(4, 3, 64, 64, device="cuda"), 32, name)
     assert crops.device.type == "cuda"
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from conftest import fake_gpu
 
 from afv_metric.train import negatives
 from afv_metric.train.negatives import corrupt
@@ -29,5 +29,5 @@ def test_the_ways_get_equal_parts(count, parts, monkeypatch):
 
 @pytest.mark.parametrize("name", ["_blur", "_quantise", "_mix_colours"])
 def test_images_may_be_on_another_device_than_the_random_numbers(name):
-    with FakeTensorMode():
+    with fake_gpu():
         assert getattr(negatives, name)(torch.zeros(2, 3, 32, 32, device="cuda"), 0.5).device.type == "cuda"

@@ -8,11 +8,15 @@ Example:
     torch.Size([4])
 """
 
-from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
-from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError, list_bundles
-from afv_metric.metric import AFVDistance, Embedding
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
+    from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError, list_bundles
+    from afv_metric.metric import AFVDistance, Embedding
+
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "DEFAULT_BUNDLE",
@@ -25,3 +29,22 @@ __all__ = [
     "load_bundle",
     "save_bundle",
 ]
+
+# Where each name is found: it is imported at its first use, so that the command line answers without torch (PEP 562).
+_MODULES = {
+    "afv_metric.bundles.bundle": ("Bundle", "BundleError", "load_bundle", "save_bundle"),
+    "afv_metric.bundles.resolve": ("DEFAULT_BUNDLE", "HubError", "list_bundles"),
+    "afv_metric.metric": ("AFVDistance", "Embedding"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

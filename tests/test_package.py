@@ -5,6 +5,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import afv_metric
 import bapps_eval
 
@@ -18,11 +20,19 @@ socket.socket.connect = refuse
 socket.create_connection = refuse
 import afv_metric
 heavy = {"matplotlib", "torchvision", "huggingface_hub", "scipy", "lpips", "sklearn"}
+print(sorted((heavy | {"torch", "numpy", "PIL"}) & set(sys.modules)))
+afv_metric.AFVDistance
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "[]"]
     assert done.stderr == ""
+
+
+def test_every_name_of_the_package_is_found_and_listed():
+    assert {name: getattr(afv_metric, name) for name in afv_metric.__all__}.keys() <= set(dir(afv_metric))
+    with pytest.raises(AttributeError, match="no attribute 'AFVDistanse'"):
+        afv_metric.AFVDistanse  # noqa: B018
 
 
 def public_objects():

@@ -1,19 +1,39 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files and folders so that a kill at any moment leaves the old or the new, and two writers never meet."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["finish_file", "replacing", "replacing_folder", "save_figure"]
+__all__ = ["atomic_update", "atomic_write", "finish_file", "finish_update", "locked", "save_figure", "sha256_of"]
+
+_TOKEN = "[0-9a-f]{16}"
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Give the sha256 of a file in hexadecimal, reading it in blocks of 1 MiB.
+
+    Example:
+        >>> sha256_of(os.devnull)
+        'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def finish_file(path: Path) -> None:
@@ -23,7 +43,45 @@ def finish_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def locked(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes from writing a file or a folder as long as the block runs.
+
+    The lock is ``.NAME.lock`` beside the place, or ``.lock`` in a folder that is mounted or whose parent cannot be
+    written. It is removed at the end; one that a killed process left does no harm. A process may lock a place twice.
+
+    Args:
+        place: The file or folder, which need not exist.
+
+    Raises:
+        BlockingIOError: If another process or thread holds the lock.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> with locked(Path(mkdtemp()) / "run"):
+        ...     pass
+    """
+    place = Path(place).resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    inside = place.is_dir() and (os.path.ismount(place) or not os.access(place.parent, os.W_OK))
+    path = place / ".lock" if inside else place.with_name(f".{place.name}.lock")
+    lock = FileLock(path, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f"{place} is being written by another process; wait until it has ended, or choose another place"
+        ) from None
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
+        lock.release()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write; when the block ends well, put it in the place of ``path`` in one step.
 
     The temporary file stands in the same folder, is flushed to the disk before it is renamed, and is removed if
@@ -33,7 +91,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Example:
         >>> from tempfile import mkdtemp
         >>> folder = Path(mkdtemp())
-        >>> with replacing(folder / "notes.txt") as temporary:
+        >>> with atomic_write(folder / "notes.txt") as temporary:
         ...     _ = temporary.write_text("whole")
         >>> [(file.name, file.read_text()) for file in folder.iterdir()]
         [('notes.txt', 'whole')]
@@ -52,29 +110,42 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(ordinary)  # what wrote it may have put a private file in its place
         finish_file(temporary)
         temporary.replace(path)
+        _finish_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 @contextlib.contextmanager
-def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary folder to fill; when the block ends well, put it in the place of ``folder``.
+def atomic_update(folder: str | os.PathLike[str], head: str) -> Iterator[Path]:
+    """Give a temporary folder to fill with files; when the block ends well, put them into ``folder`` in one step.
 
-    Its files are flushed to the disk before. What stood at ``folder`` is moved aside first and removed last; if the
-    block raises, it is what it was.
+    Files of the same names are replaced, all others stay. A new folder comes by one rename. In one that exists no
+    rename replaces several files at once, so the complete new files are staged in a subfolder that is named after the
+    hash of their ``head``, and the rename of this one file decides: before it the old files hold; after it the new
+    ones, as :func:`finish_update`, by which every reader begins, moves what is still staged under the hash of the head.
+
+    Args:
+        folder: The folder; nobody else writes it meanwhile, see :func:`locked`.
+        head: Name of the file that describes the others, and so changes whenever one of them matters.
 
     Example:
         >>> from tempfile import mkdtemp
-        >>> parent = Path(mkdtemp())
-        >>> with replacing_folder(parent / "notes") as temporary:
-        ...     _ = (temporary / "first.txt").write_text("whole")
-        >>> [str(path.relative_to(parent)) for path in parent.rglob("*.txt")]
-        ['notes/first.txt']
+        >>> folder = Path(mkdtemp()) / "notes"
+        >>> for text in ("old", "new"):
+        ...     with atomic_update(folder, "first.txt") as temporary:
+        ...         _ = (temporary / "first.txt").write_text(text)
+        >>> [(file.name, file.read_text()) for file in folder.iterdir()]
+        [('first.txt', 'new')]
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
+    finish_update(folder, head)
+    is_new = not folder.exists()
+    _remove_leftovers(folder.parent, rf"\.{re.escape(folder.name)}-{_TOKEN}")
+    _remove_leftovers(folder, rf"\.stag(ing|ed)-{_TOKEN}")
+    token = secrets.token_hex(8)
+    temporary = folder.with_name(f".{folder.name}-{token}") if is_new else folder / f".staging-{token}"
     temporary.mkdir()
     ordinary = temporary.stat().st_mode & 0o666
     try:
@@ -82,23 +153,57 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         for path in temporary.iterdir():
             path.chmod(ordinary)
             finish_file(path)
-        if folder.exists():
-            old = temporary.with_name(f"{temporary.name}-old")
-            folder.rename(old)
-            try:
-                temporary.rename(folder)
-            except BaseException:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old)
-        else:
+        _finish_folder(temporary)
+        if is_new:
             temporary.rename(folder)
+            _finish_folder(folder.parent)
+            return
+        staged = temporary = temporary.rename(_staged(folder, temporary / head))
+        _finish_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    with contextlib.suppress(FileNotFoundError):  # a head that has not changed lets readers finish it before
+        (staged / head).replace(folder / head)
+    _finish_folder(folder)
+    finish_update(folder, head)
+
+
+def finish_update(folder: str | os.PathLike[str], head: str) -> None:
+    """Move the files into place that a kill has left staged after :func:`atomic_update` had decided for them."""
+    folder = Path(folder)
+    if not (folder / head).is_file() or not (staged := _staged(folder, folder / head)).is_dir():
+        return
+    with contextlib.suppress(FileNotFoundError):  # another reader does the same
+        for path in sorted(staged.iterdir()):
+            path.replace(folder / path.name)
+        staged.rmdir()
+    _finish_folder(folder)
+
+
+def _staged(folder: Path, head: Path) -> Path:
+    return folder / f".staged-{sha256_of(head)[:16]}"
+
+
+def _remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove the temporary folders of killed processes."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(pattern, path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _finish_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can."""
+    if os.name == "posix":
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure of matplotlib as a PNG that is the same whenever it is drawn."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -25,8 +25,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from afv_metric.bundles.resolve import sha256_of
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write, sha256_of
 from bapps_eval.data import ARCHIVES, TASKS, place_in_layout
 
 __all__ = ["RECORD", "URL", "download"]
@@ -111,7 +110,7 @@ def download(
             part.unlink()
             raise
         record[name] = {"url": address, "bytes": part.stat().st_size, "sha256": digest}
-        with replacing(root / RECORD) as temporary:
+        with atomic_write(root / RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         part.unlink()
     return there

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet, read_image_source
 from bapps_eval.report import Column, Report, family, format_interval, format_number, format_share, grids
 from bapps_eval.scores import agreement, average_precision
@@ -76,7 +76,7 @@ def write_html(path: str | os.PathLike[str], report: Report, gallery: int = GALL
         # A "<" could end the script.
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

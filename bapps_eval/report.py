@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import NamedTuple
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from bapps_eval.data import TASKS, JudgedSet, PairSet, SameSet, TripletSet
 from bapps_eval.results import MetricRecord, Results
 from bapps_eval.scores import RESAMPLES, SEED, ceiling, summarise
@@ -430,7 +430,7 @@ def _align(rows: Sequence[Sequence[str]]) -> str:
 
 def write_markdown(path: str | os.PathLike[str], report: Report) -> None:
     """Write the tables as Markdown."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(format_markdown(report), encoding="utf-8")
 
 
@@ -438,7 +438,7 @@ def write_csv(path: str | os.PathLike[str], report: Report) -> None:
     """Write a line for each metric, column and measure, with all digits; what does not apply is empty."""
     head = ["metric", "set", "measure", "score", "low", "high", "ceiling", "share"]
     head += ["difference", "difference_low", "difference_high", "p", "n", "partial"]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
         for column in _all_columns(report):
@@ -487,5 +487,5 @@ def write_json(path: str | os.PathLike[str], report: Report) -> None:
             for rank, metric in enumerate(report.metrics)
         ],
     }
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 
 __all__ = ["MetricRecord", "Results", "load_results", "measured_before", "save_results"]
@@ -90,7 +90,7 @@ def save_results(path: str | os.PathLike[str], results: Results) -> None:
         "unfinished": list(results.unfinished),
     }
     arrays["metadata"] = np.frombuffer(json.dumps(record, allow_nan=False).encode(), np.uint8)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.runtime import parse_device, read_versions
 from afv_metric.train.loop import StoppedError
 
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "versions": read_versions(),
     }
-    with replacing(options.out / f"{options.experiment}.json") as temporary:
+    with atomic_write(options.out / f"{options.experiment}.json") as temporary:
         temporary.write_text(json.dumps(whole, indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
     print(_aligned(record["table"]))
 

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
-from afv_metric.files import replacing, save_figure
+from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.runtime import read_versions
 from afv_metric.train.checkpoint import checkpoints
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         content: dict[str, Any] = {"versions": versions, "sets": [judged.name for judged in sets]}
         content["rows"] = [{**row._asdict(), "summary": vars(row.summary)} for row in rows]
-        with replacing(options.json) as temporary:
+        with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

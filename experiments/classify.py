@@ -36,7 +36,7 @@ from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.files import replacing, save_figure
+from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.vectors import (
     Features,
     PixelFeatures,
@@ -584,7 +584,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[Row] = []
     for row in classify(kinds, bundle, train, test, len(classes), settings, options.out):
         rows.append(row)
-        with replacing(finished) as temporary:
+        with atomic_write(finished) as temporary:
             temporary.write_text("".join(json.dumps(asdict(each)) + "\n" for each in rows), encoding="utf-8")
     head = ["features", "numbers", "train accuracy", "test accuracy", "95 % interval", "processor minutes"]
     record: dict[str, Any] = {

@@ -41,8 +41,8 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
-from afv_metric.bundles.resolve import DEFAULT_BUNDLE, sha256_of
-from afv_metric.files import replacing, save_figure
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE
+from afv_metric.files import atomic_write, save_figure, sha256_of
 from afv_metric.fisher.vectors import ScoreFeatures, Sketch, UInt8Images, extract, store
 from afv_metric.images.cache import draw_images, load_images, square_image
 from experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
@@ -280,13 +280,13 @@ def save_index(index: ImageIndex, folder: str | Path, fingerprint: str = "") -> 
         fingerprint: Of the images, for the record.
     """
     folder = Path(folder)
-    with replacing(folder / _INDEX) as temporary:
+    with atomic_write(folder / _INDEX) as temporary:
         _import_faiss().write_index(index.codes, str(temporary))
-    with replacing(folder / _PROJECTION) as temporary:
+    with atomic_write(folder / _PROJECTION) as temporary:
         safetensors.torch.save_file(_tensors(index.projection), temporary)
     files = {name: sha256_of(folder / name) for name in (_INDEX, _PROJECTION)}
     config = {"format": _FORMAT, **index.settings, "fingerprint": fingerprint, "sha256": files}
-    with replacing(folder / _CONFIG) as temporary:
+    with atomic_write(folder / _CONFIG) as temporary:
         temporary.write_text(json.dumps(config | {"names": list(index.names)}, indent=1) + "\n", encoding="utf-8")
 
 

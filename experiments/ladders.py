@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import afv_metric
 from afv_metric import DEFAULT_BUNDLE
-from afv_metric.files import replacing, save_figure
+from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images.sources import IMAGE_SUFFIXES
 from afv_metric.images.tensors import read_image
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         settings = {"images": [path.name for path in paths], "seed": options.seed}
         content = {"versions": versions, "bundle": bundle, **settings, "metrics": report(measured)}
-        with replacing(options.json) as temporary:
+        with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ import torch
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from PIL import Image
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.runtime import read_versions
 from experiments.bigan.mnist import (
     LATENTS,
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     pictures = {method: options.out / "methods" / f"{method}.png" for method in options.methods}
     drawn = [method for method, path in pictures.items() if path.exists()]
     if drawn:
-        with replacing(options.out / "reconstructions.png") as temporary:
+        with atomic_write(options.out / "reconstructions.png") as temporary:
             _stack([pictures[method] for method in drawn]).save(temporary)
     table = [["method", "accuracy", "95 % interval", "published", "accuracy of E(x)", "epochs", "processor minutes"]]
     for method, record in records.items():
@@ -208,9 +208,9 @@ def _finish(method: str, digits: Digits, settings: Settings, options: argparse.N
     }
     _log.info("%s: %.2f %%", method, 100 * record["accuracy"])
     if networks.encoder:
-        with replacing(path.with_suffix(".png")) as temporary:
+        with atomic_write(path.with_suffix(".png")) as temporary:
             draw(networks, digits, options.device, options.seed).save(temporary)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from afv_metric.bundles.bundle import load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.fisher.vectors import Features, PixelFeatures, ScoreFeatures, UInt8Images, extract
 from afv_metric.images.cache import ImageSet, draw_images, load_images
 from afv_metric.networks import Generator
@@ -283,7 +283,7 @@ def draw_grid(groups: Mapping[str, Tensor], path: Path) -> None:
             tile = tile.resize((side * repeats,) * 2, Image.Resampling.NEAREST)
             canvas.paste(tile, (left + column * step, _HEAD + row * step))
         left += pictures.shape[1] * step + gap
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         canvas.save(temporary, format="PNG")
 
 

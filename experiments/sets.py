@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.files import replacing, save_figure
+from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.sets import BlockScores, SetComparison, block_scores, compare_sets, similarity_at
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root
@@ -407,7 +407,7 @@ def _leaves(joined: FloatArray) -> list[int]:
 
 
 def _write_matrix(names: Sequence[str], corrected: Tensor, path: Path) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["", *names])
         for name, row in zip(names, corrected.tolist(), strict=True):

@@ -10,11 +10,12 @@ Everything is safetensors and JSON; no pickle is read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afv_metric.bundles.resolve import find_bundle
-from afv_metric.bundles.tensors import BundleError, read_tensors, write_tensors
-from afv_metric.files import replacing_folder
+from afv_metric.bundles.resolve import BundleError, find_bundle
+from afv_metric.bundles.tensors import read_tensors, write_tensors
+from afv_metric.files import atomic_update, finish_update, locked, sha256_of
 from afv_metric.fisher.engine import Energy
 from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "save_bundle"]
+__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle"]
 
 SCHEMA_VERSION = 2
 # What bundles of the first schema did, which had no such fields.
@@ -99,34 +100,85 @@ class Bundle:
             raise BundleError(f"epsilon must be positive, got {self.epsilon}")
 
 
-def save_bundle(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
-    """Write a bundle, all of it or nothing; a bundle that stands at ``folder`` is replaced.
+@contextlib.contextmanager
+def reserve_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Lock the place of a bundle, and refuse one that holds something else, before any work is done for it.
+
+    A bundle is replaced: its own files alone, told by a ``config.json`` that names the hashes of the two files of
+    tensors. All else in the folder stays.
+
+    Args:
+        folder: The folder, which need not exist.
+
+    Raises:
+        BlockingIOError: If another process writes there.
+        BundleError: If it is a file, or not empty and no bundle, or holds tensors that are not the bundle's.
+    """
+    with locked(folder):
+        _refuse_foreign(Path(folder))
+        yield
+
+
+def save_bundle(
+    bundle: Bundle, folder: str | os.PathLike[str], decorate: Callable[[Path], object] | None = None
+) -> Path:
+    """Write a bundle in one step; a bundle that stands at ``folder`` is replaced, all else there stays.
 
     Args:
         bundle: The bundle, with its generator.
         folder: Where to put it.
+        decorate: Called with the folder of the complete bundle before it is put in its place, to add to it or to write
+            its card.
 
     Returns:
         The folder.
 
     Raises:
+        BlockingIOError: If another process writes there.
         BundleError: If the generator is missing, a tensor is not finite, or ``folder`` holds something else.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / _CONFIG).exists() and any(folder.iterdir()):
-        raise BundleError(f"{folder} is not a bundle and not empty; choose another place")
     if bundle.generator is None:
         raise BundleError("a bundle is saved with its generator; load it with load_bundle(..., generator=True)")
-    with replacing_folder(folder) as temporary:
+    with reserve_folder(folder), atomic_update(folder, _CONFIG) as temporary:
         generator = {name: value.contiguous() for name, value in bundle.generator.state_dict().items()}
         config = _to_config(bundle)
         config["files"] = {
             _MODEL: write_tensors(_to_tensors(bundle), temporary / _MODEL),
             _GENERATOR: write_tensors(generator, temporary / _GENERATOR),
         }
-        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (temporary / _CARD).write_text(bundle.card)
+        (temporary / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (temporary / _CARD).write_text(bundle.card, encoding="utf-8")
+        if decorate:
+            decorate(temporary)
     return folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise a BundleError unless a bundle may be written to a folder without loss of what is not a bundle's."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is a file; choose another place for the bundle")
+    finish_update(folder, _CONFIG)
+    try:
+        config = json.loads((folder / _CONFIG).read_bytes())
+        hashes = {file: config["files"][file]["sha256"] for file in (_MODEL, _GENERATOR)}
+        ours = isinstance(config["schema_version"], int) and {"discriminator", "generator", "statistics"} <= set(config)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        ours, hashes = False, {}
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((".lock", ".stag")))
+    if not ours and others:
+        raise BundleError(
+            f"{folder} is not a bundle and not empty: it holds {', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}; choose another place"
+        )
+    for file, expected in hashes.items():
+        if (folder / file).exists() and sha256_of(folder / file) != expected:
+            raise BundleError(
+                f"{folder / file} is not the file that {_CONFIG} beside it names: it is damaged or not of this bundle. "
+                "Move it away, or choose another place"
+            )
 
 
 def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> Bundle:
@@ -140,7 +192,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         The bundle, on the CPU.
 
     Raises:
-        BundleError: If anything in the bundle is missing, too much, misshapen, damaged or not finite.
+        BundleError: If anything in the bundle is missing, too much, misshapen, damaged or not finite, or the folder.
         HubError: If a bundle cannot be had from the hub.
         ValueError: If ``weights`` is none of the three.
 
@@ -150,10 +202,12 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
     """
     files = (_CONFIG, _MODEL, _GENERATOR) if generator else (_CONFIG, _MODEL)
     folder = find_bundle(weights, files)
-    content = (folder / _CONFIG).read_bytes()
     try:
+        content = (folder / _CONFIG).read_bytes()
         config = json.loads(content)
-    except ValueError as error:
+    except OSError as error:
+        raise BundleError(f"{folder / _CONFIG} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
         raise BundleError(
             f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again"
         ) from error
@@ -167,8 +221,13 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         config |= _SCHEMA_1
     try:
         return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{folder / _CONFIG} does not describe a bundle: {error!r}") from error
+    except BundleError:
+        raise
+    except OSError as error:
+        raise BundleError(f"the bundle in {folder} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise BundleError(f"{folder / _CONFIG} does not describe a bundle of this release: {reason}") from error
 
 
 def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_generator: bool) -> Bundle:
@@ -198,7 +257,7 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
         training=config["training"],
         licence=config["licence"],
         golden=dict(config.get("golden", {})),
-        card=card.read_text() if card.exists() else "",
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         hash=digest,
     )
 

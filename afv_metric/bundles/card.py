@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
-from afv_metric.bundles.resolve import sha256_of
-from afv_metric.files import replacing, save_figure
+from afv_metric.files import atomic_write, save_figure, sha256_of
+from afv_metric.images.grid import save_grid
 from afv_metric.train.export import read_recipe, training_stages
 from afv_metric.train.log import read_records
 from afv_metric.train.recipes import RECIPES, Recipe
 
-__all__ = ["make_card", "record_machine", "write_card"]
+__all__ = ["decorate_bundle", "make_card", "record_machine", "write_card"]
 
 _FILES = ("config.json", "model.safetensors", "generator.safetensors")
 _ROWS = 8  # of a table over iterations
@@ -73,8 +73,22 @@ def record_machine(run: str | Path, device: str | torch.device = "cpu", processe
     path = Path(run) / _MACHINES
     before = json.loads(path.read_text()) if path.exists() else []
     if here not in before:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps([*before, here], indent=2) + "\n")
+
+
+def decorate_bundle(folder: Path, run: str | Path | None = None) -> None:
+    """Draw samples of the generator of a bundle and write its card: what ``save_bundle`` calls before a bundle counts.
+
+    Args:
+        folder: Folder of the bundle.
+        run: Folder of the run that it was exported from, for the curves.
+    """
+    bundle = load_bundle(folder, generator=True)
+    assert bundle.generator is not None
+    seed = torch.Generator().manual_seed(int(bundle.sampling.get("seed", 0)))
+    save_grid(bundle.generator, bundle.generator.sample_latents(64, generator=seed), folder / "samples.png")
+    write_card(folder, run)
 
 
 def write_card(
@@ -108,7 +122,7 @@ def write_card(
         _draw_curves(*_read_curves(run, _iterations(load_bundle(folder))), folder / "curves.png")
     text = make_card(folder, run, agreement=agreement, chosen=chosen, notes=notes)
     path = folder / "README.md"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import logging
 import os
@@ -11,7 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["DEFAULT_BUNDLE", "HubError", "find_bundle", "list_bundles", "sha256_of"]
+from afv_metric.files import finish_update, sha256_of
+
+__all__ = ["DEFAULT_BUNDLE", "BundleError", "HubError", "find_bundle", "list_bundles"]
 
 DEFAULT_BUNDLE: str = "tiny-imagenet-v3"
 
@@ -19,6 +20,10 @@ _CONFIG = "config.json"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HUB_ID = re.compile(r"(?!.*\.\.)(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
 _logger = logging.getLogger(__name__)
+
+
+class BundleError(RuntimeError):
+    """A bundle that is not what it should be; the message says what, where, and what to do."""
 
 
 class HubError(RuntimeError):
@@ -55,7 +60,7 @@ def find_bundle(
 
     Raises:
         ValueError: ``weights`` is none of the three kinds.
-        FileNotFoundError: The folder, or one of the files in it, does not exist.
+        BundleError: The folder, or one of the files in it, does not exist.
         HubError: The files could not be downloaded, or are not what ``config.json`` says they are.
 
     Example:
@@ -87,20 +92,6 @@ def find_bundle(
     )
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Give the sha256 of a file in hexadecimal, reading it in blocks of 1 MiB.
-
-    Example:
-        >>> sha256_of(os.devnull)
-        'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _shipped_roots() -> list[Path]:
     """Give the existing folders of shipped bundles: inside an installed package, beside it in a checkout."""
     roots = [_PACKAGE / "weights"]
@@ -122,10 +113,19 @@ def _shipped_names() -> str:
 
 def _local_bundle(folder: Path, files: Sequence[str]) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no bundle folder {str(folder)!r}")
+        raise BundleError(f"there is no bundle folder {str(folder)!r}")
+    try:
+        finish_update(folder, _CONFIG)
+    except OSError as error:
+        raise BundleError(f"{folder} was being written by a process that was killed; finish it: {error}") from error
     for file in files:
         if not (folder / file).is_file():
-            raise FileNotFoundError(f"the bundle folder {str(folder)!r} has no file {file!r}")
+            if (folder / "recipe.json").is_file() or any(folder.glob("checkpoint-*.pt")):
+                raise BundleError(
+                    f"{str(folder)!r} is the folder of a training run, not of a bundle; make one of it: "
+                    f"python -m afv_metric.train export {folder} --out BUNDLE"
+                )
+            raise BundleError(f"the bundle folder {str(folder)!r} has no file {file!r}")
     return folder
 
 

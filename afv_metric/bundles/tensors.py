@@ -12,13 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from afv_metric.bundles.resolve import sha256_of
+from afv_metric.bundles.resolve import BundleError
+from afv_metric.files import sha256_of
 
-__all__ = ["BundleError", "read_tensors", "write_tensors"]
-
-
-class BundleError(RuntimeError):
-    """A bundle that is not what it should be; the message says what, where, and what to do."""
+__all__ = ["read_tensors", "write_tensors"]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def read_tensors(path: Path, entry: dict[str, Any], expected: Mapping[str, torch
 
     Raises:
         BundleError: If the file has another size or hash, tensors are missing, too many or misshapen, or not finite.
-        OSError: If there is no such file.
+        OSError: If the file cannot be read.
     """
     size = path.stat().st_size
     if size != entry["bytes"]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle
-from afv_metric.bundles.resolve import find_bundle, sha256_of
+from afv_metric.bundles.resolve import find_bundle
+from afv_metric.files import sha256_of
 from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse_root_matrix
 from afv_metric.metric import AFVDistance

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tqdm import tqdm
 
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE, list_bundles
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.runtime import parse_device
 
 if TYPE_CHECKING:
@@ -441,7 +441,7 @@ def _write_csv(rows: Iterable[Sequence[str]], path: Path | None) -> None:
     if path is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
@@ -458,6 +458,6 @@ def _write_map(options: argparse.Namespace, image: Tensor, reference: Tensor) ->
     colours = np.stack([np.interp(relative, stops, channel) for channel in zip(*_RAMP, strict=True)], 2)
     grey = image[0].float().mean(0).numpy()[..., None]
     pixels = (0.65 * colours + 0.35 * grey).round().astype(np.uint8)
-    with replacing(options.map) as temporary:
+    with atomic_write(options.map) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
     print(f"{options.map}: from 0 (black) to {largest:.6g} (pale yellow)", file=sys.stderr)

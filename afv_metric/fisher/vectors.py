@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.fisher.engine import FisherEngine, Signals
 from afv_metric.fisher.statistics import inverse_root
 from afv_metric.images.tensors import pad_to_multiple, to_network_range, weights_of_padded
@@ -268,7 +268,7 @@ def store(
             start += len(batch)
         return table
     # Written, not filled through a mapping, where a full disk would end the process.
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         for batch in batches:
             file.write(_to_half(batch).numpy().tobytes())
     return torch.from_numpy(np.memmap(path, np.float16, "c", shape=shape))

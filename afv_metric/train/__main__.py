@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
-import torch
-
-from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
-from afv_metric.bundles.card import make_card, write_card
+from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, reserve_folder, save_bundle
+from afv_metric.bundles.card import decorate_bundle, make_card, write_card
 from afv_metric.bundles.push import push_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError
 from afv_metric.bundles.validate import validate_bundle
@@ -23,7 +23,7 @@ from afv_metric.train.adapt import adapt_bundle
 from afv_metric.train.distributed import LostProcessError, joined, process
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.export import BLOCKS, LEVELS, POOLING, export_run
-from afv_metric.train.loop import StoppedError, save_grid, train
+from afv_metric.train.loop import StoppedError, train
 from afv_metric.train.recipes import RECIPES, Recipe
 from afv_metric.train.report import write_report
 
@@ -198,18 +198,18 @@ def _judged(paths: Sequence[Path]) -> list[object]:
 
 
 def _adapt(options: argparse.Namespace) -> None:
-    bundle = adapt_bundle(
-        load_bundle(options.init, generator=True),
-        options.data,
-        options.name or options.out.resolve().name,
-        samples=options.samples,
-        seed=options.seed,
-        cache=options.cache,
-        device=options.device,
-        quiet=options.quiet,
-    )
-    save_bundle(bundle, options.out)
-    write_card(options.out)
+    with reserve_folder(options.out):
+        bundle = adapt_bundle(
+            load_bundle(options.init, generator=True),
+            options.data,
+            options.name or options.out.resolve().name,
+            samples=options.samples,
+            seed=options.seed,
+            cache=options.cache,
+            device=options.device,
+            quiet=options.quiet,
+        )
+        save_bundle(bundle, options.out, decorate_bundle)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -219,10 +219,12 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    with joined(options.device) as device:
+    with joined(options.device) as device, contextlib.ExitStack() as stack:
+        if process()[0] == 0:
+            stack.enter_context(reserve_folder(options.out))
         bundle = export_run(
             options.run,
-            options.name or options.out.name,
+            options.name or options.out.resolve().name,
             checkpoint=options.checkpoint,
             samples=options.samples,
             seed=options.seed,
@@ -237,11 +239,8 @@ def _export(options: argparse.Namespace) -> None:
             provenance={"data": options.data_name} if options.data_name else None,
         )
         if process()[0] == 0:
-            save_bundle(bundle, options.out)
-            assert bundle.generator is not None
-            latents = bundle.generator.sample_latents(64, generator=torch.Generator().manual_seed(options.seed))
-            save_grid(bundle.generator, latents, options.out / "samples.png")
-            write_card(options.out, options.run if options.run.is_dir() else options.run.parent)
+            run = options.run if options.run.is_dir() else options.run.parent
+            save_bundle(bundle, options.out, partial(decorate_bundle, run=run))
 
 
 def _card(options: argparse.Namespace) -> None:

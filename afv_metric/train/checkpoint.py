@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.train.log import read_records
 
 __all__ = [
@@ -18,12 +18,17 @@ __all__ = [
     "checkpoints",
     "latest_checkpoint",
     "load_checkpoint",
+    "load_newest",
     "prune_checkpoints",
     "rewind",
+    "sample_grids",
     "save_checkpoint",
+    "set_aside",
 ]
 
 _SIMILARITY = "fisher_similarity/held_out"
+_LOGS = ("stats.jsonl", "monitors.jsonl")
+_TEMPORARY = re.compile(r"\.(checkpoint-\d+|samples-\d+|recipe|machines|stats|monitors)-[0-9a-f]{16}\.\w+")
 
 
 def checkpoint_at(run: str | Path, iteration: int) -> Path:
@@ -37,9 +42,20 @@ def checkpoint_at(run: str | Path, iteration: int) -> Path:
 
 
 def checkpoints(run: str | Path) -> dict[int, Path]:
-    """All checkpoints of a run by their iterations, oldest first."""
-    found = {int(path.stem.partition("-")[2]): path for path in Path(run).glob("checkpoint-*.pt")}
-    return dict(sorted(found.items()))
+    """All checkpoints of a run by their iterations, oldest first; files of other names are passed over."""
+    return _numbered(run, "checkpoint", ".pt")
+
+
+def sample_grids(run: str | Path) -> dict[int, Path]:
+    """All pictures of samples of a run by their iterations, oldest first; files of other names are passed over."""
+    return _numbered(run, "samples", ".png")
+
+
+def _numbered(run: str | Path, stem: str, suffix: str) -> dict[int, Path]:
+    found = (
+        (re.fullmatch(rf"{stem}-(\d+){suffix}", path.name, re.ASCII), path) for path in Path(run).glob(f"{stem}-*")
+    )
+    return dict(sorted((int(name[1]), path) for name, path in found if name and path.is_file()))
 
 
 def latest_checkpoint(run: str | Path) -> Path | None:
@@ -63,15 +79,52 @@ def save_checkpoint(run: str | Path, state: dict[str, Any]) -> Path:
         state: What the loop needs to go on; tensors and plain Python values only.
     """
     path = checkpoint_at(run, state["iteration"])
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
     return path
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint on the CPU; only tensors and plain values are accepted, never code."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """Read a checkpoint on the CPU; only tensors and plain values are accepted, never code.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no whole checkpoint.
+    """
+    with open(path, "rb") as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch promises none in particular; a cut file gives OSError, EOFError and others
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path} is cut short, damaged or no checkpoint ({reason})") from error
+    if not isinstance(state, dict) or "iteration" not in state:
+        raise ValueError(f"{path} is no checkpoint of a run")
     return state
+
+
+def load_newest(run: str | Path) -> tuple[dict[str, Any] | None, dict[Path, str]]:
+    """Read the newest whole checkpoint of a run.
+
+    Returns:
+        The state, or None if the run has no checkpoint; and what is wrong with newer checkpoints, by their paths.
+
+    Raises:
+        ValueError: If none of the checkpoints is whole.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(checkpoints(run).values()):
+        try:
+            return load_checkpoint(path), damaged
+        except ValueError as error:
+            damaged[path] = str(error)
+    if damaged:
+        raise ValueError(f"{'; '.join(damaged.values())}. {run} has no whole checkpoint; begin anew in another folder")
+    return None, damaged
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name under which nothing takes it for one."""
+    return path.rename(path.with_name(f"damaged-{path.name}"))
 
 
 def prune_checkpoints(run: str | Path, *, milestone_interval: int, best: int) -> None:
@@ -85,16 +138,18 @@ def prune_checkpoints(run: str | Path, *, milestone_interval: int, best: int) ->
 
 
 def rewind(run: str | Path, iteration: int) -> None:
-    """Forget what a run did after an iteration: lines, checkpoints, and what a kill left half-written."""
+    """Forget what a run did after an iteration: lines, checkpoints, pictures, and what a kill left half-written."""
     run = Path(run)
-    for path in run.glob("*.jsonl"):
-        lines = read_records(path)
-        kept = [line for line in lines if line["iteration"] <= iteration]
-        with replacing(path) as temporary:
+    for path in (run / name for name in _LOGS):
+        if not path.is_file():
+            continue
+        kept = [line for line in read_records(path) if line["iteration"] <= iteration]
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    for later, path in checkpoints(run).items():
-        if later > iteration:
-            path.unlink()
-    for path in run.glob(".*-*"):
-        if re.match(r"\.(checkpoint|samples|recipe|stats|monitors)-", path.name):
+    for found in (checkpoints(run), sample_grids(run)):
+        for later, path in found.items():
+            if later > iteration:
+                path.unlink()
+    for path in run.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
             path.unlink()

@@ -16,15 +16,16 @@ class Log:
 
     Args:
         run: Folder of the run.
+        iteration: Iterations done; events of TensorBoard from after it, of a branch that was given up, are void.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, iteration: int = 0) -> None:
         self._run = run
         self._writer: Any = None
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(run / "tensorboard")
+            self._writer = SummaryWriter(run / "tensorboard", purge_step=iteration + 1)
 
     def write(self, name: str, iteration: int, seconds: float, values: Mapping[str, float]) -> None:
         """Append one record.

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -21,25 +21,27 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, distributed
-from torchvision.utils import save_image
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.bundles.card import record_machine
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write, locked
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
-from afv_metric.networks import Generator
+from afv_metric.images.grid import save_grid
 from afv_metric.train.checkpoint import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
+    load_newest,
     prune_checkpoints,
     rewind,
     save_checkpoint,
+    set_aside,
 )
 from afv_metric.train.distributed import average, process, reaches_any
 from afv_metric.train.divergence import DivergenceError, Watch
+from afv_metric.train.export import read_recipe
 from afv_metric.train.log import Log
 from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, pull_to_average
 from afv_metric.train.monitor import Monitor
@@ -49,7 +51,7 @@ from afv_metric.train.reconstruction import reconstruction_error
 from afv_metric.train.settings import refuse_changes, settle_precision
 from afv_metric.train.state import State
 
-__all__ = ["StoppedError", "iterate", "save_grid", "train"]
+__all__ = ["StoppedError", "iterate", "train"]
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -105,29 +107,45 @@ def train(
         ``samples-*.png``.
 
     Raises:
+        BlockingIOError: If another process trains in this folder.
         ValueError: If the folder holds a run with other settings or data, naming them, or the data are too few.
         DivergenceError: If training fails; the last good checkpoints are kept.
         StoppedError: If SIGINT or SIGTERM arrived; the state is saved.
     """
-    device, out = torch.device(device), Path(out)
+    out, rank = Path(out), process()[0]
+    with locked(out) if rank == 0 else nullcontext():
+        _train(recipe, data, out, held_out, init, judged, cache, on_divergence, torch.device(device), quiet or rank > 0)
+    return out
+
+
+def _train(
+    recipe: Recipe,
+    data: Paths,
+    out: Path,
+    held_out: Paths,
+    init: Bundle | None,
+    judged: Sequence[Any],
+    cache: str | Path | None,
+    on_divergence: str,
+    device: torch.device,
+    quiet: bool,
+) -> None:
     rank, processes = process()
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
     out.mkdir(parents=True, exist_ok=True)
-    path = latest_checkpoint(out)
-    saved = load_checkpoint(path) if path else None
-    recipe = settle_precision(recipe, saved and saved["recipe"], device)
-    if saved:
-        # Runs from before there was a decoder had none.
-        refuse_changes(
-            recipe,
-            {"reconstruction": 0.0} | saved["recipe"],
-            out,
-            {"name", "iterations", "keep_best", "monitor_samples"},
-        )
-    everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet or rank > 0)
+    saved, damaged = load_newest(out)
+    begun = saved["recipe"] if saved else _read_begun(out)
+    recipe = settle_precision(recipe, begun, device)
+    if begun:
+        free = {"name", "iterations", "keep_best", "monitor_samples"}
+        refuse_changes(recipe, {"reconstruction": 0.0} | begun, out, free)  # old runs know of no decoder
+    if saved and saved["iteration"] >= recipe.iterations:
+        _log.info("%s has done its %d iterations already", out, saved["iteration"])
+        return
+    everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet)
     if held_out:
-        images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet or rank > 0)
+        images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet)
     else:
         images, aside = split_held_out(everything, recipe.held_out, recipe.seed)
     images = draw_images(images, recipe.images, recipe.seed)
@@ -140,23 +158,27 @@ def train(
     state, watch = State(recipe, device), Watch()
     if saved:
         state.from_checkpoint(saved)
-        _log.info("resuming %s at iteration %d", out, state.iteration)
-    elif init:
-        state.start_from(init)
-    latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
-    if saved:
         facts |= {name: saved[name] for name in ("init", "before") if name in saved}
     else:
+        if init:
+            state.start_from(init)
         facts |= {"init": f"{init.name} {init.hash}", "before": dict(init.training)} if init else {"init": ""}
-    writer = _Writer(recipe, out, facts, latents) if rank == 0 else None
-    monitor = Monitor(recipe, images, aside, judged=judged, device=device) if rank == 0 else None
-    if writer and monitor:
-        rewind(out, state.iteration)
+    latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
+    writer, monitor = None, None
+    if rank == 0:
+        monitor = Monitor(recipe, images, aside, judged=judged, device=device)
+        for path, what in damaged.items():
+            _log.warning("%s; it is now %s", what, set_aside(path).name)
+        if saved:
+            _log.info("resuming %s at iteration %d", out, state.iteration)
+        if begun:
+            rewind(out, state.iteration if saved else -1)
+        writer = _Writer(recipe, out, facts, latents, state.iteration)
         record_machine(out, device, processes)
         if state.iteration == 0:
             writer.log.write("monitors", 0, 0.0, monitor.measure(state))
 
-    bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet or rank > 0, unit="it")
+    bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet, unit="it")
     with bar, _signals() as received:
         while state.iteration < recipe.iterations:
             try:
@@ -181,11 +203,9 @@ def train(
                 if on_divergence == "stop" or state.rate_factor <= 0.5**_MOST_ROLLBACKS:
                     raise DivergenceError(f"{error}. {_advice(out)}") from error
                 _log.warning("%s; going back, with half the learning rates", error)
-                _roll_back(state, out, rank)
+                _roll_back(state, out)
                 if writer:
-                    save_checkpoint(
-                        out, state.to_checkpoint(recipe) | facts
-                    )  # a kill must not bring the old rates back
+                    writer.begin_again(state)
                 watch = Watch()
                 bar.reset(recipe.iterations)
                 bar.update(state.iteration)
@@ -194,7 +214,6 @@ def train(
                 raise StoppedError(received[0] if received else signal.SIGTERM, state.iteration)
     if writer:
         writer.log.close()
-    return out
 
 
 def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -274,21 +293,21 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
     return {name: value.detach() for name, value in statistics.items()}
 
 
-@torch.no_grad()
-def save_grid(generator: Generator, latents: Tensor, path: Path) -> None:
-    """Write the images of some latents as one PNG, eight in a row, atomically."""
-    with replacing(path) as temporary:
-        save_image(generator(latents), temporary, nrow=8, normalize=True, value_range=(-1, 1))
-
-
 class _Writer:
     """What the first process writes, and when."""
 
-    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, Any], latents: Tensor) -> None:
+    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, Any], latents: Tensor, iteration: int) -> None:
         self.recipe, self.out, self.facts, self.latents = recipe, out, facts, latents
-        with replacing(out / "recipe.json") as temporary:
+        with atomic_write(out / "recipe.json") as temporary:
             temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-        self.log = Log(out)
+        self.log = Log(out, iteration)
+
+    def begin_again(self, state: State) -> None:
+        """Forget what came after the state, to which the run was rolled back."""
+        self.log.close()
+        rewind(self.out, state.iteration)
+        self.log = Log(self.out, state.iteration)
+        save_checkpoint(self.out, state.to_checkpoint(self.recipe) | self.facts)  # a kill keeps the lower rates
 
     def save(self, state: State, monitor: Monitor) -> None:
         """Write a checkpoint, with a record of the monitors where one is due."""
@@ -328,6 +347,21 @@ def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
+def _read_begun(out: Path) -> dict[str, Any] | None:
+    """The settings of a run that has no checkpoint yet; None where there is no run."""
+    path = out / "recipe.json"
+    if not path.is_file():
+        if others := [name for name in ("stats.jsonl", "monitors.jsonl", "machines.json") if (out / name).exists()]:
+            raise ValueError(f"{out} holds {others[0]} but no recipe.json, so it is no run; choose another --out")
+        return None
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        read_recipe(begun)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no record of a run ({error}); choose another --out") from error
+    return dict(begun)
+
+
 def _load_in_turns(data: Paths, size: int, cache: str | Path | None, quiet: bool) -> ImageSet:
     """The first process decodes into the cache, the others then find it there."""
     sources = [data] if isinstance(data, (str, Path)) else list(data)
@@ -347,7 +381,7 @@ def _advice(out: Path) -> str:
     return f"{path} is intact; go on from it with --on-divergence rollback, or begin again with lower learning rates."
 
 
-def _roll_back(state: State, out: Path, rank: int) -> None:
+def _roll_back(state: State, out: Path) -> None:
     """To the last checkpoint but one: the last may be from after the trouble began."""
     kept = list(checkpoints(out).values())[-2:]
     if not kept:
@@ -356,9 +390,7 @@ def _roll_back(state: State, out: Path, rank: int) -> None:
     state.from_checkpoint(load_checkpoint(kept[0]))
     state.lower_rates(factor / state.rate_factor)
     if process()[1] > 1:
-        distributed.barrier()
-    if rank == 0:
-        rewind(out, state.iteration)
+        distributed.barrier()  # all have read it before what follows it is removed
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.train.log import read_records
 
 __all__ = ["write_report"]
@@ -108,7 +108,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     title = "Training report: " + ", ".join(run.name for run in read)
     body = "\n".join(section(read) for section in _SECTIONS)
     page = _PAGE.format(title=escape(title), body=body, style=_style())
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(out)
 

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afv_metric.bundles.tensors import BundleError, read_tensors, write_tensors
-from afv_metric.files import replacing_folder
+from afv_metric.bundles.resolve import BundleError
+from afv_metric.bundles.tensors import read_tensors, write_tensors
+from afv_metric.files import atomic_update, finish_update
 from afv_metric.images.tensors import pad_to_multiple, to_network_range
 from experiments.bigan.networks import Encoder, EncoderConfig
 
@@ -68,7 +69,7 @@ def save_encoder(trained: TrainedEncoder, folder: str | os.PathLike[str]) -> Pat
     if folder.exists() and any(folder.iterdir()) and not (folder / _WEIGHTS).exists():
         raise BundleError(f"{folder} is not the folder of an encoder and not empty; choose another place")
     state = {name: value.contiguous() for name, value in trained.encoder.state_dict().items()}
-    with replacing_folder(folder) as temporary:
+    with atomic_update(folder, _CONFIG) as temporary:
         config = {
             "kind": _KIND,
             "schema_version": _SCHEMA_VERSION,
@@ -95,6 +96,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> TrainedEncoder:
     """
     path = Path(folder, _CONFIG)
     try:
+        finish_update(folder, _CONFIG)
         content = path.read_bytes()
         config = json.loads(content)
     except FileNotFoundError:

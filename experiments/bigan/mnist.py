@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from experiments.bigan.objective import BiGAN
 
 __all__ = [
@@ -414,7 +414,7 @@ def _save_state(
         "networks": networks.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    with replacing(checkpoint) as temporary:
+    with atomic_write(checkpoint) as temporary:
         torch.save(state, temporary)
 
 

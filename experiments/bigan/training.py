@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from afv_metric.files import replacing
+from afv_metric.files import atomic_write
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import Rows, load_images, split_held_out
 from afv_metric.networks import Generator, GeneratorConfig
@@ -239,7 +239,7 @@ def train(
         state.from_checkpoint(saved)
         _log.info("resuming %s at iteration %d", out, state.iteration)
     rewind(out, state.iteration)
-    with replacing(out / "recipe.json") as temporary:
+    with atomic_write(out / "recipe.json") as temporary:
         temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     # Spread over the classes, which lie one after the other.
     rows = torch.linspace(0, len(aside.images) - 1, min(_SHOWN, len(aside.images))).long()
@@ -385,7 +385,7 @@ def _save_grid(state: BiGANState, images: Tensor, latents: Tensor, path: Path) -
     """Three rows: x, G(E(x)) and G(z)."""
     encoder, generator = state.averaged_encoder, state.averaged_generator
     rows = torch.cat([images, generator(encoder(images)), generator(latents[: len(images)])])
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_image(rows, temporary, nrow=len(images), normalize=True, value_range=(-1, 1))
 
 

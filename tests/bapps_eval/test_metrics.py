@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import load_bundle
-from afv_metric.bundles.resolve import sha256_of
+from afv_metric.files import sha256_of
 from afv_metric.metric import AFVDistance
 from afv_metric.train.export import random_bundle
 from bapps_eval import metrics

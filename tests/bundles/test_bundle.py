@@ -1,14 +1,15 @@
 import dataclasses
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import TINY_BUNDLE
 
-from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
-from afv_metric.bundles.resolve import sha256_of
+from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, reserve_folder, save_bundle
+from afv_metric.files import sha256_of
 
 
 @pytest.fixture
@@ -93,11 +94,96 @@ def test_a_failed_save_leaves_the_old_bundle(bundle, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_other_folders_are_not_overwritten(bundle, tmp_path):
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"my": "settings"}',
+        '{"schema_version": 2, "name": "mine"}',
+        '{"schema_version": 2, "discriminator": {}, "generator": {}, "statistics": {}, "files": {}}',
+        "[3]",
+        "{",
+        "[" * 10_000,
+        None,
+    ],
+)
+def test_other_folders_are_not_touched(bundle, tmp_path, config):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.png").write_text("dear")
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(BundleError, match="not a bundle and not empty"):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    before = _contents(tmp_path)
+    with pytest.raises(BundleError, match=r"not a bundle and not empty: it holds .*choose another place"):
         save_bundle(bundle, tmp_path)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert _contents(tmp_path) == before
+
+
+def test_what_lies_beside_a_bundle_stays(bundle, tmp_path):
+    save_bundle(bundle, tmp_path / "mine")
+    (tmp_path / "mine" / ".git").mkdir()
+    (tmp_path / "mine" / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (tmp_path / "mine" / "notes.txt").write_text("dear")
+    before = _contents(tmp_path / "mine")
+    save_bundle(dataclasses.replace(bundle, name="newer", card="# newer"), tmp_path / "mine")
+    after = _contents(tmp_path / "mine")
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"config.json", "README.md"}
+    assert load_bundle(tmp_path / "mine").card == "# newer"
+
+
+def test_tensors_that_are_not_the_bundle_s_are_not_replaced(bundle, tmp_path):
+    save_bundle(bundle, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"another model, months of work")
+    before = _contents(tmp_path)
+    with pytest.raises(BundleError, match=r"model\.safetensors is not the file that config\.json beside it names"):
+        save_bundle(bundle, tmp_path)
+    assert _contents(tmp_path) == before
+
+
+def test_a_file_is_no_place_for_a_bundle(bundle, tmp_path):
+    (tmp_path / "mine").write_text("dear")
+    with pytest.raises(BundleError, match=r"mine is a file; choose another place"):
+        save_bundle(bundle, tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "dear"
+
+
+def test_a_place_is_reserved_before_the_work(bundle, tmp_path):
+    with reserve_folder(tmp_path / "mine"), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(BlockingIOError, match="being written by another process"):
+            pool.submit(save_bundle, bundle, tmp_path / "mine").result()
+        save_bundle(bundle, tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_bundle_comes_with_its_card_or_not_at_all(bundle, tmp_path):
+    def decorate(folder):
+        assert load_bundle(folder).name == bundle.name
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_bundle(bundle, tmp_path / "mine", decorate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_a_kill_left_staged_is_read(bundle, tmp_path):
+    """As it is after the new config, which decides, and before the other files have moved."""
+    save_bundle(dataclasses.replace(bundle, epsilon=0.2), tmp_path / "old")
+    newer = dataclasses.replace(bundle, name="newer", epsilon=0.3, card="# newer")
+    new = save_bundle(newer, tmp_path / "new")
+    staged = tmp_path / "old" / f".staged-{load_bundle(new).hash[:16]}"
+    staged.mkdir()
+    for name in ("model.safetensors", "generator.safetensors", "README.md"):
+        shutil.copy(new / name, staged)
+    assert load_bundle(tmp_path / "old").name == bundle.name  # not decided yet
+    shutil.copy(new / "config.json", tmp_path / "old")
+    assert load_bundle(tmp_path / "old", generator=True).card == "# newer"
+    assert _contents(tmp_path / "old") == _contents(new)
+
+
+def test_the_folder_of_a_run_is_no_bundle(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"a training run, not of a bundle; make one of it: .* export"):
+        load_bundle(tmp_path)
 
 
 def test_without_a_generator_nothing_is_saved(tmp_path):
@@ -112,6 +198,10 @@ def test_values_that_are_not_finite_are_not_saved(bundle, tmp_path):
     with pytest.raises(BundleError, match=r"blocks\.0\.conv1\.weight_mean has values that are not finite"):
         save_bundle(dataclasses.replace(bundle, statistics=statistics), tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def _contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _drop(tensors):
@@ -182,7 +272,9 @@ def test_a_damaged_generator_is_refused_when_it_is_read(folder):
         ({"pooling": float("inf")}, "pooling must be a finite exponent"),
         ({"epsilon": 0}, "epsilon must be positive"),
         ({"discriminator": {"depth": 3}}, "does not describe a bundle"),
-        ({"files": {}}, "does not describe a bundle"),
+        ({"files": {}}, "does not describe a bundle of this release: there is no 'model.safetensors'"),
+        ({"files": 3}, "does not describe a bundle"),
+        ({"discriminator": {"width": -4}}, "does not describe a bundle"),
         ({"golden": 3}, "does not describe a bundle"),
     ],
 )
@@ -203,16 +295,25 @@ def test_a_bundle_of_the_first_schema_counts_all_layers_and_pools_by_the_root_me
     assert (bundle.blocks, bundle.pooling) == (None, 2)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", ""])
+@pytest.mark.parametrize("content", ["{", "[]", "", "[" * 10_000])
 def test_a_config_that_is_not_one_is_refused(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(BundleError, match="not valid JSON|schema version"):
         load_bundle(folder)
 
 
+def test_files_that_cannot_be_read_are_named(folder):
+    (folder / "README.md").write_bytes(b"# caf\xe9")
+    assert load_bundle(folder).card.startswith("# caf")
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(BundleError, match=r"has no file 'config\.json'"):
+        load_bundle(folder)
+
+
 def test_a_missing_file_is_named(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+    with pytest.raises(BundleError, match=r"model\.safetensors"):
         load_bundle(folder)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from afv_metric.bundles import card
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
 from afv_metric.bundles.card import make_card, record_machine, write_card
-from afv_metric.bundles.resolve import sha256_of
+from afv_metric.files import sha256_of
 from afv_metric.train.recipes import RECIPES, Recipe
 
 RECIPE = Recipe(width=4, generator_width=4, latent_size=8, negatives=0.5, iterations=900, r1=0.5, gamma=0.25, seed=6)

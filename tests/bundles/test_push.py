@@ -20,7 +20,7 @@ from hub_server import HubServer
 import afv_metric
 from afv_metric.bundles.bundle import BundleError
 from afv_metric.bundles.push import push_bundle
-from afv_metric.bundles.resolve import sha256_of
+from afv_metric.files import sha256_of
 
 TOKEN = "hf_secret"
 FILES = {"README.md", "config.json", "generator.safetensors", "model.safetensors", "portrait.png"}

@@ -377,7 +377,7 @@ def test_folder(package: Path, tmp_path: Path, kind: type[str] | type[Path]) -> 
     assert hub.find_bundle(kind("runs/best")) == Path("runs/best")
     (folder / "generator.safetensors").unlink()
     assert hub.find_bundle(kind(folder)) == folder
-    with pytest.raises(FileNotFoundError, match=r"best' has no file 'generator\.safetensors'"):
+    with pytest.raises(hub.BundleError, match=r"best' has no file 'generator\.safetensors'"):
         hub.find_bundle(kind(folder), ALL_FILES)
 
 
@@ -389,7 +389,7 @@ def test_folder_in_the_home(package: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_path_that_is_no_folder(package: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no bundle folder 'owner/name'"):
+    with pytest.raises(hub.BundleError, match="no bundle folder 'owner/name'"):
         hub.find_bundle(Path("owner/name"))
 
 

@@ -12,8 +12,8 @@ import torch
 
 from afv_metric.bundles import validate
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
-from afv_metric.bundles.resolve import sha256_of
 from afv_metric.bundles.validate import Check, Report, validate_bundle
+from afv_metric.files import sha256_of
 from afv_metric.fisher.statistics import FisherStatistics
 from afv_metric.train.export import GOLDEN_NAME, golden_distances, sample_statistics
 

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from conftest import fake_gpu
 from PIL import Image
 
+from afv_metric.files import locked
 from afv_metric.train import loop
 from afv_metric.train.checkpoint import checkpoints, latest_checkpoint, load_checkpoint
 from afv_metric.train.divergence import DivergenceError
@@ -171,6 +173,71 @@ def test_other_settings_are_refused_and_named(recipe, images, tmp_path):
     train(dataclasses.replace(recipe, iterations=2), images, tmp_path, quiet=True)
     with pytest.raises(ValueError, match=r"gain was 8\.0 and is now 4\.0"):
         train(dataclasses.replace(recipe, gain=4.0), images, tmp_path, quiet=True)
+
+
+def _contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_settings_are_refused_before_the_first_checkpoint(recipe, images, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "iterate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, images, tmp_path, quiet=True)
+    monkeypatch.undo()
+    assert not checkpoints(tmp_path)
+    before = _contents(tmp_path)
+    with pytest.raises(ValueError, match=r"seed was 0 and is now 5"):
+        train(dataclasses.replace(recipe, seed=5), images, tmp_path, quiet=True)
+    assert _contents(tmp_path) == before
+    train(recipe, images, tmp_path, quiet=True)
+    assert [line["iteration"] for line in _lines(tmp_path / "monitors.jsonl")] == [0, 6]
+
+
+def test_a_finished_run_is_left_as_it_is(recipe, images, tmp_path):
+    train(recipe, images, tmp_path, quiet=True)
+    before = _contents(tmp_path)
+    for iterations in (recipe.iterations, 3):
+        train(dataclasses.replace(recipe, iterations=iterations), images, tmp_path, quiet=True)
+    assert _contents(tmp_path) == before
+
+
+def test_a_cut_checkpoint_is_set_aside_and_the_one_before_resumed(recipe, images, tmp_path, caplog):
+    whole = _train(recipe, images, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    train(dataclasses.replace(recipe, iterations=5), images, parts, quiet=True)
+    assert list(checkpoints(parts)) == [3, 5]
+    cut = checkpoints(parts)[5].read_bytes()[:5000]
+    checkpoints(parts)[5].write_bytes(cut)
+    (parts / "Thumbs.db").write_bytes(b"foreign")
+    with caplog.at_level("INFO"):
+        _assert_equal(whole, _train(recipe, images, parts))
+    assert "checkpoint-0000005.pt is cut short" in caplog.text
+    assert "resuming" in caplog.text
+    assert "at iteration 3" in caplog.text
+    assert (parts / "damaged-checkpoint-0000005.pt").read_bytes() == cut
+
+
+def test_two_trainings_in_one_folder_are_refused(recipe, images, tmp_path):
+    with (
+        locked(tmp_path / "run"),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(BlockingIOError, match=r"run is being written by another process"),
+    ):
+        pool.submit(train, recipe, images, tmp_path / "run", quiet=True).result()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("recipe.json", "is no record of a run"), ("stats.jsonl", "holds stats.jsonl but no recipe")]
+)
+def test_foreign_files_of_a_run_s_names_are_refused(recipe, images, tmp_path, name, message):
+    (tmp_path / name).write_text('{"flour": "500 g"}')
+    with pytest.raises(ValueError, match=message):
+        train(recipe, images, tmp_path, quiet=True)
+    assert (tmp_path / name).read_text() == '{"flour": "500 g"}'
 
 
 def test_a_run_from_before_there_was_a_decoder_goes_on(recipe, images, tmp_path):

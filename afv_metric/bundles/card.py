@@ -87,7 +87,8 @@ def decorate_bundle(folder: Path, run: str | Path | None = None) -> None:
     bundle = load_bundle(folder, generator=True)
     assert bundle.generator is not None
     seed = torch.Generator().manual_seed(int(bundle.sampling.get("seed", 0)))
-    save_grid(bundle.generator, bundle.generator.sample_latents(64, generator=seed), folder / "samples.png")
+    with torch.no_grad():
+        save_grid(bundle.generator(bundle.generator.sample_latents(64, generator=seed)), folder / "samples.png")
     write_card(folder, run)
 
 

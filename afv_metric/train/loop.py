@@ -319,9 +319,10 @@ class _Writer:
         save_checkpoint(self.out, state.to_checkpoint(recipe) | self.facts)
         prune_checkpoints(self.out, milestone_interval=recipe.milestone_interval, best=recipe.keep_best)
 
+    @torch.no_grad()
     def save_samples(self, state: State) -> None:
         """Write what the averaged generator makes of the same latents every time."""
-        save_grid(state.averaged_generator, self.latents, self.out / f"samples-{state.iteration:07d}.png")
+        save_grid(state.averaged_generator(self.latents), self.out / f"samples-{state.iteration:07d}.png")
 
 
 def _saved_at(recipe: Recipe) -> tuple[int, ...]:

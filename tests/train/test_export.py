@@ -204,7 +204,7 @@ def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt is no checkpoint of a run: KeyError\('recipe'\)"):
+    with pytest.raises(ValueError, match=r"other\.pt is no checkpoint of a run"):
         export_run(tmp_path / "other.pt", "mine", samples=10, quiet=True)
 
 

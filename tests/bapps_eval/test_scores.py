@@ -255,6 +255,7 @@ def test_score_of_counts_is_that_of_each(rng: np.random.Generator) -> None:
     for judged in (_triplets(rng.random(12)), _same(rng.random(12)), _pairs(rng.random(12), [0, 1] * 6)):
         distances = rng.random((12, 2))
         together = score(judged, distances, counts)
+        assert judged.measure in together
         for name, values in together.items():
             one_by_one = [float(score(judged, distances, row)[name]) for row in counts]
             assert values.tolist() == pytest.approx(one_by_one)
@@ -283,8 +284,10 @@ def test_bootstrap_in_blocks(rng: np.random.Generator, monkeypatch: pytest.Monke
         whole = bootstrap(judged, distances, resamples=50)
         with monkeypatch.context() as patch:
             patch.setattr(scores, "_BLOCK", 100)
-            for name, values in bootstrap(judged, distances, resamples=50).items():
-                assert values == pytest.approx(whole[name], abs=1e-12)
+            parts = bootstrap(judged, distances, resamples=50)
+        assert parts.keys() == whole.keys() >= {judged.measure}
+        for name, values in parts.items():
+            assert values == pytest.approx(whole[name], abs=1e-12)
 
 
 def test_bootstrap_of_kendall_stops_early_on_large_sets(
@@ -381,7 +384,9 @@ def test_summaries_of_each_set(rng: np.random.Generator) -> None:
         _pairs(rng.random(24), [0, 1] * 12),
     ]
     distances = [[rng.random((len(judged), 2)) for judged in sets] for _ in range(2)]
-    for metric, summary in enumerate(summarise(sets, distances)):
+    summaries = summarise(sets, distances)
+    assert len(summaries) == 2
+    for metric, summary in enumerate(summaries):
         for index, judged in enumerate(sets):
             expected = {name: float(value) for name, value in score(judged, distances[metric][index]).items()}
             drawn = bootstrap(judged, [column[index] for column in distances], seed=[SEED, index])

@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
-from judged_sets import save_grey, save_root
+from judged_sets import save_grey, save_pairs, save_root
 from PIL import Image
 
 import afv_metric as package
@@ -113,6 +113,19 @@ def data(tmp_path):
     labels = {f"{part}_labels": chance.integers(0, 10, count) for part, count in digits.items()}
     np.savez(tmp_path / "mnist.npz", **images, **labels)
     return tmp_path
+
+
+def test_judged_sets_are_given_as_the_evaluation_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_root(tmp_path / "DIR")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_pairs(tmp_path / name / "scores.csv", [10, 20, 30], [1, 3, 2])
+    (command,) = [line for line in commands((DOCS / "evaluation.md").read_text()) if "--pairs" in line]
+    assert command[:3] == ["python", "-m", "bapps_eval"]
+    assert import_module("bapps_eval.__main__").main([*command[3:], "--metric", "l2", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^ +a +b +all$", printed, re.MULTILINE)
 
 
 def test_every_command_of_the_representation_runs(data, monkeypatch):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import distributed
-from tqdm import tqdm
 
 from afv_metric.bundles.bundle import BundleError
 from afv_metric.bundles.resolve import HubError
@@ -18,17 +16,15 @@ from afv_metric.runtime import parse_device, read_versions
 from afv_metric.train.distributed import joined, process
 from bapps_eval.data import TASKS, JudgedSet, default_root, distinguish, read_pairs, read_root
 from bapps_eval.download import URL, download
+from bapps_eval.formats import format_text, write_csv, write_json, write_markdown
 from bapps_eval.html import GALLERY, write_html
-from bapps_eval.metrics import NAMES, Choice, Metric, make_metrics
-from bapps_eval.report import format_text, make_report, write_csv, write_json, write_markdown
-from bapps_eval.results import MetricRecord, Results, load_results, measured_before, save_results
-from bapps_eval.run import FloatArray, Times, measure
+from bapps_eval.metrics import NAMES, Choice, check_names, make_metrics
+from bapps_eval.report import make_report
+from bapps_eval.results import Results, load_results, plan_results
+from bapps_eval.run import evaluate, records
 
 _OUTPUTS = {"csv": write_csv, "json": write_json, "markdown": write_markdown}
-
-
-class _UsageError(ValueError):
-    """The command cannot be meant as it was given."""
+_MOST_ERRORS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,54 +34,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``python -m bapps_eval``; from the command line if None.
 
     Returns:
-        Exit status: 0; 1 after an error and 2 after one of usage, which is on stderr; 130 if it was interrupted.
+        Exit status: 0; 1 if some items failed, 2 after an error of usage or input, 130 if it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     make_parser, run = (_make_report_parser, _report) if given[:1] == ["report"] else (_make_parser, _evaluate)
     options = make_parser().parse_args(given[1:] if run is _report else given)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        run(options)
-    except _UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return run(options)
     except (BundleError, HubError, ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt as error:
         print(str(error) or _on_interrupt(options), file=sys.stderr)
         return 130
-    return 0
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> int:
     """Make the outputs again from a file of results."""
-    _write_outputs(load_results(options.file), options)
+    _check_outputs(options)
+    return _write_outputs(load_results(options.file), options)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> int:
     """Measure, and make the outputs."""
     if options.resume and not options.results:
-        raise _UsageError("error: --resume goes on from a file of results: give it with --results FILE.npz")
+        raise ValueError("--resume goes on from a file of results: give it with --results FILE")
+    _check_outputs(options)
+    check_names(options.metric)
     sets = _read_sets(options)
     with joined(options.device) as device:
-        metrics = _make_metrics(options, str(device))
-        planned = Results(sets, _describe(metrics), [], _settings(options), read_versions())
-        results = _measure(planned, metrics, options, str(device))
-        first = process()[0] == 0
-    if first:
-        _write_outputs(results, options)
+        metrics = make_metrics(options.metric, Choice(options.weights, str(device)))
+        results = evaluate(
+            metrics,
+            plan_results(sets, records(metrics), _settings(options), read_versions()),
+            batch_size=options.batch_size,
+            device=str(device),
+            workers=options.workers,
+            file=options.results,
+            resume=options.resume,
+            quiet=options.quiet,
+        )
+        return _write_outputs(results, options) if process()[0] == 0 else 0
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """See that the outputs can be written, before the work."""
+    for name in (*_OUTPUTS, "html", "results"):
+        path: Path | None = getattr(options, name, None)
+        if path is None:
+            continue
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not place.is_dir() or not os.access(path if path.exists() else place, os.W_OK):
+            raise OSError(f"--{name} cannot be written to {path}: {place} is no folder to write to, or {path} no file")
 
 
 def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:
-    """The sets that were asked for.
-
-    Raises:
-        _UsageError: If there is nothing to score on.
-    """
+    """The sets that were asked for."""
     roots = options.root
     if options.download:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise _UsageError("error: --download is for one process: do it first, without torchrun")
+            raise ValueError("--download is for one process: do it first, without torchrun")
         roots = roots or [default_root()]
         try:
             download(roots[0], split=options.split, tasks=options.task, url=options.url, quiet=options.quiet)
@@ -94,7 +103,7 @@ def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:
     elif not roots and not options.pairs:
         roots = [default_root()]
         if not roots[0].exists():
-            raise _UsageError(
+            raise ValueError(
                 f"There is no BAPPS at {roots[0]}: run this again with --download to fetch it,\n"
                 "or with --root DIR (or the environment variable BAPPS_ROOT) if you have it, or sets laid out so,\n"
                 "or with --pairs FILE.csv for judged pairs of your own: reference,distorted,distance[,group] on a line."
@@ -109,96 +118,45 @@ def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:
     return [judged.limited(options.limit) for judged in sets] if options.limit else sets
 
 
-def _make_metrics(options: argparse.Namespace, device: str) -> list[Metric]:
-    try:
-        return make_metrics(options.metric, Choice(options.weights, device))
-    except ValueError as error:
-        raise _UsageError(f"error: {error}") from error
-
-
-def _describe(metrics: Sequence[Metric]) -> list[MetricRecord]:
-    return [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
-
-
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What decides the numbers."""
+    """Whatever decides the numbers."""
     paths = {key: [str(path.absolute()) for path in getattr(options, key)] for key in ("root", "pairs")}
     keys = ("split", "task", "families", "limit", "metric", "weights", "batch_size")
     return paths | {key: getattr(options, key) for key in keys} | {"device": str(options.device)}
 
 
-def _measure(planned: Results, metrics: Sequence[Metric], options: argparse.Namespace, device: str) -> Results:
-    """Measure what is not there yet; after each set all that is there is saved."""
-    rank, processes = process()
-    done: dict[str, list[FloatArray]] = {}
-    if options.resume and rank == 0 and options.results.exists():
-        done = measured_before(load_results(options.results), planned)
-    skipped = [list(done)]
-    if processes > 1:
-        distributed.broadcast_object_list(skipped)
-    left = [judged for judged in planned.sets if judged.name not in skipped[0]]
-
-    def finish(index: int, distances: list[FloatArray]) -> None:
-        done[left[index].name] = distances
-        if options.results and rank == 0:
-            save_results(options.results, _collect(planned, done))
-
-    # Every process has its share of the items, and the first one shows how far it is with its own.
-    total = sum(-(-len(judged) // processes) for judged in left)
-    times = Times()
-    quiet = options.quiet or rank > 0
-    with tqdm(total=total, disable=quiet, unit="item") as bar:
-        measure(
-            metrics,
-            left,
-            batch_size=options.batch_size,
-            device=device,
-            workers=options.workers,
-            advance=bar.update,
-            finished=finish,
-            times=times,
-        )
-    if left and not quiet:
-        seconds = times.waiting + times.computing
-        share = f"{times.waiting / seconds:.0%} of the time waiting for images to be decoded"
-        print(f"{sum(map(len, left)) / seconds:.0f} items a second, {share}", file=sys.stderr)
-    return _collect(planned, done)
-
-
-def _collect(planned: Results, done: dict[str, list[FloatArray]]) -> Results:
-    """Results of the sets that are done."""
-    sets = [judged for judged in planned.sets if judged.name in done]
-    return Results(
-        sets,
-        planned.metrics,
-        [[done[judged.name][metric] for judged in sets] for metric in range(len(planned.metrics))],
-        planned.settings,
-        planned.versions,
-        [judged.name for judged in planned.sets if judged.name not in done],
-    )
-
-
-def _write_outputs(results: Results, options: argparse.Namespace) -> None:
-    """Print the tables, and write the files that were asked for."""
+def _write_outputs(results: Results, options: argparse.Namespace) -> int:
+    """Write the files that were asked for, print the tables and what failed; returns the exit status."""
+    errors = [
+        f"error: {judged.name}: {error}"
+        for judged, failed in zip(results.sets, results.failures, strict=True)
+        for error in failed.values()
+    ]
+    for line in errors[:_MOST_ERRORS]:
+        print(line, file=sys.stderr)
+    if len(errors) > _MOST_ERRORS:
+        print(f"error: and {len(errors) - _MOST_ERRORS:,} more items", file=sys.stderr)
     report = make_report(results)
-    # A terminal that lacks a character still gets its table.
-    encoding = sys.stdout.encoding or "utf-8"
-    print(format_text(report).encode(encoding, "replace").decode(encoding), flush=True)
     for name, write in _OUTPUTS.items():
         if path := getattr(options, name):
             write(path, report)
     if options.html:
         write_html(options.html, report, options.gallery)
+    # A terminal that lacks a character still gets its table.
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(format_text(report).encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:  # the reader left; the interpreter would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if errors else 0
 
 
 def _on_interrupt(options: argparse.Namespace) -> str:
     """What is left of an interrupted run, and how to go on."""
     file = getattr(options, "results", None)
     if file is None:
-        return "interrupted; with --results FILE.npz finished sets are kept, and --resume goes on from there"
-    if not file.exists():
-        return f"interrupted before the first set was finished; nothing is in {file}"
-    return f"interrupted; finished sets are in {file}: the same command with --resume goes on from there"
+        return "interrupted; with --results FILE what is measured is kept, and --resume goes on from there"
+    return f"interrupted; what was measured is in {file}: the same command with --resume goes on from there"
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -206,9 +164,9 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="python -m bapps_eval",
         description="Score perceptual metrics by how well they agree with people.",
         epilog="Scores are fractions: 2AFC and JND in [0, 1], rank correlations in [-1, 1]. "
-        "'python -m bapps_eval report RESULTS.npz' makes the outputs again from a file of results. "
+        "'python -m bapps_eval report RESULTS' makes the outputs again from a file of results. "
         "'torchrun --nproc-per-node N -m bapps_eval ... --device cuda' takes N GPUs. "
-        "Exit status: 0 all good, 1 error, 2 error of usage, 130 interrupted.",
+        "Exit status: 0 all good, 1 some items failed, 2 error of usage or input, 130 interrupted.",
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -257,12 +215,10 @@ def _make_parser() -> argparse.ArgumentParser:
     outputs.add_argument(
         "--results",
         type=Path,
-        metavar="FILE.npz",
-        help="write raw distances there after each set; a file that is there is replaced, unless --resume",
+        metavar="FILE.jsonl",
+        help="write raw distances there as they come; a file that is there is replaced, unless --resume",
     )
-    outputs.add_argument(
-        "--resume", action="store_true", help="keep the sets that are finished in --results, skip them"
-    )
+    outputs.add_argument("--resume", action="store_true", help="keep what is in --results, and measure the rest")
     _add_outputs(outputs)
     outputs.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -273,7 +229,7 @@ def _make_report_parser() -> argparse.ArgumentParser:
         prog="python -m bapps_eval report",
         description="Make table, CSV, JSON, Markdown and HTML from a file of results; nothing is measured.",
     )
-    parser.add_argument("file", type=Path, metavar="RESULTS.npz", help="what --results wrote")
+    parser.add_argument("file", type=Path, metavar="RESULTS", help="what --results wrote")
     _add_outputs(parser.add_argument_group("outputs, beside the table"))
     return parser
 

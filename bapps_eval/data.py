@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import os
 from collections import Counter
@@ -38,6 +39,7 @@ __all__ = [
     "read_image_source",
     "read_pairs",
     "read_root",
+    "spread",
 ]
 
 TASKS = ("2afc", "jnd")
@@ -59,6 +61,7 @@ ARCHIVES = {
 }
 SIDE = 64
 SMALLEST_GROUP = 10
+_log = logging.getLogger(__name__)
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NO_NUMBER = (OSError, ValueError, EOFError, TypeError, MemoryError)
 
@@ -69,11 +72,11 @@ class JudgedSet:
 
     Attributes:
         name: Heading of its column.
-        source: Where it was read from.
+        source: Folder or file that it was read from.
         images: Files of the images of every item, ``(N, 2)`` or ``(N, 3)``.
-        judged: What people said, ``(N,)``; the subclasses say what it means.
-        partial: What there is of it, ``"2,000 of 4,720 items"``; empty if the set is whole, or nobody knows.
-        side: Pixels that the shorter side of every image is brought to; None leaves images as they are.
+        judged: Judgements, ``(N,)``; the subclasses say what they mean.
+        partial: The part that is here, ``"2,000 of 4,720 items"``; empty if the set is whole, or nobody knows.
+        side: Length in pixels to which the shorter side of every image is brought; None leaves images as they are.
     """
 
     name: str
@@ -102,9 +105,10 @@ class JudgedSet:
         if count >= len(self):
             return self
         whole = self.partial.split(" of ")[-1] or f"{len(self):,} items"
-        return replace(self._take(_spread(len(self), count)), partial=f"{count:,} of {whole}")
+        return replace(self.take(spread(len(self), count)), partial=f"{count:,} of {whole}")
 
-    def _take(self, rows: NDArray[np.intp]) -> JudgedSet:
+    def take(self, rows: NDArray[np.intp]) -> JudgedSet:
+        """The items of these rows."""
         return replace(self, images=[self.images[row] for row in rows], judged=self.judged[rows])
 
 
@@ -157,7 +161,8 @@ class PairSet(JudgedSet):
         """Rows of each group."""
         return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
 
-    def _take(self, rows: NDArray[np.intp]) -> JudgedSet:
+    def take(self, rows: NDArray[np.intp]) -> JudgedSet:
+        """The pairs of these rows; in groups only if each is still large enough."""
         images = [self.images[row] for row in rows]
         return replace(self, images=images, judged=self.judged[rows], groups=_number_groups(self.groups[rows]))
 
@@ -235,7 +240,8 @@ def read_root(
 
     ``2afc/<split>/<family>/{ref,p0,p1,judge}`` are triplets and ``jnd/<split>/<family>/{p0,p1,same}`` pairs;
     families are whatever folders there are. The images of an item have the stem of its ``.npy`` judgement and
-    any suffix. Hidden files are no items.
+    the suffix of any image format. Foreign files and folders (``Thumbs.db``, ``@eaDir``, ``__MACOSX``, hidden ones,
+    text) are passed over, and counted in one warning of the log.
 
     A family that is called as one of BAPPS's is treated as one: images are brought to :data:`SIDE` pixels, as the
     official scripts do (the published files show patches of 64x64 enlarged to 256x256), and in the split val, a set
@@ -263,7 +269,10 @@ def read_root(
     if not root.is_dir():
         hint = f": unpack it, for example with tar xf {root}, and give the folder" if root.is_file() else ""
         raise FileNotFoundError(f"{root} is {'a file, not a folder' if root.is_file() else 'not there'}{hint}")
-    found = {task: _list_task(root, task, split, families) for task in chosen}
+    foreign: list[Path] = []
+    found = {task: _list_task(root / task / split, task, families, foreign) for task in chosen}
+    if foreign:
+        _log.warning("%s: %d foreign files or folders passed over, first %s", root, len(foreign), foreign[0])
     if not any(found.values()) and not families:
         expected = " or ".join(f"{task}/{split}/<family>" for task in found)
         packed = [name for name in ARCHIVES.values() if (root / name).is_file()]
@@ -286,9 +295,7 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
     If there is a column ``group`` and every group has at least :data:`SMALLEST_GROUP` pairs, the rank
     correlation is taken within each group and averaged over groups, also of a part of the set. Otherwise over all,
     because the order of a handful of pairs says little. So HECD (32 or 33 recolourings of each of 6 scenes)
-    is scored within scenes, LIVE blur and SRIJ (1-7 distortions of each of many images) overall. On the
-    tuning parts of SRIJ, HECD and LIVE this gives the figures that came with the data: .409, .245, .784 for
-    ``l2``, .449, .160, .918 for ``ssim-signed`` and .635, .444, .950 for ``lpips-alex``.
+    is scored within scenes, LIVE blur and SRIJ (1-7 distortions of each of many images) overall.
 
     Args:
         file: The list. The set is called after it, or after its folder if it is called ``scores.csv``.
@@ -298,18 +305,22 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
         ValueError: If a column is missing, a line is incomplete, or a distance is not a number.
     """
     file = Path(file)
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        table = csv.DictReader(lines)
-        columns = [name for name in ("reference", "distorted", "distance", "group") if name in (table.fieldnames or ())]
-        if columns[:3] != ["reference", "distorted", "distance"]:
-            raise ValueError(f"{file} needs the columns reference, distorted, distance; it has {table.fieldnames}")
-        images, judged, groups = [], [], []
-        for row in table:
-            if any(not row[column] for column in columns):
-                raise ValueError(f"{file}, line {table.line_num}: {' and '.join(columns)} must all be given")
-            images.append((file.parent / row["reference"], file.parent / row["distorted"]))
-            judged.append(_parse_number(row["distance"], f"{file}, line {table.line_num}"))
-            groups.append(row.get("group", ""))
+    images, judged, groups = [], [], []
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines)
+            names = table.fieldnames or ()
+            columns = [name for name in ("reference", "distorted", "distance", "group") if name in names]
+            if columns[:3] != ["reference", "distorted", "distance"]:
+                raise ValueError(f"{file} needs the columns reference, distorted, distance; it has {list(names)}")
+            for row in table:
+                if any(not row[column] for column in columns):
+                    raise ValueError(f"{file}, line {table.line_num}: {' and '.join(columns)} must all be given")
+                images.append((file.parent / row["reference"], file.parent / row["distorted"]))
+                judged.append(_parse_number(row["distance"], f"{file}, line {table.line_num}"))
+                groups.append(row.get("group", ""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is no CSV list in UTF-8: {error}") from error
     if not images:
         raise ValueError(f"{file} lists no pairs")
     _require(path for path in dict.fromkeys(path for pair in images for path in pair) if not path.is_file())
@@ -358,26 +369,33 @@ def read_image_source(source: Path, side: int | None = None) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def _list_task(root: Path, task: str, split: str, families: Sequence[str]) -> dict[Path, _Files]:
-    """Files of every family of a task."""
-    parent = root / task / split
-    names = (*_LAYOUTS[task].images, _LAYOUTS[task].judgement)
-    return {
-        folder: {name: _by_stem(folder / name, (folder / name).glob("[!.]*")) for name in names}
-        for folder in parent.glob("[!.]*")
-        if folder.is_dir() and (not families or folder.name in families)
-    }
+def _list_task(parent: Path, task: str, families: Sequence[str], foreign: list[Path]) -> dict[Path, _Files]:
+    """Files of every family of a task; what is no part of the layout is added to ``foreign``."""
+    layout = _LAYOUTS[task]
+    names = (*layout.images, layout.judgement)
+    found: dict[Path, _Files] = {}
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+        if folder.name.startswith(".") or not any((folder / name).is_dir() for name in names):
+            foreign.append(folder)
+        elif not families or folder.name in families:
+            foreign += [path for path in folder.iterdir() if path.name not in names]
+            found[folder] = {name: _by_stem(folder / name, name == layout.judgement, foreign) for name in names}
+    return found
 
 
-def _by_stem(folder: Path, sources: Iterable[Path]) -> dict[str, Path]:
+def _by_stem(folder: Path, judgements: bool, foreign: list[Path]) -> dict[str, Path]:
+    """The images or judgements of a folder by their stems."""
+    suffixes = {".npy"} if judgements else Image.registered_extensions()
     files: dict[str, Path] = {}
-    for source in sorted(sources, key=str):
-        name = PurePosixPath(source.name)
-        if name.stem in files:
-            raise ValueError(f"{files[name.stem]} and {name.name} are two files for one item")
-        files[name.stem] = source
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes or path.is_dir():
+            foreign.append(path)
+        elif path.stem in files:
+            raise ValueError(f"{files[path.stem]} and {path.name} are two files for one item")
+        else:
+            files[path.stem] = path
     if not files:
-        raise FileNotFoundError(f"there is no folder {folder}, or it is empty")
+        raise FileNotFoundError(f"there is no folder {folder}, or nothing in it that belongs there")
     return files
 
 
@@ -430,11 +448,11 @@ def _require(missing: Iterable[Path]) -> None:
         raise FileNotFoundError(f"missing: {', '.join(paths[:10])}{more}")
 
 
-def _spread(length: int, count: int) -> NDArray[np.intp]:
+def spread(length: int, count: int) -> NDArray[np.intp]:
     """``count`` of the numbers 0 to length - 1, evenly spread.
 
     Example:
-        >>> _spread(10, 4).tolist()
+        >>> spread(10, 4).tolist()
         [0, 2, 5, 7]
     """
     return np.arange(count) * length // count

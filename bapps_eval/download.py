@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import IO, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from afv_metric.files import atomic_write, sha256_of
@@ -57,20 +58,21 @@ def download(
 ) -> list[Path]:
     """Fetch the published archives and unpack them, unless they are there.
 
-    An archive is fetched into ``<name>.part``, from where an interrupted call goes on; its sha256 is compared with the
-    one given, or else with the one that :data:`RECORD` in the root has of an earlier download; it is unpacked into a
-    hidden folder, which is renamed when all is well; then the archive is removed and its sha256 recorded.
+    An archive is fetched into ``<name>.part``, from where an interrupted call goes on if the server still has the same;
+    its sha256 is compared with the one given, or else with the one that :data:`RECORD` in the root has of an earlier
+    download; it is unpacked into a hidden folder, which is renamed when all is well; then the archive is removed and
+    its sha256 recorded. A process that finds another at it waits.
 
     Args:
-        root: Folder that is to have ``2afc/<split>`` and ``jnd/<split>``; made if need be.
-        split: ``"val"`` or ``"train"``; of the latter there is no JND.
-        tasks: Which of ``"2afc"`` and ``"jnd"`` to fetch.
+        root: Folder for ``2afc/<split>`` and ``jnd/<split>``; made if need be.
+        split: ``"val"`` or ``"train"``; the latter has no JND.
+        tasks: The tasks to fetch, out of ``"2afc"`` and ``"jnd"``.
         url: Web address of the folder of the archives.
-        sha256: What archives must hash to, in hexadecimal, by their names; see :data:`bapps_eval.data.ARCHIVES`.
+        sha256: Expected hashes in hexadecimal, by the names in :data:`bapps_eval.data.ARCHIVES`.
         quiet: Show no progress bars.
 
     Returns:
-        What is there now: the folders ``<task>/<split>``.
+        The folders ``<task>/<split>``.
 
     Raises:
         ConnectionError: If an archive cannot be fetched; what there is of it stays for the next call.
@@ -86,34 +88,42 @@ def download(
         raise ValueError(f"a sha256 is given of {', '.join(unknown)}; archives are {', '.join(ARCHIVES.values())}")
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    record = _read_record(root / RECORD)
-    there = []
-    for task, name in names.items():
-        folder = root / task / split
-        there.append(folder)
-        if there[-1].exists():
-            _log.info("%s is there", there[-1])
-            continue
-        part = root / f"{name}.part"
-        address = f"{url.rstrip('/')}/{name}"
-        with tqdm(desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet) as bar:
-            _fetch(address, part, bar)
-        try:
-            digest = sha256_of(part)
-            if name in sha256:
-                _check(name, digest, sha256[name], "as given")
-            elif name in record:
-                _check(name, digest, record[name]["sha256"], f"as {root / RECORD} has it")
-            with tqdm(desc=f"unpacking {name}", unit="file", disable=quiet) as bar:
-                _unpack(part, folder, bar)
-        except ValueError:
-            part.unlink()
-            raise
-        record[name] = {"url": address, "bytes": part.stat().st_size, "sha256": digest}
-        with atomic_write(root / RECORD) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with FileLock(root / ".downloads.lock"):  # another process that fetches the same is waited for
+        for task, name in names.items():
+            if (root / task / split).exists():
+                _log.info("%s is there", root / task / split)
+            else:
+                _fetch_and_unpack(f"{url.rstrip('/')}/{name}", root / task / split, root, sha256.get(name), quiet)
+    return [root / task / split for task in names]
+
+
+def _fetch_and_unpack(address: str, folder: Path, root: Path, sha256: str | None, quiet: bool) -> None:
+    name, record = address.rpartition("/")[2], _read_record(root / RECORD)
+    part = root / f"{name}.part"
+    with tqdm(desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet) as bar:
+        _fetch(address, part, bar)
+    try:
+        digest = sha256_of(part)
+        expected, origin = (sha256, "as given") if sha256 else (None, f"as {root / RECORD} has it")
+        expected = expected or record.get(name, {}).get("sha256", digest)
+        if digest != expected.lower():
+            raise ValueError(f"{name} has the sha256 {digest}, and not {expected}, {origin}; it is not used")
+        with tqdm(desc=f"unpacking {name}", unit="file", disable=quiet) as bar:
+            _unpack(part, folder, bar)
+    except ValueError:
         part.unlink()
-    return there
+        _tag_of(part).unlink(missing_ok=True)
+        raise
+    record[name] = {"url": address, "bytes": part.stat().st_size, "sha256": digest}
+    with atomic_write(root / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    part.unlink()
+    _tag_of(part).unlink(missing_ok=True)
+
+
+def _tag_of(part: Path) -> Path:
+    """File with the tag of the version on the server that a part is of."""
+    return part.with_suffix(".tag")
 
 
 class _BrokenOffError(Exception):
@@ -138,18 +148,19 @@ class _Answer:
 
 
 def _fetch(url: str, part: Path, bar: tqdm[NoReturn]) -> None:
-    """Fetch a file, from where an earlier attempt ended; try again while the line is down."""
-    failures, tag = 0, None
+    """Fetch a file, from where an earlier attempt or call ended; try again while the line is down."""
+    failures, known = 0, _tag_of(part)
     while True:
         have = part.stat().st_size if part.exists() else 0
+        tag = known.read_text() if have and known.exists() else None
         try:
             with _ask(url, have, tag) as answer:
-                tag = answer.tag
                 _require_space(part.parent, answer)
                 bar.initial = answer.start
                 bar.reset(answer.total)
                 bar.update(answer.start)
                 with part.open("r+b" if answer.start else "wb") as file:
+                    known.write_text(answer.tag or "")  # once nothing is left of another version
                     file.seek(answer.start)
                     for block in answer.body:
                         file.write(block)
@@ -242,11 +253,6 @@ def _require_space(folder: Path, answer: _Answer) -> None:
             f"{folder} has {free / 1e9:.1f} GB free, but the archive and what is in it take {needed / 1e9:.1f} GB; "
             "make room, or choose another folder"
         )
-
-
-def _check(name: str, digest: str, expected: str, origin: str) -> None:
-    if digest != expected.lower():
-        raise ValueError(f"{name} has the sha256 {digest}, and not {expected}, {origin}; it is not used")
 
 
 def _read_record(record: Path) -> dict[str, dict[str, Any]]:

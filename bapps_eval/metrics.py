@@ -1,18 +1,19 @@
-"""The distances that can be scored: ours, and the peers they are held against."""
+"""The distances that can be scored: ours and its peers."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,31 +24,42 @@ from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.fisher.forms import FORMS
 from afv_metric.fisher.vectors import PooledFeatures
 from afv_metric.images.tensors import to_network_range
-from afv_metric.metric import AFVDistance, Embedding
+from afv_metric.metric import AFVDistance
 from afv_metric.train.export import random_bundle
 
-__all__ = ["METRICS", "NAMES", "Choice", "Distance", "Metric", "l2", "make_metrics", "ms_ssim", "psnr", "ssim"]
+__all__ = [
+    "METRICS",
+    "NAMES",
+    "Choice",
+    "Distance",
+    "Metric",
+    "check_names",
+    "l2",
+    "make_metrics",
+    "ms_ssim",
+    "psnr",
+    "ssim",
+]
 
 Distance = Callable[[Any, Any], Tensor]
-"""Takes what two batches of N images were described by, the images themselves if by nothing else; gives ``(N,)``."""
+"""Compares the descriptions of two batches of N images, the images themselves by default; gives ``(N,)``."""
 
-# Pixels of the first images of all items that are worked on at a time, which bounds memory.
-_PIXELS = 2**18
+_PIXELS = 2**18  # of the first images of the items that are worked on at a time, which bounds memory
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A distance, in two steps, and what it is.
+    """A distance in two steps, and its provenance.
 
     Attributes:
         name: Heading of its row.
         distance: Compares the descriptions of two batches.
         form: Form of the AFV distance; None for others.
         bundle: Name of the AFV bundle, for ``afv-random`` of the one that it is the initialisation of.
-        bundle_hash: What identifies that bundle.
-        describe: Describes some batches ``(N, 3, H, W)`` in [-1, 1] of one shape, such as features of a network;
+        bundle_hash: sha256 that identifies that bundle.
+        describe: Describes batches ``(N, 3, H, W)`` in [-1, 1] of one shape, by the features of a network for example;
             every image is described once, however often it is compared.
-        one_at_a_time: Whether batches must not be compared in several threads at once; so with code of others.
+        one_at_a_time: Whether batches must not be compared in several threads at once, as with code of others.
 
     Example:
         >>> images = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)]
@@ -85,6 +97,8 @@ class Metric:
             parts = [self._compare(part) for part in zip(*(column.split(count) for column in images), strict=True)]
         except RuntimeError as error:
             raise ValueError(f"{self.name} failed on images of {height}x{width}: {_first_line(error)}") from error
+        except MemoryError as error:
+            raise ValueError(f"{self.name} ran out of memory on images of {height}x{width}") from error
         return torch.cat(parts)
 
     def _compare(self, images: Sequence[Tensor]) -> Tensor:
@@ -237,38 +251,14 @@ def _make_afv(random: bool, name: str, choice: Choice) -> list[Metric]:
     for bundle, used in zip(choice.bundles, choice.random_bundles if random else choice.bundles, strict=True):
         chosen = next((known for known in FORMS if known == form), bundle.form)
         network = AFVDistance(used, form=chosen).to(choice.device)
-        metrics.append(
-            Metric(
-                f"{kind}/{bundle.name}/{chosen}",
-                partial(_distance_of_pairs, network),
-                chosen,
-                bundle.name,
-                bundle.hash,
-                partial(_embed, network),
-            )
-        )
+        metrics.append(Metric(f"{kind}/{bundle.name}/{chosen}", network, chosen, bundle.name, bundle.hash))
     return metrics
 
 
-def _embed(network: AFVDistance, images: Sequence[Tensor]) -> list[Embedding]:
-    return [network.embed(column) for column in images]
-
-
-def _distance_of_pairs(network: AFVDistance, first: Embedding, second: Embedding) -> Tensor:
-    """The distance of each image of one embedding to that of the same number in another, ``(N,)``."""
-    terms = [
-        one.share * network.compared.term(layer, one.layers[layer], other.layers[layer], one.weights)
-        for one, other in zip(first.levels, second.levels, strict=True)
-        for layer in one.layers
-    ]
-    return reduce(torch.add, terms)
-
-
 def _make_d_pool(name: str, choice: Choice) -> list[Metric]:
-    """Squared difference of pooled features of the discriminator, without gradients, statistics or levels.
+    """Squared difference of the discriminator's last map, averaged over positions; the logit is linear in it.
 
-    They are the last map, behind its activation, averaged over positions: what the energy is a linear function of. They
-    keep their length: vectors of length 1 agree with people less.
+    Without gradients, statistics or levels. The vectors keep their length: at length 1 they agree with people less.
     """
     metrics = []
     for bundle in choice.bundles:
@@ -287,26 +277,34 @@ def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).square().sum(1)
 
 
-def _make_lpips(net: str, calibrated: bool, name: str, choice: Choice) -> list[Metric]:
-    """The network of the package, with its own features, normalisation and weights of the layers."""
-    lpips = _import(name, "lpips")
+def _make_lpips(net: str, settings: Mapping[str, Any], name: str, choice: Choice) -> list[Metric]:
+    """A network of the package lpips, or of its shift-tolerant kin, with its own features and weights of the layers."""
+    if name.startswith("stlpips"):  # the wheel declares neither of the other two packages
+        package = _import(name, "stlpips_pytorch", ".stlpips", install="stlpips-pytorch ipython torchsummary")
+    else:
+        package = _import(name, "lpips")
     with _explained(name):
-        network = lpips.LPIPS(net=net, lpips=calibrated, verbose=False)
+        network = package.LPIPS(net=net, verbose=False, **settings)
     # In this layout pooling is ten times as fast on the CPU.
     network = network.eval().requires_grad_(False).to(choice.device, memory_format=torch.channels_last)
 
     def describe(images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         joined = torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
-        features = network.net(network.scaling_layer(joined))
-        return list(zip(*(lpips.normalize_tensor(maps).chunk(len(images)) for maps in features), strict=True))
+        features = map(_normalize_channels, network.net(network.scaling_layer(joined)))
+        return list(zip(*(maps.chunk(len(images)) for maps in features), strict=True))
 
     def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
         layers: list[Tensor] = [(one - other).square() for one, other in zip(first, second, strict=True)]
-        if calibrated:
+        if network.lpips:
             layers = [weigh(squares) for weigh, squares in zip(network.lins, layers, strict=True)]
-        return reduce(torch.add, [layer.sum(1).mean((1, 2)) for layer in layers])
+        return torch.stack([layer.sum(1).mean((1, 2)) for layer in layers]).sum(0)
 
     return [Metric(name, distance, describe=describe)]
+
+
+def _normalize_channels(maps: Tensor) -> Tensor:
+    """The vector at every position at length 1, as lpips does it."""
+    return maps / (maps.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 def _make_dists(name: str, choice: Choice) -> list[Metric]:
@@ -376,8 +374,7 @@ def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
     return [_tried(name, distance, choice.device)]
 
 
-def _make_callable(name: str, choice: Choice) -> list[Metric]:
-    """``MODULE:CALLABLE``, see :func:`make_metrics`."""
+def _find_callable(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
@@ -385,6 +382,12 @@ def _make_callable(name: str, choice: Choice) -> list[Metric]:
         raise ValueError(f"cannot find the metric {name}: {error}") from error
     if not callable(found):
         raise ValueError(f"the metric {name} is no callable but {type(found).__name__}")
+    return cast("Callable[..., Any]", found)
+
+
+def _make_callable(name: str, choice: Choice) -> list[Metric]:
+    """``MODULE:CALLABLE``, see :func:`make_metrics`."""
+    found = _find_callable(name)
     compare = found() if _takes_nothing(found) else found
     if isinstance(compare, nn.Module):
         compare = compare.eval().requires_grad_(False).to(choice.device)
@@ -421,13 +424,12 @@ def _tried(name: str, compare: Distance, device: str) -> Metric:
     return Metric(name, compare, one_at_a_time=True)
 
 
-def _import(name: str, package: str, inner: str = "") -> Any:
+def _import(name: str, package: str, inner: str = "", install: str = "") -> Any:
     try:
         return importlib.import_module(package + inner)
     except ImportError as error:
-        raise ImportError(
-            f"the metric {name} needs another package: pip install 'afv-metric[peers]', or {package}"
-        ) from error
+        install = install or f"'afv-metric[peers]', or {package}"
+        raise ImportError(f"the metric {name} needs another package: pip install {install}") from error
 
 
 def _attribute(module: Any, name: str) -> Any:
@@ -467,8 +469,9 @@ METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
     "psnr": partial(_make_plain, psnr),
     "ssim": partial(_make_structural, ssim),
     "ms-ssim": partial(_make_structural, ms_ssim),
-    **{f"lpips-{net}": partial(_make_lpips, net, True) for net in ("alex", "vgg", "squeeze")},
-    **{f"lpips-{net}-baseline": partial(_make_lpips, net, False) for net in ("alex", "vgg", "squeeze")},
+    **{f"lpips-{net}": partial(_make_lpips, net, {}) for net in ("alex", "vgg", "squeeze")},
+    **{f"lpips-{net}-baseline": partial(_make_lpips, net, {"lpips": False}) for net in ("alex", "vgg", "squeeze")},
+    **{f"stlpips-{net}": partial(_make_lpips, net, {"variant": "shift_tolerant"}) for net in ("alex", "vgg")},
     "dists": _make_dists,
 }
 _PACKAGES: dict[str, Callable[[str, Choice], list[Metric]]] = {"piq": _make_piq, "torchmetrics": _make_torchmetrics}
@@ -477,10 +480,30 @@ NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
 """What :func:`make_metrics` takes."""
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Check the names of metrics, before anything is read or computed.
+
+    Args:
+        names: As for :func:`make_metrics`.
+
+    Raises:
+        ValueError: If a name is unknown, or its module or callable cannot be found.
+
+    Example:
+        >>> check_names(["lpips-alx"])
+        Traceback (most recent call last):
+        ...
+        ValueError: there is no metric 'lpips-alx'; did you mean lpips-alex or ...? There are afv, ...
+    """
+    for name in names:
+        if _maker(name) is _make_callable:
+            _find_callable(name)
+
+
 def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     """Make metrics by name.
 
-    ``afv``, ``afv-random`` and ``d-pool`` give one for each bundle.
+    ``afv``, ``afv-random`` and ``d-pool`` give one metric per bundle.
 
     ``piq:NAME`` and ``torchmetrics:NAME`` are functions of these packages (of piq losses too) with their own settings,
     called with images in [0, 1], the distorted one first. Similarities are negated: those of torchmetrics whose class
@@ -489,11 +512,11 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
 
     ``MODULE:CALLABLE`` is imported, from the current folder too. It takes two tensors ``(N, 3, H, W)`` in [-1, 1], the
     reference first, and gives distances ``(N,)``. A class, or whatever can be called without arguments, is called
-    first, and what it gives is the distance; a module is frozen and moved to the device. All metrics run under
+    first, and its result is the distance; a module is frozen and moved to the device. All metrics run under
     ``torch.inference_mode()``.
 
     Args:
-        names: Of :data:`NAMES`; repeated ones count once.
+        names: Names out of :data:`NAMES`; repeated ones count once.
         choice: Bundles and device.
 
     Returns:
@@ -505,8 +528,8 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
         ValueError: If a name is unknown, something is no metric, or two metrics are the same.
 
     Example:
-        >>> [metric.name for metric in make_metrics(["ssim", "l2", "afv:local"], Choice())]
-        ['ssim', 'l2', 'afv/tiny-imagenet-v3/local']
+        >>> [metric.name for metric in make_metrics(["psnr", "l2", "afv:local"], Choice())]
+        ['psnr', 'l2', 'afv/tiny-imagenet-v3/local']
     """
     metrics = [metric for name in dict.fromkeys(names) for metric in _maker(name)(name, choice)]
     counts = Counter(metric.name for metric in metrics)
@@ -526,5 +549,7 @@ def _maker(name: str) -> Callable[[str, Choice], list[Metric]]:
     if name in METRICS:
         return METRICS[name]
     if package in METRICS or not (package and wanted):
-        raise ValueError(f"there is no metric {name!r}; there are {', '.join(NAMES)}")
+        near = [known for known in METRICS if name and name in known] or difflib.get_close_matches(name, METRICS)
+        hint = f"did you mean {' or '.join(near[:3])}? There" if near else "there"
+        raise ValueError(f"there is no metric {name!r}; {hint} are {', '.join(NAMES)}")
     return _PACKAGES.get(package, _make_callable)

@@ -1,38 +1,43 @@
-"""Raw distances and what they were taken on, in one file from which every table can be made again without images."""
+"""Raw distances and what they were measured on, in one file that grows row by row.
+
+The first line of the file describes the run: metrics, settings, versions, and the sets with their judgements. Each
+further line is one item: its distances, or what went wrong with it. All lines are JSON. A run that is killed at any
+moment leaves a file that is complete up to its last whole line, from which it goes on, and from which every table can
+be made again without the images.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from afv_metric.files import atomic_write
+from afv_metric.files import atomic_write, locked
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 
-__all__ = ["MetricRecord", "Results", "load_results", "measured_before", "save_results"]
+__all__ = ["Measured", "MetricRecord", "Recorder", "Results", "load_results", "plan_results", "recording"]
 
 FloatArray = NDArray[np.float64]
 
-_FORMAT = 1
-_ABSENT = "not there"
+_FORMAT = 2
 _KINDS: dict[str, type[JudgedSet]] = {"triplets": TripletSet, "same": SameSet, "pairs": PairSet}
 
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """What a metric was.
+    """Provenance of a metric.
 
     Attributes:
         name: Heading of its row.
         bundle: Name of its AFV bundle, if it has one.
-        bundle_hash: What identifies that bundle.
+        bundle_hash: sha256 that identifies that bundle.
         form: Form of the AFV distance.
     """
 
@@ -42,60 +47,142 @@ class MetricRecord:
     form: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Results:
-    """What a run has measured so far.
+class Measured(NamedTuple):
+    """One item, measured or failed.
 
     Attributes:
-        sets: The sets that are done; their images need not be at hand.
-        metrics: The metrics.
-        distances: For every metric, for every set, distances ``(N, 1)`` or, of triplets, ``(N, 2)``.
-        settings: What else decides the numbers; JSON can hold it.
-        versions: Of the packages that were used.
-        unfinished: Names of the sets that the run has still to measure.
+        row: Its row in its set.
+        distances: For every metric, distances of the first image to the others; empty for a failed item.
+        error: What went wrong; empty for a measured item.
     """
 
-    sets: list[JudgedSet]
-    metrics: list[MetricRecord]
-    distances: list[list[FloatArray]]
+    row: int
+    distances: list[list[float]]
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The state of a run.
+
+    Attributes:
+        sets: The sets; their images need not be at hand.
+        metrics: The metrics.
+        distances: For every set ``(metrics, N, 1)`` or, for triplets, ``(metrics, N, 2)``; NaN where not measured.
+        settings: Whatever else decides the numbers; JSON can hold it.
+        versions: Versions of the packages that were used.
+        failures: For every set, what went wrong, by row.
+    """
+
+    sets: Sequence[JudgedSet]
+    metrics: Sequence[MetricRecord]
+    distances: Sequence[FloatArray]
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    unfinished: Sequence[str] = ()
+    failures: Sequence[dict[int, str]] = ()
+
+    def add(self, index: int, item: Measured) -> None:
+        """Enter an item of the set of this index; an earlier failure of it is forgotten."""
+        self.failures[index].pop(item.row, None)
+        if item.error:
+            self.failures[index][item.row] = item.error
+        else:
+            self.distances[index][:, item.row] = item.distances
+
+    def missing(self, index: int) -> NDArray[np.intp]:
+        """Rows of a set that are not measured, failed ones too."""
+        return np.flatnonzero(np.isnan(self.distances[index]).any((0, 2)))
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the sets that have items which are neither measured nor failed."""
+        left = [len(self.missing(index)) - len(failed) for index, failed in enumerate(self.failures)]
+        return [judged.name for judged, count in zip(self.sets, left, strict=True) if count]
+
+    def scored(self) -> Results:
+        """The finished sets without their failed items, which make a set partial; none of too few items."""
+        sets, distances, unfinished = [], [], self.unfinished
+        for index, judged in enumerate(self.sets):
+            kept = np.setdiff1d(np.arange(len(judged)), self.missing(index))
+            if judged.name in unfinished or len(kept) < (2 if isinstance(judged, PairSet) else 1):
+                continue
+            part = judged
+            if len(kept) < len(judged):
+                whole = judged.partial.split(" of ")[-1] or f"{len(judged):,} items"
+                part = replace(judged.take(kept), partial=f"{len(kept):,} of {whole}")
+            sets.append(part)
+            distances.append(self.distances[index][:, kept])
+        return replace(self, sets=sets, distances=distances, failures=[{} for _ in sets])
 
 
-def save_results(path: str | os.PathLike[str], results: Results) -> None:
-    """Write results as one ``.npz`` without pickle; the file is at any time whole, the old one or the new.
+def plan_results(
+    sets: Sequence[JudgedSet],
+    metrics: Sequence[MetricRecord],
+    settings: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Results:
+    """Results of a run that has measured nothing yet; see :class:`Results`."""
+    distances = [np.full((len(metrics), len(judged), len(judged.images[0]) - 1), np.nan) for judged in sets]
+    return Results(sets, metrics, distances, settings or {}, versions or {}, [{} for _ in sets])
 
-    It holds ``metadata``, JSON in UTF-8 with everything but numbers, and for the set of index i the judgements
-    ``judged_i`` ``(N,)``, the ``groups_i`` ``(N,)`` of judged pairs, and ``distances_i`` ``(metrics, N, 1 or 2)``.
+
+class Recorder:
+    """Appends items to a file of results, and enters them into the results.
 
     Args:
-        path: The file.
-        results: What to write.
+        results: The results.
+        file: The file, open for appending; None writes nothing.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    described = []
-    for index, judged in enumerate(results.sets):
-        described.append(_describe(judged))
-        arrays[f"judged_{index}"] = judged.judged
-        if isinstance(judged, PairSet):
-            arrays[f"groups_{index}"] = judged.groups
-        arrays[f"distances_{index}"] = np.array([of_sets[index] for of_sets in results.distances], np.float64)
-    record = {
-        "format": _FORMAT,
-        "sets": described,
-        "metrics": [asdict(metric) for metric in results.metrics],
-        "settings": dict(results.settings),
-        "versions": dict(results.versions),
-        "unfinished": list(results.unfinished),
-    }
-    arrays["metadata"] = np.frombuffer(json.dumps(record, allow_nan=False).encode(), np.uint8)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    def __init__(self, results: Results, file: IO[str] | None) -> None:
+        self.results, self._file = results, file
+
+    def write(self, index: int, items: Sequence[Measured]) -> None:
+        """Keep items of the set of this index."""
+        for item in items:
+            self.results.add(index, item)
+            told = {"error": item.error} if item.error else {"distances": item.distances}
+            if self._file:
+                self._file.write(json.dumps({"set": index, "row": item.row, **told}) + "\n")
+        if self._file:
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def recording(path: str | os.PathLike[str] | None, planned: Results, *, resume: bool = False) -> Iterator[Recorder]:
+    """Open a file of results to add to; nobody else can until it is closed.
+
+    Args:
+        path: The file; None keeps results in memory alone.
+        planned: A run that has measured nothing.
+        resume: Go on with what the file has of this run; otherwise a file that is there is replaced.
+
+    Raises:
+        BlockingIOError: If another process writes to the file.
+        ValueError: If the file is of another run, all differences to which are named.
+    """
+    if path is None:
+        yield Recorder(planned, None)
+        return
+    path = Path(path)
+    with locked(path):
+        if resume and path.exists() and b"\n" in path.read_bytes():
+            kept = load_results(path)
+            if differences := _differences(kept, planned):
+                raise ValueError(f"{path} is of another run: {'; '.join(differences)}")
+            planned = kept
+            with path.open("rb+") as file:  # without the part of a last line that a kill left
+                file.truncate(file.read().rindex(b"\n") + 1)
+        else:
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(_describe(planned), allow_nan=False) + "\n", encoding="utf-8")
+        with path.open("a", encoding="utf-8") as text:
+            yield Recorder(planned, text)
+            os.fsync(text.fileno())
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:
-    """Read what :func:`save_results` wrote.
+    """Read a file of results; a last line that was cut off is passed over.
 
     Args:
         path: The file.
@@ -105,116 +192,82 @@ def load_results(path: str | os.PathLike[str]) -> Results:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it does not hold results.
+        ValueError: If it does not hold results; the line is named.
     """
+    number = 1
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            record = json.loads(arrays["metadata"].tobytes())
-            if record["format"] != _FORMAT:
-                raise ValueError(f"format {record['format']}; this version reads format {_FORMAT}")
-            columns = [arrays[f"distances_{index}"] for index in range(len(record["sets"]))]
-            return Results(
-                sets=[_restore(described, arrays, index) for index, described in enumerate(record["sets"])],
-                metrics=[MetricRecord(**metric) for metric in record["metrics"]],
-                distances=[[column[metric] for column in columns] for metric in range(len(record["metrics"]))],
-                settings=record["settings"],
-                versions=record["versions"],
-                unfinished=record["unfinished"],
-            )
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} does not hold results of bapps_eval: {error}") from error
+        with Path(path).open("rb") as lines:
+            results = _restore(json.loads(next(lines, b"")))
+            for number, line in enumerate(lines, start=2):  # noqa: B007
+                if line.endswith(b"\n"):
+                    record = json.loads(line)
+                    item = Measured(record["row"], record.get("distances", []), record.get("error", ""))
+                    results.add(record["set"], item)
+        return results
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}, line {number}, does not hold results of bapps_eval: {error}") from error
 
 
-def measured_before(kept: Results, planned: Results) -> dict[str, list[FloatArray]]:
-    """What an interrupted run has of a planned one, if they are the same run.
-
-    Args:
-        kept: What the interrupted run has left.
-        planned: All sets of the planned run, its metrics, settings and versions; its distances are not looked at.
-
-    Returns:
-        For the name of each set that is done, distances of every metric.
-
-    Raises:
-        ValueError: If anything that decides the numbers differs, all of which is named.
-
-    Example:
-        >>> kept = Results([], [MetricRecord("l2")], [], {"limit": 60})
-        >>> measured_before(kept, Results([], [MetricRecord("l2")], [], {"limit": 90}))
-        Traceback (most recent call last):
-        ValueError: this is another run: limit was 60, now 90
-    """
-    differences = [
-        *_differences(_describe_metrics(kept), _describe_metrics(planned)),
-        *_differences(kept.settings, planned.settings),
-        *_differences(kept.versions, planned.versions),
-        *_differences(_describe_sets(kept), _describe_sets(planned)),
+def _describe(results: Results) -> dict[str, Any]:
+    """The first line of the file."""
+    sets = [
+        {
+            "kind": next(kind for kind, made in _KINDS.items() if isinstance(judged, made)),
+            "name": judged.name,
+            "source": str(judged.source.absolute()),
+            "partial": judged.partial,
+            "side": judged.side,
+            "images": [[str(path.absolute()) for path in item] for item in judged.images],
+            "judged": judged.judged.tolist(),
+            "groups": judged.groups.tolist() if isinstance(judged, PairSet) else None,
+        }
+        for judged in results.sets
     ]
-    now = {judged.name: judged for judged in planned.sets}
-    differences += [
-        f"{judged.name} has other items (or judgements) at {judged.source}, was at {now[judged.name].source}"
-        for judged in kept.sets
-        if judged.name in now and _fingerprint(judged) != _fingerprint(now[judged.name])
+    run = {"metrics": [asdict(metric) for metric in results.metrics], "settings": dict(results.settings)}
+    return {"bapps_eval": _FORMAT, **run, "versions": dict(results.versions), "sets": sets}
+
+
+def _restore(record: Mapping[str, Any]) -> Results:
+    if record["bapps_eval"] != _FORMAT:
+        raise ValueError(f"format {record['bapps_eval']}; this version reads format {_FORMAT}")
+    sets = [
+        _KINDS[described["kind"]](
+            described["name"],
+            Path(described["source"]),
+            [tuple(map(Path, item)) for item in described["images"]],
+            np.array(described["judged"]),
+            **({"groups": np.array(described["groups"])} if described["groups"] is not None else {}),
+            partial=described["partial"],
+            side=described["side"],
+        )
+        for described in record["sets"]
     ]
-    if differences:
-        raise ValueError(f"this is another run: {'; '.join(differences)}")
-    columns = zip(*kept.distances, strict=True)
-    return {judged.name: list(column) for judged, column in zip(kept.sets, columns, strict=True)}
+    metrics = [MetricRecord(**metric) for metric in record["metrics"]]
+    return plan_results(sets, metrics, record["settings"], record["versions"])
 
 
-def _describe(judged: JudgedSet) -> dict[str, Any]:
-    """Everything of a set but its numbers, for JSON."""
-    return {
-        "kind": next(kind for kind, made in _KINDS.items() if isinstance(judged, made)),
-        "name": judged.name,
-        "source": str(judged.source.absolute()),
-        "partial": judged.partial,
-        "side": judged.side,
-        "images": [[str(source.absolute()) for source in item] for item in judged.images],
-    }
+def _differences(kept: Results, planned: Results) -> list[str]:
+    """Everything in which two runs differ, in words."""
+    before, now = (_flat(_describe(results)) for results in (kept, planned))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [
+        f"{name} has other items or judgements"
+        if name.startswith("set ") and name in before and name in now
+        else f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}"
+        for name in names
+    ]
 
 
-def _restore(described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], index: int) -> JudgedSet:
-    made = _KINDS[described["kind"]]
-    return made(
-        described["name"],
-        Path(described["source"]),
-        [tuple(map(Path, item)) for item in described["images"]],
-        arrays[f"judged_{index}"],
-        **({"groups": arrays[f"groups_{index}"]} if made is PairSet else {}),
-        partial=described["partial"],
-        side=described["side"],
-    )
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Whatever has to be equal for a run to be the same, by name."""
+    metrics = {f"metric {number}": metric for number, metric in enumerate(record["metrics"], start=1)}
+    keys = ("kind", "side", "images", "judged", "groups")
+    sets = {f"set {judged['name']}": {key: judged[key] for key in keys} for judged in record["sets"]}
+    return {**metrics, **record["settings"], **record["versions"], **sets}
 
 
-def _fingerprint(judged: JudgedSet) -> tuple[object, ...]:
-    """What has to be equal for a set to be the same."""
-    described = _describe(judged)
-    groups = judged.groups.tolist() if isinstance(judged, PairSet) else []
-    return described["kind"], described["side"], described["images"], judged.judged.tolist(), groups
-
-
-def _describe_sets(results: Results) -> dict[str, str]:
-    names = [*(judged.name for judged in results.sets), *results.unfinished]
-    return {f"set {name}": "there" for name in names}
-
-
-def _describe_metrics(results: Results) -> dict[str, str]:
-    described = {}
-    for index, metric in enumerate(results.metrics):
-        bundle = f" of bundle {metric.bundle} {(metric.bundle_hash or '')[:12]}" if metric.bundle else ""
-        described[f"metric {index + 1}"] = metric.name + bundle
-    return described
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two tables differ, in words.
-
-    Example:
-        >>> _differences({"limit": 60, "split": "val"}, {"limit": 90, "split": "val", "families": "cnn"})
-        ['limit was 60, now 90', 'families was not there, now cnn']
-    """
-    differing = [key for key in {**before, **now} if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
-    return [f"{key} was {before.get(key, _ABSENT)}, now {now.get(key, _ABSENT)}" for key in differing]
+def _short(value: object) -> object:
+    """A setting as it is, a metric by its name and hash, a set by its presence."""
+    if not isinstance(value, Mapping):
+        return "not there" if value is None else value
+    return " ".join([value["name"], *[(value["bundle_hash"] or "")[:12]]]).strip() if "name" in value else "there"

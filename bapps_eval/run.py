@@ -1,153 +1,155 @@
-"""Taking the distances: all metrics over all sets, in one pass over the images."""
+"""Measuring: all metrics on all sets, in one pass over the images."""
 
 from __future__ import annotations
 
-import time
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
+from tqdm import tqdm
 
 from afv_metric.threads import compute_batches
 from afv_metric.train.distributed import process
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
 from bapps_eval.metrics import Metric
+from bapps_eval.results import Measured, MetricRecord, Results, plan_results, recording
 
-__all__ = ["Times", "measure"]
-
-FloatArray = NDArray[np.float64]
-
-
-@dataclass
-class Times:
-    """Where the time of a run went, in seconds.
-
-    Attributes:
-        waiting: Until images were decoded. Devices and other cores may still be computing meanwhile, so this is the
-            most that they can have been idle for want of images.
-        computing: All else.
-    """
-
-    waiting: float = 0.0
-    computing: float = 0.0
+__all__ = ["evaluate", "measure", "records"]
 
 
-@torch.inference_mode()
+def records(metrics: Sequence[Metric]) -> list[MetricRecord]:
+    """Provenance of metrics."""
+    return [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
+
+
 def measure(
     metrics: Sequence[Metric],
-    sets: Sequence[JudgedSet],
+    judged: JudgedSet,
+    *,
+    rows: NDArray[np.intp] | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    workers: int | None = None,
+) -> Iterator[list[Measured]]:
+    """Measure a set; an item that fails is told as such, and the others go on.
+
+    Args:
+        metrics: The metrics, on ``device``.
+        judged: The set.
+        rows: The rows to measure; all if None.
+        batch_size: Largest number of items at a time.
+        device: Where the metrics compute.
+        workers: Processes that decode images; see :func:`bapps_eval.loader.batches`.
+
+    Yields:
+        Items as they come, in any order; each of them once.
+    """
+
+    def compute(batch: Batch) -> list[Measured]:
+        return _compute(metrics, judged, batch)
+
+    decoded = batches(judged, batch_size, device=device, workers=workers, rows=rows)
+    alone = any(metric.one_at_a_time for metric in metrics)
+    with warnings.catch_warnings():
+        # A batch of bright images alone looks like [0, 1] to a metric; here the range is known.
+        warnings.filterwarnings("ignore", "images have values from|img[01] ha(s|ve) values from")
+        for _, items in compute_batches(compute, decoded, device, alone=alone):
+            yield items
+
+
+def evaluate(
+    metrics: Sequence[Metric],
+    sets: Sequence[JudgedSet] | Results,
     *,
     batch_size: int = 64,
     device: str = "cpu",
     workers: int | None = None,
-    advance: Callable[[int], object] = lambda count: None,
-    finished: Callable[[int, list[FloatArray]], object] = lambda index, distances: None,
-    times: Times | None = None,
-) -> list[list[FloatArray]]:
-    """Take all distances on all sets in one pass over their images.
+    file: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    quiet: bool = True,
+) -> Results:
+    """Measure all metrics on all sets, and keep every item in a file as soon as it is measured.
 
-    If ``torch.distributed`` is initialised, every process measures its share of the items of every set, and all get
-    the distances of all.
+    If ``torch.distributed`` is initialised, every process measures its share of the items of every set, and the first
+    gets them all, set by set.
 
     Args:
         metrics: The metrics, on ``device``.
-        sets: The sets.
-        batch_size: Most items at a time.
+        sets: The sets, or a plan of the run with its settings, by :func:`~bapps_eval.results.plan_results`.
+        batch_size: Largest number of items at a time.
         device: Where the metrics compute.
         workers: Processes that decode images; see :func:`bapps_eval.loader.batches`.
-        advance: Told after each batch how many items this process has done.
-        finished: Told as soon as the last item of a set is done, in the order of the sets: index of the set, and its
-            distances by each metric.
-        times: Where the time went is added to this.
+        file: File of results, see :func:`~bapps_eval.results.recording`; None keeps nothing.
+        resume: Go on with what the file has of this run; items that failed are tried again.
+        quiet: Show no progress bar.
 
     Returns:
-        For every metric, for every set, the distances of the first image of each item to the others, ``(N, 1)`` or
-        ``(N, 2)``.
+        The results; those of the first process are complete.
 
     Raises:
-        ValueError: If an image cannot be read, or a metric does not give one finite number for each pair.
+        ValueError: If the file cannot be written to, or is of another run.
     """
-    times = Times() if times is None else times
-    started, waited = time.perf_counter(), times.waiting
-    rows = [_share(len(judged)) for judged in sets]
-    tables = [[np.zeros((len(judged), len(judged.images[0]) - 1)) for _ in metrics] for judged in sets]
-    left = [len(taken) for taken in rows]
-    complete = 0
-    decoded = _timed(batches(sets, batch_size, device=device, workers=workers, rows=rows), times)
-    with warnings.catch_warnings():
-        # A batch of bright images alone looks like [0, 1] to a metric; here the range is known.
-        warnings.filterwarnings("ignore", "images have values from")
-        for batch, values in _computed(metrics, decoded, device):
-            _store(batch, values, metrics, sets, tables)
-            advance(len(batch.rows))
-            for index in batch.sets:
-                left[index] -= 1
-            while complete < len(sets) and not left[complete]:
-                tables[complete] = _gathered(tables[complete])
-                finished(complete, tables[complete])
-                complete += 1
-    while complete < len(sets):  # those of which this process has no share
-        tables[complete] = _gathered(tables[complete])
-        finished(complete, tables[complete])
-        complete += 1
-    times.computing += time.perf_counter() - started - (times.waiting - waited)
-    return [list(of_metric) for of_metric in zip(*tables, strict=True)]
-
-
-def _computed(metrics: Sequence[Metric], decoded: Iterator[Batch], device: str) -> Iterator[tuple[Batch, list[Tensor]]]:
-    """Batches and their distances by each metric, in order, some batches late."""
-
-    def compute(batch: Batch) -> list[Tensor]:
-        return [metric.distances(batch.images) for metric in metrics]
-
-    alone = any(metric.one_at_a_time for metric in metrics)
-    return compute_batches(compute, decoded, device, alone=alone)
-
-
-def _store(
-    batch: Batch,
-    values: Sequence[Tensor],
-    metrics: Sequence[Metric],
-    sets: Sequence[JudgedSet],
-    tables: Sequence[Sequence[FloatArray]],
-) -> None:
-    """Put the distances of a batch where they belong, and see that they are numbers."""
-    for metric, of_metric in enumerate(values):
-        distances = of_metric.cpu().double().numpy()
-        for index in np.unique(batch.sets):
-            chosen = batch.sets == index
-            tables[index][metric][batch.rows[chosen]] = distances[chosen]
-        for item, other in np.argwhere(~np.isfinite(distances)):
-            images = sets[batch.sets[item]].images[batch.rows[item]]
-            raise ValueError(f"{metrics[metric].name} is not finite on {images[0]} and {images[1 + other]}")
-
-
-def _timed(decoded: Iterator[Batch], times: Times) -> Iterator[Batch]:
-    """The same batches; how long they were waited for is added to the times."""
-    while True:
-        started = time.perf_counter()
-        batch = next(decoded, None)
-        times.waiting += time.perf_counter() - started
-        if batch is None:
-            return
-        yield batch
-
-
-def _share(count: int) -> NDArray[np.intp]:
-    """Rows that this process measures, of so many."""
+    planned = sets if isinstance(sets, Results) else plan_results(sets, records(metrics))
     rank, processes = process()
-    return np.array_split(np.arange(count), processes)[rank]
+    with recording(None if rank else file, planned, resume=resume) as recorder:
+        results = recorder.results
+        missing = [results.missing(index) for index in range(len(results.sets))]
+        if processes > 1:
+            distributed.broadcast_object_list(missing)
+        shares = [np.array_split(rows, processes)[rank] for rows in missing]
+        with tqdm(total=sum(map(len, shares)), disable=quiet or rank > 0, unit="item") as bar:
+            for index, (judged, rows) in enumerate(zip(planned.sets, shares, strict=True)):
+                settings = {"batch_size": batch_size, "device": device, "workers": workers}
+                kept: list[Measured] = []
+                for items in measure(metrics, judged, rows=rows, **settings):  # type: ignore[arg-type]
+                    recorder.write(index, items)
+                    kept += items
+                    bar.update(len(items))
+                for items in _of_other_processes(kept):
+                    recorder.write(index, items)
+    return results
 
 
-def _gathered(tables: list[FloatArray]) -> list[FloatArray]:
-    """Distances of one set from all processes; everybody's tables are zero where others measured."""
-    if process()[1] == 1:
-        return tables
-    stacked = torch.from_numpy(np.stack(tables))
-    distributed.all_reduce(stacked)
-    return list(stacked.numpy())
+def _of_other_processes(items: list[Measured]) -> list[list[Measured]]:
+    """In the first process the items of each of the others; nothing in the others."""
+    rank, processes = process()
+    if processes == 1:
+        return []
+    gathered: list[list[Measured]] | None = None if rank else [[] for _ in range(processes)]
+    distributed.gather_object(items, gathered)
+    return (gathered or [])[1:]
+
+
+def _compute(metrics: Sequence[Metric], judged: JudgedSet, batch: Batch) -> list[Measured]:
+    """Measure a batch; if that fails, its items one by one."""
+    if batch.errors:
+        return [Measured(row, [], error) for row, error in batch.errors.items()]
+    try:
+        distances = _distances(metrics, batch.images)
+    except ValueError as error:
+        if len(batch.rows) == 1:
+            return [_failed(judged, int(batch.rows[0]), str(error))]
+        parts = [[images[place : place + 1] for images in batch.images] for place in range(len(batch.rows))]
+        singles = [Batch(row, images, {}) for row, images in zip(np.split(batch.rows, len(parts)), parts, strict=True)]
+        return [item for single in singles for item in _compute(metrics, judged, single)]
+    items = []
+    for row, of_item in zip(batch.rows.tolist(), distances.transpose(1, 0, 2), strict=True):
+        broken = [metric.name for metric, values in zip(metrics, of_item, strict=True) if not np.isfinite(values).all()]
+        finite = Measured(row, of_item.tolist())
+        items.append(_failed(judged, row, f"{', '.join(broken)} gave no finite number") if broken else finite)
+    return items
+
+
+def _distances(metrics: Sequence[Metric], images: Sequence[Tensor]) -> NDArray[np.float64]:
+    """``(metrics, n, 1 or 2)``."""
+    found = torch.stack([metric.distances(images).cpu().double() for metric in metrics])
+    return np.asarray(found.numpy())
+
+
+def _failed(judged: JudgedSet, row: int, error: str) -> Measured:
+    return Measured(row, [], f"{', '.join(map(str, judged.images[row]))}: {error}")

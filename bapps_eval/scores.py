@@ -1,13 +1,14 @@
-"""From distances to scores: agreement with people, and how sure it is.
+"""From distances to scores: agreement with people, and its intervals.
 
-Every score takes counts: how often each item is there. So a bootstrap resample costs no sorting, and a thousand of them
-are one operation on a table. Without counts every item is there once.
+All scores accept integer weights of the items (bootstrap counts), so that a resample costs no sorting, and a thousand
+of them are one operation on a table. A score that is undefined, as a correlation with constants is, is NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,57 +17,53 @@ from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 
 __all__ = [
     "RESAMPLES",
-    "SEED",
-    "Summary",
+    "Sample",
     "agreement",
     "average_precision",
-    "bootstrap",
     "ceiling",
+    "interval",
     "kendall_correlation",
     "linear_correlation",
     "p_value",
     "rank_correlation",
     "score",
-    "summarise",
+    "score_set",
 ]
 
 RESAMPLES = 1000
-SEED = 0
 _BLOCK = 1_000_000  # items of all resamples that are worked on at a time
 _PAIRS = 2_000_000_000  # pairs of items of all resamples that KROCC may cost for each metric
 _FEWEST_RESAMPLES = 100
 
 FloatArray = NDArray[np.float64]
-Comparison = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+_Comparison = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What came out for one metric.
+class Sample(NamedTuple):
+    """A score of every metric, on a set or as a mean over sets, and the same in every bootstrap resample.
 
     Attributes:
-        scores: Score on each set.
-        mean: Mean of the scores.
-        interval: 95 % bootstrap interval of the mean.
-        difference: Mean less that of the first metric.
-        difference_interval: Its 95 % interval, over the same resamples for both.
-        intervals: 95 % bootstrap interval of each score.
-        p_value: Of the difference of means, see :func:`p_value`; 1 for the first metric.
-        p_values: Of the difference to the first metric on each set.
-        secondary: Further scores on each set, see :func:`score`.
-        secondary_intervals: Their 95 % bootstrap intervals.
+        values: Scores, ``(metrics,)``.
+        drawn: Scores in the resamples, which are the same for all metrics, ``(metrics, n)``.
     """
 
-    scores: tuple[float, ...]
-    mean: float
-    interval: tuple[float, float]
-    difference: float
-    difference_interval: tuple[float, float]
-    intervals: tuple[tuple[float, float], ...]
-    p_value: float
-    p_values: tuple[float, ...]
-    secondary: tuple[Mapping[str, float], ...]
-    secondary_intervals: tuple[Mapping[str, tuple[float, float]], ...] = ()
+    values: FloatArray
+    drawn: FloatArray
+
+    @property
+    def intervals(self) -> list[tuple[float, float]]:
+        """95 % bootstrap interval of each metric."""
+        return list(map(interval, self.drawn))
+
+    def less(self, reference: int = 0) -> Sample:
+        """The differences to one of the metrics."""
+        return Sample(self.values - self.values[reference], self.drawn - self.drawn[reference])
+
+    @staticmethod
+    def mean(samples: Sequence[Sample]) -> Sample:
+        """The mean over sets."""
+        values, drawn = zip(*samples, strict=True)
+        return Sample(np.mean(values, axis=0), np.mean(drawn, axis=0))
 
 
 def agreement(first: FloatArray, second: FloatArray, preferred: FloatArray) -> FloatArray:
@@ -100,7 +97,7 @@ def average_precision(distances: FloatArray, same: FloatArray, counts: FloatArra
         counts: How often each pair is there, ``(..., N)``; once if None.
 
     Returns:
-        ``(...)`` in [0, 1]; 0 if nobody ever said "same".
+        ``(...)`` in [0, 1]; NaN if nobody ever said "same".
 
     Example:
         >>> average_precision(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.0, 1.0, 0.0])).item()
@@ -114,7 +111,7 @@ def average_precision(distances: FloatArray, same: FloatArray, counts: FloatArra
     best_from_here = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
     area: FloatArray = (np.diff(hits, axis=-1, prepend=0) * best_from_here).sum(-1)
     total = hits[..., -1]
-    return np.asarray(np.divide(area, total, out=np.zeros_like(area), where=total > 0))
+    return _divide(area, total)
 
 
 def linear_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
@@ -122,11 +119,11 @@ def linear_correlation(distances: FloatArray, judged: FloatArray, counts: FloatA
 
     Args:
         distances: ``(N,)``, or ``(..., N)`` if they differ between resamples.
-        judged: Likewise.
+        judged: The other numbers, in the same shape.
         counts: How often each pair is there, ``(..., N)``; once if None.
 
     Returns:
-        ``(...)`` in [-1, 1]; 0 where one of the two is constant and so says nothing.
+        ``(...)`` in [-1, 1]; NaN where one of the two is constant.
 
     Example:
         >>> linear_correlation(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0])).round(6).item()
@@ -137,7 +134,7 @@ def linear_correlation(distances: FloatArray, judged: FloatArray, counts: FloatA
     second, second_length = _centre(judged, counts)
     product: FloatArray = np.einsum("...n,...n,...n->...", counts, first, second)
     scale = first_length * second_length
-    return np.asarray(np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)).clip(-1, 1)
+    return _divide(product, scale).clip(-1, 1)
 
 
 def rank_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
@@ -149,7 +146,7 @@ def rank_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArr
         counts: How often each pair is there, ``(..., N)``; once if None.
 
     Returns:
-        ``(...)`` in [-1, 1]; 0 where one of the two is constant.
+        ``(...)`` in [-1, 1]; NaN where one of the two is constant.
 
     Example:
         >>> rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([4.0, 6.0, 5.0])).round(6).item()
@@ -168,7 +165,7 @@ def kendall_correlation(distances: FloatArray, judged: FloatArray, counts: Float
         counts: How often each pair is there, ``(..., N)``; once if None. The cost of each resample is N^2.
 
     Returns:
-        ``(...)`` in [-1, 1]; 0 where one of the two is constant.
+        ``(...)`` in [-1, 1]; NaN where one of the two is constant.
 
     Example:
         >>> kendall_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])).round(6).item()
@@ -185,7 +182,12 @@ def kendall_correlation(distances: FloatArray, judged: FloatArray, counts: Float
         agreeing = agreeing + np.einsum("...n,...n->...", short @ signs, counts[..., part])
     untied = [counts.sum(-1) ** 2 - (_tally(values, counts)[0] ** 2).sum(-1) for values in (distances, judged)]
     scale = np.sqrt(untied[0] * untied[1])
-    return np.asarray(np.divide(agreeing, scale, out=np.zeros_like(agreeing), where=scale > 0))
+    return _divide(agreeing, scale)
+
+
+def _divide(values: FloatArray, scale: FloatArray) -> FloatArray:
+    """The quotient, NaN where the scale is 0."""
+    return np.asarray(np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0))
 
 
 def _compare(values: FloatArray, part: slice) -> NDArray[np.int8]:
@@ -243,7 +245,9 @@ def _scorers(judged: JudgedSet) -> dict[str, Callable[[FloatArray, FloatArray], 
     def mean_agreement(distances: FloatArray, counts: FloatArray) -> FloatArray:
         return np.asarray(counts @ agreement(distances[:, 0], distances[:, 1], people) / len(people))
 
-    def over(strata: Sequence[NDArray[np.intp]], compare: Comparison) -> Callable[[FloatArray, FloatArray], FloatArray]:
+    def over(
+        strata: Sequence[NDArray[np.intp]], compare: _Comparison
+    ) -> Callable[[FloatArray, FloatArray], FloatArray]:
         def mean(distances: FloatArray, counts: FloatArray) -> FloatArray:
             parts = [compare(distances[rows, 0], people[rows], counts[..., rows]) for rows in strata]
             return np.asarray(np.mean(parts, axis=0))
@@ -255,7 +259,7 @@ def _scorers(judged: JudgedSet) -> dict[str, Callable[[FloatArray, FloatArray], 
     strata = judged.strata
     if isinstance(judged, SameSet):
         return {judged.measure: over(strata, average_precision)}
-    further: dict[str, Comparison] = {"KROCC": kendall_correlation, "PLCC": linear_correlation}
+    further: dict[str, _Comparison] = {"KROCC": kendall_correlation, "PLCC": linear_correlation}
     scorers = {judged.measure: over(strata, rank_correlation)}
     scorers |= {name: over(strata, compare) for name, compare in further.items()}
     if len(strata) > 1:
@@ -266,80 +270,66 @@ def _scorers(judged: JudgedSet) -> dict[str, Callable[[FloatArray, FloatArray], 
     return scorers
 
 
-def ceiling(judged: JudgedSet, votes: int | None = None) -> float | None:
-    """What one human scores against the panel: a score divided by it is the share of that which a metric reaches.
+def ceiling(judged: JudgedSet) -> float | None:
+    """Score of one human against the panel: a score divided by it is the share of that which a metric reaches.
 
     For triplets this is the "human" row of the LPIPS paper, the mean of p^2 + (1 - p)^2 with the fraction p of the
     panel: someone who sides with each distortion as often as the panel does. For pairs that look the same or not it is
     the JND mAP of someone who says "same" to each pair as often as the panel, in expectation.
 
     Both are too high, because the one who is tested is part of the panel that it is tested against: by 2 q (1 - q) / n
-    a triplet, if q is the fraction of all people and n the number of votes, .1 for five votes on an even choice. With
-    ``votes`` the one is compared with the other n - 1 of the panel, which is unbiased for triplets. (BAPPS asked 5
-    people for each triplet of 2AFC val, 2 for train, and 3 for each pair of JND.)
-
+    per triplet, if q is the fraction of all people and n the number of votes, .1 for five votes on an even choice.
     It is no bound: a metric that always sides with the majority scores more, the mean of max(p, 1 - p); and distances,
     which order all pairs, can have a higher JND mAP than answers of yes and no.
 
     Args:
         judged: The set.
-        votes: Number n of votes of every item; the figure of the paper if None.
 
     Returns:
         A fraction; None for judged pairs, which have no votes, or if nobody ever said "same".
-
-    Raises:
-        ValueError: If there are fewer than two votes, or the fractions are not of so many.
     """
-    if isinstance(judged, PairSet):
-        return None
     fraction = judged.judged
-    both = fraction**2  # the chance that two of the panel both say yes
-    if votes is not None:
-        if votes < 2:
-            raise ValueError(f"one of the panel is compared with the others, so it takes at least 2 votes, not {votes}")
-        if np.abs(votes * fraction - np.round(votes * fraction)).max() > 1e-3:
-            raise ValueError(f"{judged.name} has fractions that are not of {votes} votes")
-        both = fraction * (votes * fraction - 1) / (votes - 1)
     if isinstance(judged, TripletSet):
-        return float((1 - 2 * fraction + 2 * both).mean())
-    if not fraction.any():
+        return float((1 - 2 * fraction + 2 * fraction**2).mean())
+    if isinstance(judged, PairSet) or not fraction.any():
         return None
     # Pairs that the one calls the same are found first, together, with this precision and this recall; then the rest.
-    first, rest = both.sum() / fraction.sum(), fraction.mean()
+    first, rest = (fraction**2).sum() / fraction.sum(), fraction.mean()
     return float(first * max(first, rest) + (1 - first) * rest)
 
 
-def bootstrap(
-    judged: JudgedSet,
-    distances: Sequence[FloatArray],
-    resamples: int = RESAMPLES,
-    seed: int | Sequence[int] = SEED,
-) -> dict[str, FloatArray]:
-    """Scores when the items of a set (or of each group in it) are drawn anew with replacement.
+def score_set(judged: JudgedSet, distances: FloatArray, resamples: int = RESAMPLES) -> dict[str, Sample]:
+    """Score metrics on a set, with bootstrap resamples of its items (of those of each group in it).
+
+    The draws depend on the name and the size of the set alone, and not on its place among others.
 
     Args:
-        judged: The set.
-        distances: For every metric, as for :func:`score`.
-        resamples: How often to draw.
-        seed: Of the draws.
+        judged: The set; its images are not needed.
+        distances: ``(metrics, N, 1)`` or, for triplets, ``(metrics, N, 2)``.
+        resamples: Number of draws.
 
     Returns:
-        ``(metrics, resamples)`` for every score of :func:`score`; a column is one draw, the same for all metrics and
-        scores. KROCC, whose cost is quadratic, takes only the first of them, at least 100, for more than 1,414 pairs.
+        The scores of :func:`score`. KROCC, whose cost is quadratic, has only the first of the draws, at least 100, for
+        more than 1,414 pairs.
     """
-    scorers = _scorers(judged)
+    scorers, counts = _scorers(judged), np.ones(len(judged.judged))
     affordable = max(_FEWEST_RESAMPLES, _PAIRS // len(judged.judged) ** 2)
     wanted = {name: min(resamples, affordable) if name.startswith("KROCC") else resamples for name in scorers}
-    drawn = {name: np.empty((len(distances), count)) for name, count in wanted.items()}
+    drawn: dict[str, list[FloatArray]] = {name: [] for name in scorers}
     start = 0
-    for counts in _draw(judged, resamples, np.random.default_rng(seed)):
+    seed = int.from_bytes(hashlib.sha256(judged.name.encode()).digest()[:16], "big")
+    for weights in _draw(judged, resamples, np.random.default_rng(seed)):
         for name, compute in scorers.items():
-            used = counts[: max(wanted[name] - start, 0)]
+            used = weights[: max(wanted[name] - start, 0)]
             if len(used):
-                drawn[name][:, start : start + len(used)] = [compute(of_metric, used) for of_metric in distances]
-        start += len(counts)
-    return drawn
+                drawn[name].append(np.array([compute(of_metric, used) for of_metric in distances]))
+        start += len(weights)
+    return {
+        name: Sample(
+            np.array([float(compute(of_metric, counts)) for of_metric in distances]), np.concatenate(drawn[name], 1)
+        )
+        for name, compute in scorers.items()
+    }
 
 
 def _draw(judged: JudgedSet, resamples: int, generator: np.random.Generator) -> Iterator[FloatArray]:
@@ -364,64 +354,28 @@ def p_value(difference: float, drawn: FloatArray) -> float:
 
     Args:
         difference: Score of one metric less that of another.
-        drawn: The same in every resample, ``(n,)``.
+        drawn: The same in every resample, ``(n,)``; undefined ones do not count.
 
     Returns:
-        In (0, 1].
+        In (0, 1]; NaN for an undefined difference.
 
     Example:
         >>> p_value(0.3, np.array([0.2, 0.3, 0.4, 0.7]))
         0.4
     """
+    drawn = drawn[np.isfinite(drawn)]
     # Equal metrics are at 0 but for rounding.
     as_far = np.abs(drawn - difference) >= abs(difference) - 1e-12
-    return float((1 + as_far.sum()) / (1 + len(drawn)))
+    return float((1 + as_far.sum()) / (1 + len(drawn))) if np.isfinite(difference) else np.nan
 
 
-def summarise(sets: Sequence[JudgedSet], distances: Sequence[Sequence[FloatArray]]) -> list[Summary]:
-    """Score every metric on every set, with bootstrap intervals and p-values.
+def interval(drawn: FloatArray) -> tuple[float, float]:
+    """The middle 95 % of resampled scores ``(n,)``; undefined ones do not count.
 
-    Args:
-        sets: The sets, at least one.
-        distances: For every metric, for every set, as for :func:`score`.
-
-    Returns:
-        One summary for each metric.
+    Example:
+        >>> interval(np.arange(1001.0))
+        (25.0, 975.0)
     """
-    measures = [judged.measure for judged in sets]
-    found, drawn = [], []
-    for index, (judged, *of_metrics) in enumerate(zip(sets, *distances, strict=True)):
-        found.append([score(judged, of_metric) for of_metric in of_metrics])
-        drawn.append(bootstrap(judged, of_metrics, seed=[SEED, index]))
-    scores = np.array(
-        [[float(of_metric[measure]) for of_metric in row] for row, measure in zip(found, measures, strict=True)]
-    ).T
-    resampled = np.stack([of_set[measure] for of_set, measure in zip(drawn, measures, strict=True)], 1)
-    differences, resampled_differences = scores - scores[0], resampled - resampled[0]
-    return [
-        Summary(
-            scores=tuple(scores[metric].tolist()),
-            mean=float(scores[metric].mean()),
-            interval=_middle(resampled[metric].mean(0)),
-            difference=float(differences[metric].mean()),
-            difference_interval=_middle(resampled_differences[metric].mean(0)),
-            intervals=tuple(map(_middle, resampled[metric])),
-            p_value=p_value(float(differences[metric].mean()), resampled_differences[metric].mean(0)),
-            p_values=tuple(map(p_value, differences[metric].tolist(), resampled_differences[metric])),
-            secondary=tuple(
-                {name: float(value) for name, value in row[metric].items() if name != measure}
-                for row, measure in zip(found, measures, strict=True)
-            ),
-            secondary_intervals=tuple(
-                {name: _middle(values[metric]) for name, values in of_set.items() if name != measure}
-                for of_set, measure in zip(drawn, measures, strict=True)
-            ),
-        )
-        for metric in range(len(distances))
-    ]
-
-
-def _middle(values: FloatArray) -> tuple[float, float]:
-    """The middle 95 % of the values."""
-    low, high = np.percentile(values, (2.5, 97.5))
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(drawn, (2.5, 97.5)) if len(drawn) else (np.nan, np.nan)
     return float(low), float(high)

@@ -5,7 +5,7 @@
 Both score one generated set of 64x64 PNG files in the layout of BAPPS. The official loop is
 ``lpips.score_2afc_dataset`` over a ``DataLoader`` with batches of 50, as ``test_dataset_model.py`` of LPIPS calls it:
 images are read by Pillow, resized and normalised by torchvision, four worker processes. Ours is
-``bapps_eval.run.measure``, with batches of 128, and ``bapps_eval.scores.agreement``. Absolute times on a shared
+``bapps_eval.run.evaluate``, with batches of 128, and ``bapps_eval.scores.agreement``. Absolute times on a shared
 machine say little; the ratio of two turns says more, and that of the processor time, workers included, most.
 """
 
@@ -36,7 +36,7 @@ from torchvision import transforms
 
 from bapps_eval.data import read_root
 from bapps_eval.metrics import Choice, make_metrics
-from bapps_eval.run import Times, measure
+from bapps_eval.run import evaluate
 from bapps_eval.scores import agreement
 
 FOLDERS = ("ref", "p0", "p1")
@@ -157,12 +157,10 @@ def main() -> None:
             with contextlib.redirect_stderr(io.StringIO()):
                 return float(lpips.score_2afc_dataset(loader, distance)[0])
 
-        times = Times()
-
         def ours() -> float:
             sets = read_root(folder)
             size, workers, device = options.batch_size, options.workers, options.device
-            ((distances,),) = measure(metrics, sets, batch_size=size, workers=workers, device=device, times=times)
+            ((distances,),) = evaluate(metrics, sets, batch_size=size, workers=workers, device=device).distances
             return float(agreement(distances[:, 0], distances[:, 1], sets[0].judged).mean())
 
         turns = [(take_turn(official), take_turn(ours)) for _ in range(options.repeats)]
@@ -181,8 +179,6 @@ def main() -> None:
     for what in ("seconds", "processor"):
         ratios = sorted(getattr(official, what) / getattr(ours, what) for official, ours in turns)
         print(f"{what}: official over ours {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    total = times.waiting + times.computing
-    print(f"of our time, {times.waiting / total:.0%} waiting for images and {times.computing / total:.0%} computing")
 
 
 if __name__ == "__main__":

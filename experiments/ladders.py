@@ -1,16 +1,19 @@
-"""Distortion ladders: does the distance to the original grow with the strength of a distortion?
+"""Distortion ladders: does the distance to the original grow with the strength of a distortion, and how fast?
 
-    python experiments/ladders.py --images DIR [--count 50] [--weights BUNDLE] [--forms fisher local activation]
-        [--seed 0] [--picture curves.png] [--json FILE] [--quiet]
+    python -m experiments.ladders --images DIR [--count 50] [--weights BUNDLE] [--forms fisher local activation]
+        [--peers l2 ssim lpips-alex lpips-squeeze] [--seed 0] [--picture curves.png] [--json FILE] [--quiet]
 
 Images are taken evenly spread over the sorted folder. Each is distorted with rising strength: by blur, noise, JPEG,
 down-up-sampling, loss of contrast and shift; all steps are rounded to 8 bits. JPEG comes twice. Where the originals
 are JPEG files themselves, another compression on the same grid of 8x8 blocks rounds coefficients that are rounded
 already, and its error depends on how the two roundings meet, not on the quality alone; half a block off it does not.
 
-The table gives the share of neighbouring steps whose later one is farther from the original, for every form of the
-distance, L2 and, where its weights lie on this machine, LPIPS (alex). Equal distances count as wrong; the original
-itself is no step. The picture shows the mean distance over the images.
+The first table gives the order, for every form of the distance and for its peers whose weights lie on this machine: the
+share of neighbouring steps whose later one is farther from the original. Equal distances count as wrong; the original
+itself is no step. The second gives the sizes: the median distance of each step over the images, relative to that of a
+Gaussian blur of sigma 1. The last lines give those of shifts by 1 and 2 pixels, which hardly anybody sees, and the
+share of images in which a shift by 1 pixel counts as more than that blur. The picture shows the mean distance over the
+images.
 """
 
 from __future__ import annotations
@@ -31,16 +34,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, features
 from scipy.ndimage import gaussian_filter
-from torchvision.models import AlexNet_Weights
+from tabulate import tabulate
 from tqdm import tqdm
 
 import afv_metric
 from afv_metric import DEFAULT_BUNDLE
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
-from afv_metric.images.sources import IMAGE_SUFFIXES
 from afv_metric.images.tensors import read_image
+from bapps_eval.data import spread
+from bapps_eval.formats import finite, format_number
 from bapps_eval.metrics import Choice, Metric, make_metrics
+from experiments.peers import peers_at_hand
 
 Pixels = NDArray[np.uint8]
 """An image, ``(H, W, 3)``."""
@@ -98,8 +103,8 @@ class Ladder(NamedTuple):
 
     Attributes:
         distort: Takes an image, a strength and a generator.
-        strengths: Of the steps, mildest first.
-        unit: What the strengths are.
+        strengths: Strengths of the steps, mildest first.
+        unit: Unit of the strengths.
     """
 
     distort: Callable[[Pixels, float, np.random.Generator], Pixels]
@@ -117,6 +122,7 @@ LADDERS = {
     "contrast": Ladder(lower_contrast, (0.1, 0.2, 0.35, 0.5, 0.7, 0.9), "loss"),
     "shift": Ladder(shift, (1, 2, 3, 4), "pixels"),
 }
+YARDSTICK = Ladder(blur, (1,), "sigma, pixels")
 
 
 def _to_pixels(values: NDArray[np.float64]) -> Pixels:
@@ -135,51 +141,38 @@ def choose_images(folder: Path, count: int) -> list[Path]:
     Raises:
         ValueError: If there are not as many.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in Image.registered_extensions())
     if not 1 <= count <= len(paths):
         raise ValueError(f"--count must be from 1 to the number of images in {folder}, {len(paths)}; got {count}")
-    return [paths[index * len(paths) // count] for index in range(count)]
-
-
-def choose_metrics(weights: str, forms: Sequence[str]) -> list[Metric]:
-    """The forms of a bundle, L2 and, if it is at hand, LPIPS; nothing is downloaded for it."""
-    metrics = make_metrics([*(f"afv:{form}" for form in forms), "l2"], Choice([weights]))
-    checkpoint = Path(torch.hub.get_dir(), "checkpoints", Path(AlexNet_Weights.DEFAULT.url).name)
-    if not checkpoint.is_file():
-        print(f"lpips-alex is left out: there is no {checkpoint.name} in the folder of torch.hub, see TORCH_HOME")
-        return metrics
-    try:
-        return metrics + make_metrics(["lpips-alex"], Choice())
-    except ImportError as error:
-        print(f"lpips-alex is left out: {error}")
-        return metrics
+    return [paths[index] for index in spread(len(paths), count)]
 
 
 def measure(metrics: Sequence[Metric], paths: Sequence[Path], seed: int, quiet: bool = False) -> dict[str, Distances]:
     """Distances of all steps to their originals.
 
     Args:
-        metrics: What to measure with.
+        metrics: The metrics.
         paths: Image files, of any sizes.
-        seed: Of the noise and the directions, together with the image's number.
+        seed: Seed of the noise and the directions, together with the image's number.
         quiet: Whether to show no progress.
 
     Returns:
-        For each name of a metric and each kind, ``(images, steps)``.
+        For each name of a metric and each kind, ``(images, steps)``; the kind ``yardstick`` is a blur of sigma 1.
     """
+    kinds = {**LADDERS, "yardstick": YARDSTICK}
     rows: dict[str, dict[str, list[NDArray[np.float64]]]] = {
-        metric.name: {kind: [] for kind in LADDERS} for metric in metrics
+        metric.name: {kind: [] for kind in kinds} for metric in metrics
     }
     for number, path in enumerate(tqdm(paths, unit="image", disable=quiet)):
         original = read_image(path)[0].permute(1, 2, 0).numpy()
-        ladders = {kind: make_steps(original, ladder, (seed, number)) for kind, ladder in LADDERS.items()}
+        ladders = {kind: make_steps(original, ladder, (seed, number)) for kind, ladder in kinds.items()}
         pixels = np.stack([original, *(step for steps in ladders.values() for step in steps)])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
         for metric in metrics:
             distances = iter(metric.distances(images.split(1))[0].double().tolist())
             for kind, steps in ladders.items():
                 rows[metric.name][kind].append(np.array([next(distances) for _ in steps]))
-    return {name: {kind: np.stack(values) for kind, values in kinds.items()} for name, kinds in rows.items()}
+    return {name: {kind: np.stack(values) for kind, values in of.items()} for name, of in rows.items()}
 
 
 def count_ordered(distances: NDArray[np.float64]) -> list[int]:
@@ -193,20 +186,40 @@ def count_ordered(distances: NDArray[np.float64]) -> list[int]:
     return counts
 
 
-def format_table(measured: Mapping[str, Distances]) -> str:
-    """A row for each metric, a column for each kind: the share ordered rightly, and of how many."""
-    rows = [["", *LADDERS]]
+def sizes(kinds: Distances) -> dict[str, list[float]]:
+    """Median distance of each step over the images, relative to that of a blur of sigma 1."""
+    unit = np.median(kinds["yardstick"]) or np.nan  # plain images, which no blur changes, have no unit
+    return {kind: (np.median(kinds[kind], axis=0) / unit).tolist() for kind in LADDERS}
+
+
+def format_order(measured: Mapping[str, Distances]) -> str:
+    """One row per metric, one column per kind: the share ordered rightly, and the counts."""
+    rows = []
     for name, kinds in measured.items():
-        row = [name]
-        for distances in kinds.values():
-            ordered, pairs = sum(count_ordered(distances)), distances[:, 1:].size
-            row.append(f"{ordered / pairs:.3f} {ordered}/{pairs}")
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # Names to the left, numbers to the right.
-    return "\n".join(
-        "  ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row)) for row in rows
-    )
+        counts = [(sum(count_ordered(kinds[kind])), kinds[kind][:, 1:].size) for kind in LADDERS]
+        rows.append([name, *(f"{ordered / pairs:.3f} {ordered}/{pairs}" for ordered, pairs in counts)])
+    return _align(["", *LADDERS], rows)
+
+
+def format_sizes(measured: Mapping[str, Distances]) -> str:
+    """One row per metric, one column per kind, each with one number per step; and the lines on shifts."""
+    relative = {name: sizes(kinds) for name, kinds in measured.items()}
+    rows = [[name, *(" ".join(map(_short, steps[kind])) for kind in LADDERS)] for name, steps in relative.items()]
+    shifts = []
+    for name, kinds in measured.items():
+        worse = float((kinds["shift"][:, 0] > kinds["yardstick"][:, 0]).mean())
+        shifts.append([name, *map(format_number, relative[name]["shift"][:2]), f"{worse:.0%}"])
+    head = ["shift relative to blur of sigma 1", "1 pixel", "2 pixels", "1 pixel is more in"]
+    return f"{_align(['', *LADDERS], rows)}\n{_align(head, shifts)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _align(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ("left", *["right"] * (len(head) - 1))
+    return tabulate(rows, head, tablefmt="plain", colalign=align, disable_numparse=True)
 
 
 def draw(measured: Mapping[str, Distances], path: Path) -> None:
@@ -231,30 +244,33 @@ def draw(measured: Mapping[str, Distances], path: Path) -> None:
 
 
 def report(measured: Mapping[str, Distances]) -> dict[str, dict[str, object]]:
-    """What is written as JSON: counts and mean distances, step by step."""
+    """Counts, mean distances and sizes for JSON, step by step."""
     return {
         name: {
             kind: {
                 "strengths": LADDERS[kind].strengths,
-                "pairs": distances[:, 1:].size,
-                "ordered": sum(count_ordered(distances)),
-                "ordered_to_next_step": count_ordered(distances),
-                "mean_distances": distances.mean(0).tolist(),
+                "pairs": kinds[kind][:, 1:].size,
+                "ordered": sum(count_ordered(kinds[kind])),
+                "ordered_to_next_step": count_ordered(kinds[kind]),
+                "mean_distances": kinds[kind].mean(0).tolist(),
+                "relative_to_blur_of_sigma_1": sizes(kinds)[kind],
             }
-            for kind, distances in kinds.items()
+            for kind in LADDERS
         }
         for name, kinds in measured.items()
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, write picture and JSON."""
+    """Measure, print the tables, write picture and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of images, at least 32 pixels a side")
     parser.add_argument("--count", type=int, default=50, help="images to take (50)")
     parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), help="default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise and the directions of shifts (0)")
+    peers = ["l2", "ssim", "lpips-alex", "lpips-squeeze"]
+    parser.add_argument("--peers", nargs="*", default=peers, metavar="NAME", help=f"default: {' '.join(peers)}")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise and the directions of shifts (0)")
     parser.add_argument("--picture", type=Path, help="draw the mean curves into this PNG")
     parser.add_argument("--json", type=Path, help="write counts and mean distances")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -276,7 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python": platform.python_version(),
     }
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    metrics = choose_metrics(options.weights, options.forms)
+    metrics = make_metrics([f"afv:{form}" for form in options.forms], Choice([options.weights]))
+    metrics += peers_at_hand(options.peers)
     bundle = {"name": metrics[0].bundle, "hash": metrics[0].bundle_hash}
     print(f"bundle {bundle['name']}, sha256 {bundle['hash']}")
     print(f"{len(paths)} images, {paths[0].name} to {paths[-1].name}, seed {options.seed}")
@@ -284,12 +301,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"  {kind}: {', '.join(f'{strength:g}' for strength in ladder.strengths)} ({ladder.unit})")
     measured = measure(metrics, paths, options.seed, options.quiet)
     print("neighbouring steps ordered rightly")
-    print(format_table(measured))
+    print(format_order(measured))
+    print("median distance of each step, relative to a blur of sigma 1")
+    print(format_sizes(measured))
     if options.picture:
         draw(measured, options.picture)
     if options.json:
         settings = {"images": [path.name for path in paths], "seed": options.seed}
-        content = {"versions": versions, "bundle": bundle, **settings, "metrics": report(measured)}
+        content = finite({"versions": versions, "bundle": bundle, **settings, "metrics": report(measured)})
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -248,7 +248,7 @@ class Monitor:
         scores: dict[str, dict[str, float]] = {form: {} for form in FORMS}
         for judged in self.judged:
             distances = {form: np.empty((len(judged), len(judged.images[0]) - 1)) for form in FORMS}
-            for batch in batches([judged], 64, device=self.device, workers=0):
+            for batch in batches(judged, 64, device=self.device, workers=0):
                 # In [0, 1], where a bright image is no reason to warn.
                 first, *others = ((images + 1) / 2 for images in batch.images)
                 for form, metric in metrics.items():

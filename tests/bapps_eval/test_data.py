@@ -131,13 +131,19 @@ def test_root_names_a_missing_folder(root: Path) -> None:
         read_root(root)
 
 
-def test_root_ignores_hidden_files_only(root: Path) -> None:
-    (root / "2afc/val/cnn/p0/.DS_Store").touch()
-    (root / "2afc/val/.cache").mkdir()
-    assert len(read_root(root)) == 3
-    (root / "2afc/val/cnn/p0/notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match="notes"):
-        read_root(root)
+def test_foreign_files_are_passed_over_and_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = [judged.images for judged in read_root(root)]
+    assert caplog.text == ""
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (root / "2afc/val/cnn/p0" / name).touch()
+        (root / "2afc/val/cnn/judge" / name).touch()
+    for folder in (".cache", "@eaDir", "__MACOSX", "cnn/@eaDir", "cnn/p1/@eaDir"):
+        (root / "2afc/val" / folder).mkdir()
+        (root / "2afc/val" / folder / "000000.png").touch()
+    (root / "2afc/val/Thumbs.db").touch()
+    assert [judged.images for judged in read_root(root)] == expected
+    assert "bapps: 12 foreign files or folders passed over, first " in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_root_refuses_two_images_of_one_item(root: Path) -> None:
@@ -274,6 +280,12 @@ def test_pairs_name_what_is_wrong(tmp_path: Path, text: str, message: str) -> No
     save_grey(tmp_path / "a.png", 0)
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"list\.csv.*{message}"):
+        read_pairs(tmp_path / "list.csv")
+
+
+def test_pairs_name_a_list_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"reference,distorted,distance\n\xff\xfe,b,1\n")
+    with pytest.raises(ValueError, match=r"list\.csv is no CSV list in UTF-8"):
         read_pairs(tmp_path / "list.csv")
 
 

@@ -121,6 +121,11 @@ def _fetch_2afc(server: Server, root: Path, **settings: object) -> list[Path]:
     return download(root, tasks=["2afc"], url=server.url, quiet=True, **settings)  # type: ignore[arg-type]
 
 
+def names_in(folder: Path) -> list[str]:
+    """All but the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".downloads.lock")
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
 
@@ -134,7 +139,7 @@ def test_archives_are_unpacked_into_the_layout(
     assert _files(root / "2afc") == _files(original / "2afc")
     assert _files(root / "jnd") == _files(original / "jnd")
     assert len(read_root(root)) == 3
-    assert sorted(path.name for path in root.iterdir()) == ["2afc", "downloads.json", "jnd"]
+    assert names_in(root) == ["2afc", "downloads.json", "jnd"]
     record = json.loads((root / "downloads.json").read_text())
     assert record[NAME] == {
         "url": f"{server.url}{NAME}",
@@ -175,6 +180,29 @@ def test_a_later_call_goes_on_too(server: Server, archive: bytes, tmp_path: Path
     _fetch_2afc(server, root)
     assert server.requests == [(f"/dataset/{NAME}", "bytes=300-")]
     assert not (root / f"{NAME}.part").exists()
+
+
+def test_a_later_call_does_not_mix_two_versions(server: Server, archive: bytes, original: Path, tmp_path: Path) -> None:
+    server.most = [100] + [0] * 20
+    with pytest.raises(ConnectionError):
+        _fetch_2afc(server, tmp_path / "root")
+    changed = server.serve(save_archive(tmp_path / NAME, original / "2afc", "other/"))
+    server.most = []
+    _fetch_2afc(server, tmp_path / "root")
+    assert server.requests[-1][1] == "bytes=100-"  # which the server does not honour, as the file is another one
+    record = json.loads((tmp_path / "root/downloads.json").read_text())
+    assert record[NAME]["sha256"] == hashlib.sha256(changed).hexdigest()
+    assert names_in(tmp_path / "root") == ["2afc", "downloads.json"]
+
+
+def test_two_at_once_fetch_once(server: Server, archive: bytes, tmp_path: Path) -> None:
+    threads = [Thread(target=_fetch_2afc, args=(server, tmp_path / "root")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 1
+    assert len(read_root(tmp_path / "root")) == 2
 
 
 def test_a_part_that_is_whole_is_not_fetched_again(server: Server, archive: bytes, tmp_path: Path) -> None:
@@ -236,7 +264,7 @@ def test_a_body_cut_short_without_a_length(server: Server, archive: bytes, tmp_p
     server.lengths, server.most = False, [len(archive) - 3]
     with pytest.raises(ValueError, match=rf"{NAME}.part is truncated, damaged or no archive"):
         _fetch_2afc(server, tmp_path / "root")
-    assert list((tmp_path / "root").iterdir()) == []
+    assert names_in(tmp_path / "root") == []
 
 
 def test_passing_errors_of_the_server(server: Server, archive: bytes, tmp_path: Path) -> None:
@@ -264,7 +292,7 @@ def test_nobody_there(server: Server, tmp_path: Path) -> None:
 def test_a_sha256_that_is_given(server: Server, archive: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{NAME} has the sha256 [0-9a-f]{{64}}, and not 00, as given"):
         _fetch_2afc(server, tmp_path / "root", sha256={NAME: "00"})
-    assert list((tmp_path / "root").iterdir()) == []
+    assert names_in(tmp_path / "root") == []
     _fetch_2afc(server, tmp_path / "root", sha256={NAME: hashlib.sha256(archive).hexdigest().upper()})
     assert len(read_root(tmp_path / "root")) == 2
 
@@ -276,7 +304,7 @@ def test_a_sha256_that_was_recorded(server: Server, archive: bytes, original: Pa
     server.serve(save_archive(tmp_path / NAME, original / "2afc", "other/"))
     with pytest.raises(ValueError, match=rf"and not {hashlib.sha256(archive).hexdigest()}, as .*downloads.json has it"):
         _fetch_2afc(server, root)
-    assert [path.name for path in root.iterdir()] == ["downloads.json"]
+    assert names_in(root) == ["downloads.json"]
     server.files[f"/dataset/{NAME}"] = archive
     _fetch_2afc(server, root)
     assert len(read_root(root)) == 2
@@ -297,7 +325,7 @@ def test_disks_that_are_too_small(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=int(2.5 * len(archive)) - 1))
     with pytest.raises(OSError, match=r"GB free, but the archive and what is in it take .* GB"):
         _fetch_2afc(server, tmp_path / "root")
-    assert list((tmp_path / "root").iterdir()) == []
+    assert names_in(tmp_path / "root") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=int(2.5 * len(archive))))
     _fetch_2afc(server, tmp_path / "root")
 
@@ -309,7 +337,7 @@ def test_hostile_archives_leave_nothing(server: Server, tmp_path: Path, kind: st
     (tmp_path / "outer").mkdir()
     with pytest.raises(ValueError, match="is refused"):
         _fetch_2afc(server, tmp_path / "outer/root")
-    assert [path.name for path in (tmp_path / "outer").rglob("*")] == ["root"]
+    assert [path.name for path in (tmp_path / "outer").rglob("[!.]*")] == ["root"]
 
 
 def test_bombs_leave_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +345,7 @@ def test_bombs_leave_nothing(server: Server, tmp_path: Path, monkeypatch: pytest
     server.serve(save_members(tmp_path / NAME, [(tarfile.TarInfo("val/cnn/ref/0.png"), bytes(1 << 20))]))
     with pytest.raises(ValueError, match=r"is refused: it unpacks to over"):
         _fetch_2afc(server, tmp_path / "root")
-    assert list((tmp_path / "root").iterdir()) == []
+    assert names_in(tmp_path / "root") == []
 
 
 def test_one_file_in_two_places(server: Server, tmp_path: Path) -> None:
@@ -331,7 +359,7 @@ def test_archives_of_something_else(server: Server, tmp_path: Path) -> None:
     server.serve(save_members(tmp_path / NAME, [(tarfile.TarInfo("train/cnn/ref/0.png"), b"x")]))
     with pytest.raises(ValueError, match="has no files 2afc/val/<family>/<folder>/<file>"):
         _fetch_2afc(server, tmp_path / "root")
-    assert list((tmp_path / "root").iterdir()) == []
+    assert names_in(tmp_path / "root") == []
 
 
 def test_files_that_belong_nowhere_are_told(

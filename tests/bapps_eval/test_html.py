@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from judged_sets import save_grey, save_pairs, save_root
 from PIL import Image
 
 from bapps_eval import html
-from bapps_eval.data import read_pairs, read_root
+from bapps_eval.data import JudgedSet, read_pairs, read_root
 from bapps_eval.html import write_html
 from bapps_eval.report import make_report
-from bapps_eval.results import MetricRecord, Results
+from bapps_eval.results import MetricRecord, Results, plan_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -38,7 +38,15 @@ def results(tmp_path: Path) -> Results:
         triplets = len(judged.images[0]) == 3
         best.append(np.stack([2 - far, 1 + far], 1) if triplets else far[:, None])
         worst.append(best[-1][:, ::-1] if triplets else -best[-1])
-    return Results(sets, [MetricRecord("best"), MetricRecord("worst")], [best, worst], {"limit": None, "split": "val"})
+    return make(sets, [MetricRecord("best"), MetricRecord("worst")], zip(best, worst, strict=True))
+
+
+def make(sets: Sequence[JudgedSet], metrics: Sequence[MetricRecord], distances: Iterable[object]) -> Results:
+    """Results of given distances, by set, by metric."""
+    results = plan_results(sets, metrics, {"limit": None, "split": "val"})
+    for place, values in zip(results.distances, distances, strict=True):
+        place[:] = values
+    return results
 
 
 def write(path: Path, results: Results, gallery: int = 12) -> str:
@@ -89,10 +97,10 @@ def test_gallery_has_the_items_on_which_metric_and_people_disagree(results: Resu
 
 def test_gallery_is_ordered_and_cut(results: Results, tmp_path: Path) -> None:
     # People put the pairs at places 1, 3 and 2; this metric at 3, 2 and 1.
-    distances = [*results.distances[0][:3], np.array([[9.0], [2.0], [1.0]])]
-    data = data_of(write(tmp_path / "page.html", replace(results, distances=[results.distances[0], distances])))
+    results.distances[3][1] = [[9.0], [2.0], [1.0]]
+    data = data_of(write(tmp_path / "page.html", results))
     assert [item["name"] for item in items_of(data, "worst", "noise")] == ["grey10", "grey20", "grey30"]
-    page = write(tmp_path / "page.html", replace(results, distances=[results.distances[0], distances]), gallery=1)
+    page = write(tmp_path / "page.html", results, gallery=1)
     assert [item["name"] for item in items_of(data_of(page), "worst", "noise")] == ["grey10"]
 
 
@@ -158,7 +166,7 @@ def test_votes_are_classed_by_how_sure_people_were(results: Results, tmp_path: P
     votes = np.array([0.4, 0.6, 1 / 3, 0, 1, 0.8])
     judged = replace(results.sets[0], images=[results.sets[0].images[0]] * 6, judged=votes)
     distances = np.array([[1.0, 2.0]] * 6)  # it always sides with 1 - p
-    page = write(tmp_path / "page.html", Results([judged], [MetricRecord("l2")], [[distances]]))
+    page = write(tmp_path / "page.html", make([judged], [MetricRecord("l2")], [[distances]]))
     assert data_of(page)["sets"][0]["votes"] == [
         {"unanimity": 0.622, "items": 3, "scores": [round((0.6 + 0.4 + 2 / 3) / 3, 4)]},
         {"unanimity": 0.8, "items": 1, "scores": [0.2]},
@@ -188,6 +196,13 @@ def test_partial_sets_are_marked(results: Results, tmp_path: Path) -> None:
     assert '<th scope="col">cnn*</th>' in page
     assert "* partial: 2afc/cnn: 2 of 4,720 items" in page
     assert "2afc/cnn*" in [judged["name"] for judged in data_of(page)["sets"]]
+
+
+def test_undefined_scores_are_null_and_a_dash(results: Results, tmp_path: Path) -> None:
+    noise = replace(results.sets[3], judged=np.ones(3))
+    page = write(tmp_path / "page.html", replace(results, sets=[*results.sets[:3], noise]))
+    assert data_of(page)["bars"][-1]["scores"] == [[None] * 3] * 2
+    assert '<th scope="row">worst</th><td>-</td>' in page
 
 
 def browse(page: Path, choice: str, folder: Path) -> str:
@@ -241,6 +256,18 @@ def test_browser_draws_plots_and_gallery(results: Results, tmp_path: Path) -> No
     assert gallery.count('<img src="data:image/png;base64,') == 3 * 3 + 6 * 2
     assert "000000: people find the right one nearer, worst the left one." in gallery
     assert "75 % of people<br>worst 1.75" in gallery
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_browser_draws_undefined_scores(results: Results, tmp_path: Path) -> None:
+    sets = [
+        *results.sets[:2],
+        replace(results.sets[2], judged=np.zeros(4)),
+        replace(results.sets[3], judged=np.ones(3)),
+    ]
+    write(tmp_path / "page.html", replace(results, sets=sets))
+    bars = parts(browse(tmp_path / "page.html", "", tmp_path), "bars")
+    assert 'aria-label="noise: best - (- to -)' in bars
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,44 +34,61 @@ def _pairs(folder: Path, sizes: Sequence[tuple[int, int]], name: str = "greys") 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_every_item_comes_once_with_its_images(tmp_path: Path, workers: int, batch_size: int) -> None:
     sizes = [(8, 8), (8, 12), (12, 8), (8, 12), (8, 8), (8, 12), (8, 12)]
-    sets = [_pairs(tmp_path, sizes, "first"), _pairs(tmp_path, sizes[:3], "second")]
     seen = []
-    for batch in batches(sets, batch_size, workers=workers):
-        assert len(batch.sets) == len(batch.rows) == len(batch.images[0]) <= batch_size
-        for index, row, first, second in zip(batch.sets, batch.rows, *batch.images, strict=True):
+    for batch in batches(_pairs(tmp_path, sizes), batch_size, workers=workers):
+        assert batch.errors == {}
+        assert len(batch.rows) == len(batch.images[0]) <= batch_size
+        for row, first, second in zip(batch.rows, *batch.images, strict=True):
             assert first.shape == second.shape == (3, *sizes[row])
             assert first.unique().tolist() == pytest.approx([row / 127.5 - 1])
             assert second.unique().tolist() == pytest.approx([(255 - row) / 127.5 - 1])
-            seen.append((index, row))
-    assert sorted(seen) == [(0, row) for row in range(7)] + [(1, row) for row in range(3)]
+            seen.append(row)
+    assert sorted(seen) == list(range(7))
 
 
-def test_batches_go_over_the_borders_of_sets(tmp_path: Path) -> None:
-    sets = [_pairs(tmp_path, [(8, 8)] * 5, "first"), _pairs(tmp_path, [(8, 8)] * 4, "second")]
-    assert [batch.sets.tolist() for batch in batches(sets, 3)] == [[0, 0, 0], [0, 0, 1], [1, 1, 1]]
-
-
-def test_triplets_and_pairs_are_kept_apart(tmp_path: Path) -> None:
-    sets = read_root(save_root(tmp_path))
-    found = [(batch.sets.tolist(), len(batch.images)) for batch in batches(sets, 64)]
-    assert found == [([0, 1, 1], 3), ([2, 2, 2, 2], 2)]
-
-
-def test_rare_sizes_wait_for_others_but_not_beyond_their_set(tmp_path: Path) -> None:
+def test_rare_sizes_wait_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = (12, 12), (8, 8)
-    sets = [
-        _pairs(tmp_path, [small, large, small, small, large, small], "mixed"),
-        _pairs(tmp_path, [small] * 4, "plain"),
-    ]
-    found = [list(zip(batch.sets.tolist(), batch.rows.tolist(), strict=True)) for batch in batches(sets, 2)]
-    assert found == [[(0, 0), (0, 2)], [(0, 1), (0, 4)], [(0, 3), (0, 5)], [(1, 0), (1, 1)], [(1, 2), (1, 3)]]
-    lonely = [_pairs(tmp_path, [small, large], "lonely"), _pairs(tmp_path, [small] * 4, "plain")]
-    found = [list(zip(batch.sets.tolist(), batch.rows.tolist(), strict=True)) for batch in batches(lonely, 2)]
-    assert found[:2] == [[(0, 0)], [(0, 1)]]
+    mixed = _pairs(tmp_path, [small, large, small, small, large, small])
+    assert [batch.rows.tolist() for batch in batches(mixed, 2)] == [[0, 2], [1, 4], [3, 5]]
+    assert [batch.rows.tolist() for batch in batches(_pairs(tmp_path, [small, large]), 2)] == [[0], [1]]
+    monkeypatch.setattr(loader, "_MOST_WAITING", 1)
+    many = _pairs(tmp_path, [(8 + row, 8) for row in range(7)])
+    waited: list[int] = []
+    real = loader.read_image_source
+
+    def counting(source: Path, side: int | None) -> torch.Tensor:
+        waited.append(0)
+        return real(source, side)
+
+    monkeypatch.setattr(loader, "read_image_source", counting)
+    assert next(batches(many, 2, workers=0)).rows.tolist() == [0]
+    assert len(waited) == 8  # four pairs, and not all seven
+
+
+def test_rows_can_be_chosen(tmp_path: Path) -> None:
+    judged = _pairs(tmp_path, [(8, 8)] * 5)
+    (batch,) = batches(judged, 64, rows=np.array([1, 4]))
+    assert batch.rows.tolist() == [1, 4]
+    assert batch.images[0][:, 0, 0, 0].tolist() == pytest.approx([row / 127.5 - 1 for row in (1, 4)])
+    assert list(batches(judged, 64, rows=np.array([], int))) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_item_that_cannot_be_read_is_named_and_the_others_come(tmp_path: Path, workers: int) -> None:
+    judged = _pairs(tmp_path, [(8, 8)] * 6)
+    (tmp_path / "greys/4b.png").write_bytes(b"not an image")
+    save_grey(tmp_path / "greys/2b.png", 0, 9, 9)
+    found = list(batches(judged, 2, workers=workers))
+    assert sorted(row for batch in found for row in batch.rows) == list(range(6))
+    errors = {row: error for batch in found for row, error in batch.errors.items()}
+    assert errors.keys() == {2, 4}
+    assert re.match(r"these images should have one size: .*2a.png, .*2b.png", errors[2])
+    assert re.match(r"cannot read the image .*4b.png: cannot identify", errors[4])
+    assert all(len(batch.images) == (0 if batch.errors else 2) for batch in found)
 
 
 def test_numbers_span_exactly_minus_one_to_one(tmp_path: Path) -> None:
-    (batch,) = batches([_pairs(tmp_path, [(8, 8)] * 2)], 2)
+    (batch,) = batches(_pairs(tmp_path, [(8, 8)] * 2), 2)
     first, second = batch.images
     assert first.dtype == torch.float32
     assert torch.equal(first[0], -torch.ones(3, 8, 8))
@@ -78,11 +96,11 @@ def test_numbers_span_exactly_minus_one_to_one(tmp_path: Path) -> None:
 
 
 def test_images_are_contiguous_slices_of_one_copy(tmp_path: Path) -> None:
-    (batch,) = batches(read_root(save_root(tmp_path), tasks=["2afc"]), 64)
+    (batch,) = batches(read_root(save_root(tmp_path), families=["cnn"])[0], 64)
     storages = {image.untyped_storage().data_ptr() for image in batch.images}
     assert len(storages) == 1
     assert all(image.is_contiguous(memory_format=torch.channels_last) for image in batch.images)
-    assert batch.images[0].untyped_storage().nbytes() == 9 * 3 * 64 * 64 * 4
+    assert batch.images[0].untyped_storage().nbytes() == 6 * 3 * 64 * 64 * 4
 
 
 def test_a_repeated_image_is_decoded_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +112,7 @@ def test_a_repeated_image_is_decoded_once_a_batch(tmp_path: Path, monkeypatch: p
         return read_image_source(source, side)
 
     monkeypatch.setattr(loader, "read_image_source", counting)
-    greys = [second.unique().item() for batch in batches([judged], 4, workers=0) for second in batch.images[1]]
+    greys = [second.unique().item() for batch in batches(judged, 4, workers=0) for second in batch.images[1]]
     assert greys == pytest.approx([level / 127.5 - 1 for level in range(9)])
     assert reads == Counter(["black.png"] * 3 + [f"grey{level}.png" for level in range(9)])
 
@@ -109,42 +127,17 @@ def test_repeated_images_survive_waiting(tmp_path: Path) -> None:
         levels.append((side, 100 + row))
     judged = PairSet("turns", tmp_path, images, np.arange(11.0), np.zeros(11, int))
     seen = {}
-    for batch in batches([judged], 4, workers=0):
+    for batch in batches(judged, 4, workers=0):
         for row, first, second in zip(batch.rows, *batch.images, strict=True):
             seen[int(row)] = tuple(round((image.unique().item() + 1) * 127.5) for image in (first, second))
     assert seen == dict(enumerate(levels))
 
 
-def test_rows_can_be_chosen(tmp_path: Path) -> None:
-    sets = [_pairs(tmp_path, [(8, 8)] * 5, "first"), _pairs(tmp_path, [(8, 8)] * 4, "second")]
-    (batch,) = batches(sets, 64, rows=[np.array([1, 4]), np.array([0])])
-    assert (batch.sets.tolist(), batch.rows.tolist()) == ([0, 0, 1], [1, 4, 0])
-    assert batch.images[0][:, 0, 0, 0].tolist() == pytest.approx([row / 127.5 - 1 for row in (1, 4, 0)])
-    assert list(batches(sets, 64, rows=[np.array([], int)] * 2)) == []
-
-
 def test_families_of_bapps_have_64_pixels(tmp_path: Path) -> None:
     save_family(tmp_path / "2afc/val/cnn", [((0, 100, 200), 0.5)])
     save_family(tmp_path / "2afc/val/mine", [((0, 100, 200), 0.5)])
-    assert [batch.images[0].shape[2:] for batch in batches(read_root(tmp_path), 2)] == [(64, 64), (8, 8)]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_images_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
-    judged = _pairs(tmp_path, [(8, 8), (8, 8)])
-    save_grey(tmp_path / "greys/1b.png", 0, 8, 9)
-    with pytest.raises(ValueError, match=r"^these images should have one size: .*1a.png, .*1b.png$"):
-        list(batches([judged], 2, workers=workers))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_are_named_after_what_came_before(tmp_path: Path, workers: int) -> None:
-    judged = _pairs(tmp_path, [(8, 8)] * 6)
-    (tmp_path / "greys/4b.png").write_bytes(b"not an image")
-    found = batches([judged], 2, workers=workers)
-    assert [next(found).rows.tolist() for _ in range(2)] == [[0, 1], [2, 3]]
-    with pytest.raises(ValueError, match=r"^cannot read the image .*4b.png: cannot identify"):
-        next(found)
+    sets = read_root(tmp_path)
+    assert [batch.images[0].shape[2:] for judged in sets for batch in batches(judged, 2)] == [(64, 64), (8, 8)]
 
 
 def test_workers_are_other_processes_and_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +150,7 @@ def test_workers_are_other_processes_and_do_not_stay(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(loader, "read_image_source", telling)
     judged = _pairs(tmp_path, [(8, 8)] * 6)
-    started = batches([judged], 1, workers=2)
+    started = batches(judged, 1, workers=2)
     next(started)
     started.close()
     seen = {int(path.name) for path in processes.iterdir()}
@@ -189,8 +182,8 @@ def test_default_number_of_workers(
 
     def decoded(chunks: list[object], workers: int, device: torch.device) -> list[list[object]]:
         asked.append(workers)
-        return [[] for _ in chunks]
+        return []
 
     monkeypatch.setattr(loader, "_decoded", decoded)
-    list(batches([_pairs(tmp_path, [(8, 8)] * items)], 1))
+    list(batches(_pairs(tmp_path, [(8, 8)] * items), 1))
     assert asked == [expected]

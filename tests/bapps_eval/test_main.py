@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from judged_sets import save_pairs, save_root
 
 import bapps_eval.__main__ as command
 from bapps_eval.__main__ import main
-from bapps_eval.results import load_results
+from bapps_eval.results import Measured, Recorder, load_results
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +46,8 @@ def run(*arguments: object, metrics: Sequence[str] = ("l2",)) -> int:
 
 
 def test_scores_by_hand(root: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "markdown", "html", "npz")}
-    outputs = [text for name, file in files.items() for text in (f"--{name.replace('npz', 'results')}", file)]
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "markdown", "html", "jsonl")}
+    outputs = [text for name, file in files.items() for text in (f"--{name.replace('jsonl', 'results')}", file)]
     assert run("--root", root, "--pairs", pairs, *outputs, metrics=["l2", "ssim"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -66,9 +65,9 @@ def test_scores_by_hand(root: Path, pairs: Path, tmp_path: Path, capsys: pytest.
         lines = {(line["metric"], line["set"], line["measure"]): line for line in csv.DictReader(file)}
     assert float(lines["l2", "2afc/cnn", "2AFC"]["score"]) == 0.625
     assert float(lines["l2", "noise", "SROCC"]["score"]) == pytest.approx(0.5)
-    assert "| l2 | 1.000 [1.000, 1.000]" in files["markdown"].read_text()
+    assert re.search(r"\| l2 +\| +1.000 \[1.000, 1.000\]", files["markdown"].read_text())
     assert "<title>" in files["html"].read_text()
-    assert load_results(files["npz"]).distances[0][0].shape == (1, 2)
+    assert load_results(files["jsonl"]).distances[0].shape == (2, 1, 2)
 
 
 def test_the_report_is_made_again_without_images(
@@ -78,12 +77,12 @@ def test_the_report_is_made_again_without_images(
         files = {"--json": "a.json", "--csv": "a.csv", "--markdown": "a.md"}
         return [text for option, name in files.items() for text in (option, str(tmp_path / folder / name))]
 
-    assert run("--root", root, "--pairs", pairs, "--results", tmp_path / "a.npz", *outputs("one")) == 0
+    assert run("--root", root, "--pairs", pairs, "--results", tmp_path / "a.jsonl", *outputs("one")) == 0
     first = capsys.readouterr().out
     for image in [*root.rglob("*.png"), *tmp_path.glob("*.png")]:
         image.unlink()
     html = tmp_path / "two/a.html"
-    assert main(["report", str(tmp_path / "a.npz"), *outputs("two"), "--html", str(html)]) == 0
+    assert main(["report", str(tmp_path / "a.jsonl"), *outputs("two"), "--html", str(html)]) == 0
     assert capsys.readouterr().out == first
     for name in ("a.json", "a.csv", "a.md"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -96,21 +95,13 @@ def test_runs_are_reproducible(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_progress_is_on_stderr(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--pairs", str(pairs), "--metric", "l2", "--workers", "0"]) == 0
-    printed = capsys.readouterr()
-    assert "3/3" in printed.err
-    assert re.search(r"\d+ items a second, \d+% of the time waiting for images", printed.err)
-    assert "3/3" not in printed.out
-
-
 def test_default_root_is_bapps_root(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BAPPS_ROOT", str(root))
-    assert run("--results", tmp_path / "a.npz") == 0
+    assert run("--results", tmp_path / "a.jsonl") == 0
     assert "traditional*" in capsys.readouterr().out
-    assert load_results(tmp_path / "a.npz").settings["root"] == [str(root)]
+    assert load_results(tmp_path / "a.jsonl").settings["root"] == [str(root)]
 
 
 def test_pairs_alone_leave_bapps_out(
@@ -122,8 +113,8 @@ def test_pairs_alone_leave_bapps_out(
 
 
 def test_parts_of_bapps(root: Path, tmp_path: Path) -> None:
-    assert run("--root", root, "--task", "2afc", "--families", "cnn", "--results", tmp_path / "a.npz") == 0
-    assert [judged.name for judged in load_results(tmp_path / "a.npz").sets] == ["2afc/cnn"]
+    assert run("--root", root, "--task", "2afc", "--families", "cnn", "--results", tmp_path / "a.jsonl") == 0
+    assert [judged.name for judged in load_results(tmp_path / "a.jsonl").sets] == ["2afc/cnn"]
 
 
 def test_limited_sets_are_marked(root: Path, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +142,7 @@ def test_without_data_three_lines_say_what_to_do(tmp_path: Path, capsys: pytest.
         (["--pairs", "list.csv", "--workers", "-1"], "must be at least 0, got -1"),
         (["--pairs", "list.csv", "--device", "abacus"], "abacus"),
         (["--task", "3afc"], "invalid choice: '3afc'"),
-        (["report"], "RESULTS.npz"),
+        (["report"], "RESULTS"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,107 +152,110 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in capsys.readouterr().err
 
 
-def test_unknown_metrics_list_the_known(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--pairs", pairs, metrics=["l2", "l3"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: there is no metric 'l3'; there are ")
-    for name in ("afv:fisher", "ms-ssim", "lpips-alex-baseline", "MODULE:CALLABLE"):
-        assert name in error
+def test_metrics_are_checked_before_the_data_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--pairs", tmp_path / "lost.csv", metrics=["l2", "lpips"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no metric 'lpips'; did you mean lpips-alex or ")
 
 
-def test_errors_name_the_file(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--pairs", tmp_path / "lost.csv") == 1
-    assert "lost.csv" in capsys.readouterr().err
+def test_outputs_are_tried_before_the_work(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", pairs / "out.csv"):
+        for option in ("--csv", "--html", "--results"):
+            assert run("--pairs", tmp_path / "lost.csv", option, path) == 2
+            assert f"{option} cannot be written to {path}" in capsys.readouterr().err
+
+
+def test_wrong_input_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, message in (
+        (["--pairs", tmp_path / "lost.csv"], "lost.csv"),
+        (["--root", tmp_path / "nope"], "nope is not there"),
+        (["--root", root, "--resume"], "--results FILE"),
+    ):
+        assert run(*given) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert message in printed.err
+        assert (len(printed.err.splitlines()), printed.out) == (1, "")
+    assert main(["report", str(tmp_path / "lost.jsonl")]) == 2
+    assert "lost.jsonl" in capsys.readouterr().err
+
+
+def test_an_item_that_cannot_be_read_is_named_and_the_others_are_scored(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "2afc/val/cnn/p1/000001.png").write_text("not an image")
-    assert run("--root", root, "--csv", tmp_path / "out.csv") == 1
+    assert run("--root", root, "--csv", tmp_path / "out.csv", "--results", tmp_path / "a.jsonl") == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("error: cannot read the image ")
+    assert printed.err.startswith("error: 2afc/cnn: cannot read the image ")
     assert "2afc/val/cnn/p1/000001.png" in printed.err
-    assert printed.out == ""
-    assert not (tmp_path / "out.csv").exists()
-    assert main(["report", str(tmp_path / "lost.npz")]) == 1
-    assert "lost.npz" in capsys.readouterr().err
+    assert len(printed.err.splitlines()) == 1
+    assert "* partial: 2afc/cnn: 1 of 4,720 items" in printed.out
+    assert (tmp_path / "out.csv").exists()
+    assert main(["report", str(tmp_path / "a.jsonl")]) == 1
+    assert capsys.readouterr() == printed
+
+
+def test_foreign_files_are_counted_in_one_line(root: Path) -> None:
+    (root / "2afc/val/cnn/p1/Thumbs.db").touch()
+    (root / "2afc/val/@eaDir").mkdir()
+    command = [sys.executable, "-m", "bapps_eval", "--root", str(root), "--metric", "l2", "--quiet", "--workers", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith(f"{root}: 2 foreign files or folders passed over, first ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_leaves_does_not_cost_the_files(root: Path, tmp_path: Path) -> None:
+    given = ["--root", str(root), "--metric", "l2", "--quiet", "--workers", "0", "--json", str(tmp_path / "out.json")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "bapps_eval", *given]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "out.json").read_text())["metrics"]
+
+
+def test_an_interrupted_run_goes_on(
+    root: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--root", root, "--pairs", pairs, "--batch-size", 1]
+
+    def kept(name: str) -> list[object]:
+        return ["--results", tmp_path / f"{name}.jsonl", "--csv", tmp_path / f"{name}.csv"]
+
+    assert run(*given, *kept("whole")) == 0
+    whole = capsys.readouterr().out
+    write, written = Recorder.write, []
+
+    def stop(self: Recorder, index: int, items: Sequence[Measured]) -> None:
+        write(self, index, items)
+        written.append(index)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "write", stop)
+        assert run(*given, *kept("parts")) == 130
+        message = capsys.readouterr().err
+        assert (len(message.splitlines()), "--resume" in message, "parts.jsonl" in message) == (1, True, True)
+        written.clear()
+        assert run(*given) == 130
+        assert capsys.readouterr().err.startswith("interrupted; with --results FILE what is measured is kept")
+    assert len((tmp_path / "parts.jsonl").read_text().splitlines()) == 1 + 5
+    assert main(["report", str(tmp_path / "parts.jsonl")]) == 0
+    assert "unfinished; still to measure: jnd/cnn, noise." in capsys.readouterr().out
+    for _ in range(2):
+        assert run(*given, *kept("parts"), "--resume") == 0
+        assert capsys.readouterr().out == whole
+        assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+        assert len((tmp_path / "parts.jsonl").read_text().splitlines()) == 1 + 10
+    assert run(*given, *kept("parts"), "--resume", "--limit", 2) == 2
+    assert "limit was not there, now 2; set jnd/cnn has other items" in capsys.readouterr().err
 
 
 def test_unknown_bundle(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--pairs", pairs, "--weights", "no such bundle", metrics=["afv"]) == 2
     assert "no such bundle" in capsys.readouterr().err
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, sets: int, error: BaseException) -> list[str]:
-    """Let the command fail when so many sets are saved; gives the names of the sets that it has measured since."""
-    save, measured = command.save_results, []
-
-    def save_and_stop(path: Path, results: Any) -> None:
-        save(path, results)
-        measured.append(results.sets[-1].name)
-        if len(results.sets) == sets:
-            raise error
-
-    monkeypatch.setattr(command, "save_results", save_and_stop)
-    return measured
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("the power went")])
-def test_an_interrupted_run_goes_on(
-    root: Path,
-    pairs: Path,
-    tmp_path: Path,
-    error: BaseException,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    given = ["--root", root, "--pairs", pairs]
-
-    def kept(name: str) -> list[object]:
-        return ["--results", tmp_path / f"{name}.npz", "--csv", tmp_path / f"{name}.csv"]
-
-    assert run(*given, *kept("whole"), metrics=["l2", "ssim"]) == 0
-    whole = capsys.readouterr().out
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1, error)
-        status = run(*given, *kept("parts"), metrics=["l2", "ssim"])
-    assert status == (130 if isinstance(error, KeyboardInterrupt) else 1)
-    message = capsys.readouterr().err
-    assert len(message.splitlines()) == 1
-    assert "--resume" in message or isinstance(error, ValueError)
-    assert main(["report", str(tmp_path / "parts.npz")]) == 0
-    assert "unfinished; still to measure: 2afc/cnn, jnd/cnn, noise." in capsys.readouterr().out
-    measured = stop_after(monkeypatch, -1, error)
-    assert run(*given, *kept("parts"), "--resume", metrics=["l2", "ssim"]) == 0
-    assert measured == ["2afc/cnn", "jnd/cnn", "noise"]
-    assert capsys.readouterr().out == whole
-    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    one, other = (load_results(tmp_path / f"{name}.npz") for name in ("whole", "parts"))
-    np.testing.assert_equal(one.distances, other.distances)
-    assert other.unfinished == []
-    assert run(*given, *kept("parts"), "--resume", metrics=["l2", "ssim"]) == 0
-    assert len(measured) == 3
-    assert capsys.readouterr().out == whole
-
-
-def test_another_run_is_not_resumed(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "a.npz"
-    assert run("--root", root, "--results", file) == 0
-    before = file.read_bytes()
-    assert run("--root", root, "--results", file, "--resume", "--limit", 1, metrics=["ssim"]) == 1
-    error = capsys.readouterr().err
-    for difference in ("metric 1 was l2, now ssim", "limit was None, now 1", "2afc/cnn has other items"):
-        assert difference in error
-    assert file.read_bytes() == before
-    assert run("--root", root, "--resume") == 2
-    assert "--results FILE.npz" in capsys.readouterr().err
-
-
-def test_interrupted_without_results(
-    pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*arguments: object, **settings: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "measure", interrupt)
-    assert run("--pairs", pairs) == 130
-    assert capsys.readouterr().err.startswith("interrupted; with --results FILE.npz finished sets are kept")
 
 
 def test_download_fetches_what_was_asked_for(
@@ -291,7 +285,7 @@ def test_interrupted_download(root: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_two_processes_find_what_one_finds(
     root: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--root", root, "--pairs", pairs, "--results", tmp_path / "two.npz", "--resume"]
+    given = ["--root", root, "--pairs", pairs, "--results", tmp_path / "two.jsonl", "--resume"]
     assert run("--root", root, "--pairs", pairs, "--csv", tmp_path / "one.csv") == 0
     one = capsys.readouterr().out
     with socket.socket() as free:
@@ -312,4 +306,4 @@ def test_two_processes_find_what_one_finds(
     assert (status, second.returncode, said) == (0, 0, "")
     assert capsys.readouterr().out == one
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    assert len(load_results(tmp_path / "two.npz").sets) == 4
+    assert len(load_results(tmp_path / "two.jsonl").sets) == 4

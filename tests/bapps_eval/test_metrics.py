@@ -22,7 +22,7 @@ from afv_metric.files import sha256_of
 from afv_metric.metric import AFVDistance
 from afv_metric.train.export import random_bundle
 from bapps_eval import metrics
-from bapps_eval.metrics import Choice, Distance, Metric, l2, make_metrics, ms_ssim, psnr, ssim
+from bapps_eval.metrics import Choice, Distance, Metric, check_names, l2, make_metrics, ms_ssim, psnr, ssim
 
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 FORMS = ("fisher", "local", "activation")
@@ -272,10 +272,30 @@ def test_one_metric_given_twice() -> None:
         make_metrics(["afv", f"afv:{form}"], Choice([str(TINY_BUNDLE)]))
 
 
-@pytest.mark.parametrize("name", ["cosine", "afv:deep", "l2:", ":l2", "d-pool:fisher", ""])
-def test_unknown_names_are_answered_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"there is no metric '{name}'; there are afv, .*, piq:NAME, .*MODULE:CALL"):
-        make_metrics([name], Choice())
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("quark", "there are afv, "),
+        ("", "there are afv, "),
+        ("lpips", "did you mean lpips-alex or lpips-vgg or .*? There are afv, "),
+        ("alex", "did you mean lpips-alex or .*? There are afv, "),
+        ("sim", "did you mean ssim or .*? There are afv, "),
+        ("afv:activations", "did you mean afv:activation or .*? There are afv, "),
+        ("l2:", "did you mean .*l2.*? There are afv, "),
+        (":l2", "did you mean .*l2.*? There are afv, "),
+    ],
+)
+def test_unknown_names_are_answered_with_near_and_known_ones(name: str, hint: str) -> None:
+    message = rf"there is no metric '{name}'; {hint}.*, piq:NAME, .*MODULE:CALL".replace("?", "[?]")
+    for ask in (lambda: make_metrics([name], Choice()), lambda: check_names(["l2", name])):
+        with pytest.raises(ValueError, match=message):
+            ask()
+
+
+def test_names_are_checked_without_making_anything(module: str) -> None:
+    check_names(["afv", "lpips-vgg", "piq:fsim", f"{module}:Scaled"])
+    with pytest.raises(ValueError, match="cannot find the metric own_metrics:nothing"):
+        check_names(["l2", f"{module}:nothing"])
 
 
 @pytest.fixture
@@ -284,7 +304,7 @@ def untrained_lpips(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, bool], A
     lpips = pytest.importorskip("lpips")
     original, made = lpips.LPIPS, {}
 
-    def make(net: str, lpips: bool, verbose: bool) -> Any:
+    def make(net: str, verbose: bool, lpips: bool = True) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made[net, lpips] = original(net=net, lpips=lpips, verbose=verbose, pnet_rand=True)
@@ -313,11 +333,26 @@ def test_lpips_gives_the_distance_of_the_package(untrained_lpips: Any, net: str,
     assert passes == [12]
 
 
+def test_shift_tolerant_lpips_gives_the_distance_of_the_package() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("IPython", "torchsummary"):
+            pytest.importorskip(name)
+        package = pytest.importorskip("stlpips_pytorch.stlpips")
+        network = package.LPIPS(net="alex", variant="shift_tolerant", verbose=False)
+    images = _images(2, 64, 64)
+    (metric,) = make_metrics(["stlpips-alex"], Choice())
+    with torch.no_grad():
+        expected = _pairwise(lambda first, second: network(first, second).flatten(), images)
+    assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "package"),
     [
         ("lpips-alex", "lpips"),
         ("lpips-squeeze-baseline", "lpips"),
+        ("stlpips-alex", "stlpips_pytorch.stlpips"),
         ("dists", "piq"),
         ("ssim", "torchmetrics.functional.image"),
         ("ms-ssim", "torchmetrics.functional.image"),
@@ -327,7 +362,9 @@ def test_lpips_gives_the_distance_of_the_package(untrained_lpips: Any, net: str,
 )
 def test_a_missing_package_says_what_to_install(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{name} needs .* pip install 'afv-metric\[peers\]', or [a-z]+$"):
+    with pytest.raises(
+        ImportError, match=rf"{name} needs .* pip install ('afv-metric\[peers\]', or [a-z]+|stlpips-pytorch .*)$"
+    ):
         make_metrics([name], Choice())
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +16,20 @@ from scipy import stats
 from bapps_eval import scores
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 from bapps_eval.scores import (
-    SEED,
-    Comparison,
+    Sample,
     agreement,
     average_precision,
-    bootstrap,
     ceiling,
+    interval,
     kendall_correlation,
     linear_correlation,
     p_value,
     rank_correlation,
     score,
-    summarise,
+    score_set,
 )
+
+Comparison = Callable[..., np.ndarray]
 
 HERE = Path()
 CORRELATIONS = {
@@ -62,6 +66,16 @@ def _column(values: list[float] | np.ndarray) -> np.ndarray:
     return np.array(values, float)[:, None]
 
 
+def bootstrap(judged: JudgedSet, distances: Sequence[np.ndarray], resamples: int = 1000) -> dict[str, np.ndarray]:
+    """The resampled scores alone."""
+    return {name: sample.drawn for name, sample in score_set(judged, np.array(distances), resamples).items()}
+
+
+def generator_of(name: str) -> np.random.Generator:
+    """The random numbers of a set."""
+    return np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:32], 16))
+
+
 def test_agreement_sides_with_those_who_agree() -> None:
     first, second = np.array([2.0, 1.0, 3.0]), np.array([1.0, 2.0, 3.0])
     assert agreement(first, second, np.array([0.9, 0.9, 0.9])).tolist() == pytest.approx([0.9, 0.1, 0.5])
@@ -87,7 +101,7 @@ def test_average_precision_of_ties_does_not_depend_on_order() -> None:
 
 
 def test_average_precision_when_nobody_said_same() -> None:
-    assert average_precision(np.arange(3.0), np.zeros(3)) == 0
+    assert np.isnan(average_precision(np.arange(3.0), np.zeros(3)))
 
 
 def _official(name: str, data: dict[str, np.ndarray]) -> float:
@@ -156,11 +170,11 @@ def test_correlations_of_counts_equal_those_of_repeated_items(
 
 @pytest.mark.parametrize("correlation", CORRELATIONS)
 @pytest.mark.parametrize("value", [1.0, 0.1, 1e9 / 3])
-def test_correlations_of_a_constant(correlation: Comparison, value: float) -> None:
+def test_correlations_of_a_constant_are_undefined(correlation: Comparison, value: float) -> None:
     rising, constant, counts = np.arange(7.0), np.full(7, value), np.array([[1.0] * 7, [3, 0, 1, 0, 2, 1, 0]])
-    assert correlation(constant, rising, counts).tolist() == [0, 0]
-    assert correlation(rising, constant, counts).tolist() == [0, 0]
-    assert correlation(rising, rising, np.array([0, 0, 7.0, 0, 0, 0, 0])) == 0
+    assert np.isnan(correlation(constant, rising, counts)).all()
+    assert np.isnan(correlation(rising, constant, counts)).all()
+    assert np.isnan(correlation(rising, rising, np.array([0, 0, 7.0, 0, 0, 0, 0])))
 
 
 def test_linear_correlation_of_large_numbers_that_differ_little() -> None:
@@ -219,35 +233,23 @@ def _panels(votes: int, rng: np.random.Generator) -> np.ndarray:
     return rng.random((60_000, votes + 1)) < rng.random((60_000, 1))
 
 
-def test_ceiling_of_triplets_is_too_high_and_with_votes_is_not(rng: np.random.Generator) -> None:
-    # Somebody who was not asked, against the panel of five.
+def test_ceiling_is_what_one_of_the_panel_scores(rng: np.random.Generator) -> None:
     panel = _panels(5, rng)
     fractions = panel[:, 1:].mean(1)
+    one_of_the_panel = np.where(panel[:, 1], fractions, 1 - fractions).mean()
+    assert ceiling(_triplets(fractions)) == pytest.approx(one_of_the_panel, abs=0.005)
+    # Somebody who was not asked scores less: fractions are uniform, so 2 q (1 - q) / 5 is 2 / 6 / 5 on average.
     stranger = np.where(panel[:, 0], fractions, 1 - fractions).mean()
-    judged = _triplets(fractions)
-    assert ceiling(judged, votes=5) == pytest.approx(stranger, abs=0.005)
-    # Fractions are uniform, so 2 q (1 - q) / 5 is 2 / 6 / 5 on average.
-    assert ceiling(judged) == pytest.approx(stranger + 2 / 6 / 5, abs=0.005)
+    assert ceiling(_triplets(fractions)) == pytest.approx(stranger + 2 / 6 / 5, abs=0.005)
 
 
 def test_ceiling_of_same_or_not_is_the_average_precision_of_one(rng: np.random.Generator) -> None:
     panel = _panels(3, rng)
     fractions = panel[:, 1:].mean(1)
-    # Somebody who was not asked says "same", and that pair is at distance 0, or does not.
-    stranger = average_precision(1.0 - panel[:, 0], fractions)
-    assert ceiling(_same(fractions), votes=3) == pytest.approx(float(stranger), abs=0.005)
+    # One of the panel says "same", and that pair is at distance 0, or does not.
     one_of_the_panel = average_precision(1.0 - panel[:, 1], fractions)
     assert ceiling(_same(fractions)) == pytest.approx(float(one_of_the_panel), abs=0.005)
     assert ceiling(_same([0.0, 0.0])) is None
-
-
-def test_ceiling_with_a_wrong_number_of_votes() -> None:
-    judged = _triplets([np.float32(0.2), np.float32(0.6)])
-    assert ceiling(judged, votes=5) == pytest.approx((0.6 + 0.4) / 2)
-    with pytest.raises(ValueError, match="triplets has fractions that are not of 4 votes"):
-        ceiling(judged, votes=4)
-    with pytest.raises(ValueError, match="at least 2 votes, not 1"):
-        ceiling(judged, votes=1)
 
 
 def test_score_of_counts_is_that_of_each(rng: np.random.Generator) -> None:
@@ -255,27 +257,27 @@ def test_score_of_counts_is_that_of_each(rng: np.random.Generator) -> None:
     for judged in (_triplets(rng.random(12)), _same(rng.random(12)), _pairs(rng.random(12), [0, 1] * 6)):
         distances = rng.random((12, 2))
         together = score(judged, distances, counts)
-        assert judged.measure in together
         for name, values in together.items():
             one_by_one = [float(score(judged, distances, row)[name]) for row in counts]
             assert values.tolist() == pytest.approx(one_by_one)
             assert len(set(one_by_one)) == 6
 
 
-def test_bootstrap_is_seeded(rng: np.random.Generator) -> None:
+def test_intervals_of_a_set_depend_on_its_name_alone(rng: np.random.Generator) -> None:
     judged, distances = _triplets(rng.random(30)), [rng.random((30, 2))]
     first = bootstrap(judged, distances, resamples=50)["2AFC"]
     assert first.shape == (1, 50)
     assert np.array_equal(first, bootstrap(judged, distances, resamples=50)["2AFC"])
-    assert not np.array_equal(first, bootstrap(judged, distances, resamples=50, seed=1)["2AFC"])
+    other = bootstrap(replace(judged, name="other"), distances, resamples=50)["2AFC"]
+    assert not np.array_equal(first, other)
 
 
 def test_bootstrap_draws_items_with_replacement(rng: np.random.Generator) -> None:
     judged, distances = _triplets(rng.random(30)), rng.random((30, 2))
-    rows = np.random.default_rng(7).integers(30, size=(50, 30))
+    rows = generator_of("triplets").integers(30, size=(50, 30))
     sides = agreement(distances[:, 0], distances[:, 1], judged.judged)
     expected = sides[rows].mean(1)
-    assert bootstrap(judged, [distances], resamples=50, seed=7)["2AFC"][0] == pytest.approx(expected)
+    assert bootstrap(judged, [distances], resamples=50)["2AFC"][0] == pytest.approx(expected)
 
 
 def test_bootstrap_in_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,10 +286,8 @@ def test_bootstrap_in_blocks(rng: np.random.Generator, monkeypatch: pytest.Monke
         whole = bootstrap(judged, distances, resamples=50)
         with monkeypatch.context() as patch:
             patch.setattr(scores, "_BLOCK", 100)
-            parts = bootstrap(judged, distances, resamples=50)
-        assert parts.keys() == whole.keys() >= {judged.measure}
-        for name, values in parts.items():
-            assert values == pytest.approx(whole[name], abs=1e-12)
+            for name, values in bootstrap(judged, distances, resamples=50).items():
+                assert values == pytest.approx(whole[name], abs=1e-12)
 
 
 def test_bootstrap_of_kendall_stops_early_on_large_sets(
@@ -327,13 +327,13 @@ def test_bootstrap_draws_within_groups() -> None:
 
 def test_bootstrap_draws_every_group(rng: np.random.Generator) -> None:
     judged, distances = _pairs(rng.random(20), [0] * 8 + [1] * 12), rng.random(20)
-    generator = np.random.default_rng(7)
+    generator = generator_of("pairs")
     rows = [start + generator.integers(size, size=(30, size)) for start, size in ((0, 8), (8, 12))]
     expected = [
         np.mean([stats.spearmanr(distances[part[draw]], judged.judged[part[draw]]).statistic for part in rows])
         for draw in range(30)
     ]
-    drawn = bootstrap(judged, [_column(distances)], resamples=30, seed=7)[judged.measure]
+    drawn = bootstrap(judged, [_column(distances)], resamples=30)[judged.measure]
     assert drawn[0].tolist() == pytest.approx(expected)
 
 
@@ -351,63 +351,67 @@ def test_p_values_are_uniform_where_metrics_are_equally_good(rng: np.random.Gene
     found = []
     for seed in range(300):
         preferred, distances = rng.integers(0, 2, 100).astype(float), rng.random((2, 100, 2))
-        drawn = bootstrap(_triplets(preferred), list(distances), resamples=200, seed=seed)["2AFC"]
+        drawn = bootstrap(replace(_triplets(preferred), name=str(seed)), distances, resamples=200)["2AFC"]
         one, other = (float(_primary(_triplets(preferred), of_metric)) for of_metric in distances)
         found.append(p_value(other - one, drawn[1] - drawn[0]))
     assert np.mean(np.array(found) < 0.1) == pytest.approx(0.1, abs=0.06)
     assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.1)
 
 
-def test_summaries(rng: np.random.Generator) -> None:
+def test_p_value_and_interval_of_what_is_undefined() -> None:
+    assert np.isnan(p_value(np.nan, np.zeros(9)))
+    assert p_value(0.2, np.array([np.nan, 0.2, 0.2])) == 1 / 3
+    assert interval(np.array([np.nan, 1.0, np.nan])) == (1, 1)
+    assert np.isnan(interval(np.full(3, np.nan))).all()
+
+
+def test_samples(rng: np.random.Generator) -> None:
     preferred = rng.integers(0, 2, 300).astype(float)
     perfect = np.stack([preferred, 1 - preferred], 1)
-    guess = rng.random((300, 2))
-    sets = [_triplets(preferred), _triplets(preferred[:200])]
-    right, random, same = summarise(sets, [[perfect, perfect[:200]], [guess, guess[:200]], [perfect, perfect[:200]]])
-    assert (right.scores, right.mean, right.interval) == ((1, 1), 1, (1, 1))
-    assert (right.difference, right.difference_interval, right.p_value, right.p_values) == (0, (0, 0), 1, (1, 1))
-    assert same == right
-    assert random.mean == pytest.approx(sum(random.scores) / 2)
-    assert random.interval[0] < random.mean < random.interval[1]
-    assert random.difference == pytest.approx(random.mean - 1)
-    assert random.difference_interval == pytest.approx([bound - 1 for bound in random.interval])
-    assert (random.p_value, random.p_values) == (1 / 1001, (1 / 1001, 1 / 1001))
-    assert random.secondary == ({}, {})
+    distances = np.array([perfect, rng.random((300, 2)), perfect])
+    sets = [_triplets(preferred), replace(_triplets(preferred[:200]), name="other")]
+    samples = [score_set(judged, distances[:, : len(judged)])["2AFC"] for judged in sets]
+    assert samples[0].values[[0, 2]].tolist() == [1, 1]
+    assert samples[0].intervals[0] == (1, 1)
+    mean = Sample.mean(samples)
+    assert mean.values[1] == pytest.approx((samples[0].values[1] + samples[1].values[1]) / 2)
+    assert mean.intervals[1][0] < mean.values[1] < mean.intervals[1][1]
+    assert mean.less().values.tolist() == pytest.approx([0, mean.values[1] - 1, 0])
+    assert mean.less().intervals[1] == pytest.approx([bound - 1 for bound in mean.intervals[1]])
+    assert p_value(float(mean.less().values[1]), mean.less().drawn[1]) == 1 / 1001
 
 
-def test_summaries_of_each_set(rng: np.random.Generator) -> None:
-    # Of different kinds and sizes, with every score in its place and an interval of its own.
-    sets = [
-        _triplets(rng.random(60)),
-        _same(rng.random(50)),
-        _pairs(rng.random(40)),
-        _pairs(rng.random(24), [0, 1] * 12),
-    ]
-    distances = [[rng.random((len(judged), 2)) for judged in sets] for _ in range(2)]
-    summaries = summarise(sets, distances)
-    assert len(summaries) == 2
-    for metric, summary in enumerate(summaries):
-        for index, judged in enumerate(sets):
-            expected = {name: float(value) for name, value in score(judged, distances[metric][index]).items()}
-            drawn = bootstrap(judged, [column[index] for column in distances], seed=[SEED, index])
-            ends = {name: tuple(np.percentile(values[metric], (2.5, 97.5))) for name, values in drawn.items()}
-            assert summary.scores[index] == expected.pop(judged.measure)
-            assert summary.intervals[index] == ends.pop(judged.measure)
-            assert summary.secondary[index] == expected
-            assert summary.secondary_intervals[index] == ends
-            differences = drawn[judged.measure][metric] - drawn[judged.measure][0]
-            difference = score(judged, distances[metric][index])[judged.measure]
-            difference = difference - score(judged, distances[0][index])[judged.measure]
-            assert summary.p_values[index] == p_value(float(difference), differences)
+def test_samples_of_every_kind_of_set(rng: np.random.Generator) -> None:
+    grouped = _pairs(rng.random(24), [0, 1] * 12)
+    for judged in (_triplets(rng.random(60)), _same(rng.random(50)), _pairs(rng.random(40)), grouped):
+        distances = rng.random((2, len(judged), 2))
+        found = score_set(judged, distances)
+        for metric in range(2):
+            expected = {name: float(value) for name, value in score(judged, distances[metric]).items()}
+            assert {name: sample.values[metric] for name, sample in found.items()} == expected
+            for sample in found.values():
+                ends = np.percentile(sample.drawn[metric], (2.5, 97.5))
+                assert sample.intervals[metric] == pytest.approx(tuple(ends))
+
+
+def test_undefined_scores_stay_undefined() -> None:
+    constant, spread = _pairs([1.0] * 12), np.arange(24.0).reshape(2, 12, 1)
+    for sample in score_set(constant, spread).values():
+        assert np.isnan(sample.values).all()
+        assert np.isnan(sample.intervals).all()
+    judged = _pairs([1.0, 2.0, 3.0])  # of which some resamples are all one pair
+    sample = score_set(judged, spread[:, :3])["SROCC"]
+    assert sample.values.tolist() == pytest.approx([1, 1])
+    assert np.isnan(sample.drawn).any()
+    assert np.array(sample.intervals) == pytest.approx(np.ones((2, 2)))
 
 
 def test_intervals_are_of_95_percent(rng: np.random.Generator) -> None:
-    preferred, distances = rng.random(400), rng.random((400, 2))
-    (summary,) = summarise([_triplets(preferred)], [[distances]])
-    error = agreement(distances[:, 0], distances[:, 1], preferred).std() / 20
-    expected = [summary.mean - 1.96 * error, summary.mean + 1.96 * error]
-    assert summary.interval == pytest.approx(expected, abs=0.25 * error)
-    assert summary.intervals == (summary.interval,)
+    preferred, distances = rng.random(400), rng.random((1, 400, 2))
+    sample = score_set(_triplets(preferred), distances)["2AFC"]
+    error = agreement(distances[0, :, 0], distances[0, :, 1], preferred).std() / 20
+    expected = [sample.values[0] - 1.96 * error, sample.values[0] + 1.96 * error]
+    assert sample.intervals[0] == pytest.approx(expected, abs=0.25 * error)
 
 
 def test_differences_are_paired(rng: np.random.Generator) -> None:
@@ -415,12 +419,12 @@ def test_differences_are_paired(rng: np.random.Generator) -> None:
     preferred, distances = rng.integers(0, 2, 200).astype(float), rng.random((200, 2))
     other = distances.copy()
     other[0] = other[0, ::-1]
-    first, second = summarise([_triplets(preferred)], [[distances], [other]])
-    width = second.difference_interval[1] - second.difference_interval[0]
-    assert abs(second.difference) == pytest.approx(1 / 200)
-    assert width < 0.25 * (first.interval[1] - first.interval[0])
+    sample = score_set(_triplets(preferred), np.array([distances, other]))["2AFC"]
+    less = sample.less()
+    assert abs(less.values[1]) == pytest.approx(1 / 200)
+    assert np.ptp(less.intervals[1]) < 0.25 * np.ptp(sample.intervals[0])
     # One item that is drawn k times, k Poisson of mean 1, is as far from 1 as 1 is from 0 unless k = 1.
-    assert second.p_value == pytest.approx(1 - np.exp(-1), abs=0.05)
+    assert p_value(float(less.values[1]), less.drawn[1]) == pytest.approx(1 - np.exp(-1), abs=0.05)
 
 
 def test_a_thousand_resamples_of_bapps_take_seconds(rng: np.random.Generator) -> None:

@@ -1,17 +1,27 @@
-"""What commands run on: the device they are told, what it is fast in, and the versions that numbers may depend on."""
+"""What commands run on: device, machine, threads, and the versions that numbers may depend on."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from afv_metric.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["computes_bfloat16", "parse_device", "read_versions"]
+__all__ = ["computes_bfloat16", "parallel_map", "parse_device", "read_versions", "record_machine"]
 
+_MOST_AT_ONCE = 8  # batches computed in threads; each holds its maps
+_Batch = TypeVar("_Batch")
+_Result = TypeVar("_Result")
 _PACKAGES = ("torchvision", "numpy", "scipy", "pillow", "lpips", "piq", "torchmetrics")
 
 
@@ -73,3 +83,85 @@ def read_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def record_machine(run: str | Path, device: str | torch.device = "cpu", processes: int = 1) -> None:
+    """Note in a run on what it computes: processor or GPU, threads and versions, but no name of the machine.
+
+    A run that is resumed on another machine gets a second entry in ``machines.json``.
+
+    Args:
+        run: Folder of the run.
+        device: Where it computes.
+        processes: Number of processes of the job.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     record_machine(run)
+        ...     record_machine(run)
+        ...     [entry["processes"] for entry in json.loads(Path(run, "machines.json").read_text())]
+        [1]
+    """
+    import torch
+
+    device = torch.device(device)
+    here: dict[str, Any] = {"processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    if device.type == "cuda":
+        here = {"processor": torch.cuda.get_device_name(device)}
+    elif device.type != "cpu":
+        here["device"] = device.type
+    here |= {"threads": torch.get_num_threads(), "processes": processes, "torch": str(torch.__version__)}
+    path = Path(run) / "machines.json"
+    before = json.loads(path.read_text()) if path.exists() else []
+    if here not in before:
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps([*before, here], indent=2) + "\n")
+
+
+def _processor() -> str:
+    """Model of the processor, as Linux knows it or else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def parallel_map(
+    function: Callable[[_Batch], _Result], batches: Iterable[_Batch], device: str | torch.device, *, alone: bool = False
+) -> Iterator[tuple[_Batch, _Result]]:
+    """Apply a function to batches; on the CPU one batch per core, with the threads of torch shared out among them.
+
+    An accelerator is given its next batch before the results of the last one are waited for.
+
+    Args:
+        function: What to compute; called in other threads, where gradients and autocast are as they are by default.
+        batches: The batches; a few are taken ahead.
+        device: Where the function computes.
+        alone: Whether the function must not run twice at the same time.
+
+    Yields:
+        Every batch with its result, in order.
+
+    Example:
+        >>> [total for _, total in parallel_map(sum, [[1, 2], [3]], "cpu")]
+        [3, 3]
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    at_once = 1 if alone or torch.device(device).type != "cpu" else min(threads, _MOST_AT_ONCE)
+    pending: deque[tuple[_Batch, Future[_Result]]] = deque()
+    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
+        try:
+            for batch in batches:
+                pending.append((batch, pool.submit(function, batch)))
+                if len(pending) > at_once:
+                    done, result = pending.popleft()
+                    yield done, result.result()
+            for done, result in pending:
+                yield done, result.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)

@@ -12,8 +12,8 @@ from typing import Any
 
 from afv_metric.bundles.bundle import BundleError
 from afv_metric.bundles.resolve import HubError
+from afv_metric.distributed import init_distributed, rank_and_world_size
 from afv_metric.runtime import parse_device, read_versions
-from afv_metric.train.distributed import joined, process
 from bapps_eval.data import TASKS, JudgedSet, default_root, distinguish, read_pairs, read_root
 from bapps_eval.download import URL, download
 from bapps_eval.formats import format_text, write_csv, write_json, write_markdown
@@ -63,7 +63,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     _check_outputs(options)
     check_names(options.metric)
     sets = _read_sets(options)
-    with joined(options.device) as device:
+    with init_distributed(options.device) as device:
         metrics = make_metrics(options.metric, Choice(options.weights, str(device)))
         results = evaluate(
             metrics,
@@ -75,7 +75,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             resume=options.resume,
             quiet=options.quiet,
         )
-        return _write_outputs(results, options) if process()[0] == 0 else 0
+        return _write_outputs(results, options) if rank_and_world_size()[0] == 0 else 0
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
+from afv_metric.bundles.twin import random_twin
 from afv_metric.fisher.forms import FORMS
 from afv_metric.fisher.vectors import PooledFeatures
 from afv_metric.images.tensors import to_network_range
 from afv_metric.metric import AFVDistance
-from afv_metric.train.export import random_bundle
 
 __all__ = [
     "METRICS",
@@ -130,7 +130,7 @@ class Choice:
     @cached_property
     def random_bundles(self) -> list[Bundle]:
         """The bundles at their random initialisation, whose statistics take some seconds, made once."""
-        return [random_bundle(load_bundle(weights, generator=True)) for weights in self.weights or [DEFAULT_BUNDLE]]
+        return [random_twin(load_bundle(weights, generator=True)) for weights in self.weights or [DEFAULT_BUNDLE]]
 
 
 def l2(img0: Tensor, img1: Tensor) -> Tensor:

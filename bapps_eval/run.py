@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 from tqdm import tqdm
 
-from afv_metric.threads import compute_batches
-from afv_metric.train.distributed import process
+from afv_metric.distributed import rank_and_world_size
+from afv_metric.runtime import parallel_map
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
 from bapps_eval.metrics import Metric
@@ -58,7 +58,7 @@ def measure(
     with warnings.catch_warnings():
         # A batch of bright images alone looks like [0, 1] to a metric; here the range is known.
         warnings.filterwarnings("ignore", "images have values from|img[01] ha(s|ve) values from")
-        for _, items in compute_batches(compute, decoded, device, alone=alone):
+        for _, items in parallel_map(compute, decoded, device, alone=alone):
             yield items
 
 
@@ -95,7 +95,7 @@ def evaluate(
         ValueError: If the file cannot be written to, or is of another run.
     """
     planned = sets if isinstance(sets, Results) else plan_results(sets, records(metrics))
-    rank, processes = process()
+    rank, processes = rank_and_world_size()
     with recording(None if rank else file, planned, resume=resume) as recorder:
         results = recorder.results
         missing = [results.missing(index) for index in range(len(results.sets))]
@@ -117,7 +117,7 @@ def evaluate(
 
 def _of_other_processes(items: list[Measured]) -> list[list[Measured]]:
     """In the first process the items of each of the others; nothing in the others."""
-    rank, processes = process()
+    rank, processes = rank_and_world_size()
     if processes == 1:
         return []
     gathered: list[list[Measured]] | None = None if rank else [[] for _ in range(processes)]

@@ -39,12 +39,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from afv_metric import AFVDistance
-from afv_metric.bundles.bundle import Bundle, load_bundle
+from afv_metric.bundles.bundle import Bundle, load_bundle, training_stages
+from afv_metric.bundles.twin import random_twin
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.runtime import read_versions
-from afv_metric.train.checkpoint import checkpoints
-from afv_metric.train.export import export_run, random_bundle, read_recipe, training_stages
+from afv_metric.train.checkpoint import checkpoints, read_recipe
+from afv_metric.train.export import export_run
 from afv_metric.train.loop import iterate
 from afv_metric.train.recipes import Recipe
 from afv_metric.train.state import State
@@ -138,7 +139,7 @@ def measure_all(
         for form in forms:
             found[form].append(_distances([Metric("afv", AFVDistance(some, form=form)) for some in variants], sets))
     assert last is not None
-    untrained = random_bundle(last)
+    untrained = random_twin(last)
     others = _distances(peers, sets) if peers else None
     rows: list[Row] = []
     for form in forms:

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
+from afv_metric.bundles.twin import random_twin
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.vectors import (
     Features,
@@ -49,7 +50,6 @@ from afv_metric.fisher.vectors import (
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images
 from afv_metric.networks import DiscriminatorConfig
 from afv_metric.train.divergence import DivergenceError
-from afv_metric.train.export import random_bundle
 from experiments.intervals import share_interval
 from experiments.linear import (
     Batches,
@@ -298,7 +298,7 @@ def classify(
     Yields:
         A row for each kind and for each sketch, as soon as it is known.
     """
-    random = random_bundle(bundle) if any(kind.endswith("-random") for kind in kinds) else bundle
+    random = random_twin(bundle) if any(kind.endswith("-random") for kind in kinds) else bundle
     for kind in kinds:
         chosen = random if kind.endswith("-random") else bundle
         sources: list[tuple[_Source, list[int]]] = []

@@ -71,8 +71,8 @@ FIGURES = {
         (
             Panel("Fisher Similarity, train images", {"fisher_similarity/train": "-"}),
             Panel("Fisher Similarity, held-out images", {"fisher_similarity/held_out": "-"}),
-            Panel("mean energy, train and held-out (dashed)", {"energy/train": "-", "energy/held_out": "--"}),
-            Panel("mean energy, generated images", {"energy/generated": "-"}),
+            Panel("mean logit, train and held-out (dashed)", {"logit/train": "-", "logit/held_out": "--"}),
+            Panel("mean logit, generated images", {"logit/generated": "-"}),
             Panel("Inception Score", {"inception_score": "-"}),
         ),
     ),
@@ -80,9 +80,9 @@ FIGURES = {
         "gamma",
         (
             Panel("Fisher Similarity, held-out images", {"fisher_similarity/held_out": "-"}),
-            Panel("distance to the average generator", {"generator_pull": "-"}, logarithmic=True),
+            Panel("distance to the average generator", {"generator_drift": "-"}, logarithmic=True),
             Panel("variance of generated images", {"sample_variance": "-"}),
-            Panel("mean energy, train and generated (dashed)", {"energy/train": "-", "energy/generated": "--"}),
+            Panel("mean logit, train and generated (dashed)", {"logit/train": "-", "logit/generated": "--"}),
             Panel("Inception Score", {"inception_score": "-"}),
         ),
     ),
@@ -92,10 +92,10 @@ FIGURES = {
 _ENDS = {
     "fisher_similarity/train": "similarity, train",
     "fisher_similarity/held_out": "held-out",
-    "energy/train": "energy, train",
-    "energy/held_out": "held-out",
-    "energy/generated": "generated",
-    "generator_pull": "to the average",
+    "logit/train": "logit, train",
+    "logit/held_out": "held-out",
+    "logit/generated": "generated",
+    "generator_drift": "to the average",
     "sample_variance": "sample variance",
     "inception_score": "Inception Score",
 }

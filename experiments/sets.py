@@ -41,7 +41,7 @@ from afv_metric.fisher.sets import BlockScores, SetComparison, block_scores, com
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root
 from afv_metric.images.cache import ImageSet, Rows, load_images
 from afv_metric.images.tensors import to_network_range
-from afv_metric.threads import compute_batches
+from afv_metric.runtime import parallel_map
 
 __all__ = [
     "PairwiseDistances",
@@ -115,7 +115,7 @@ def score_sets(
         counts, means = block_scores(engine, batches)
         return BlockScores(counts, [[(weight.float(), bias.float()) for weight, bias in block] for block in means])
 
-    for _, scores in compute_batches(score, sets, device):
+    for _, scores in parallel_map(score, sets, device):
         yield scores
 
 

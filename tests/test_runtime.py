@@ -1,10 +1,12 @@
 import argparse
+import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from afv_metric.runtime import computes_bfloat16, parse_device, read_versions
+from afv_metric.runtime import computes_bfloat16, parallel_map, parse_device, read_versions, record_machine
 
 
 def test_versions_are_those_of_the_packages():
@@ -29,3 +31,56 @@ def test_imitated_bfloat16_is_told_from_computed(monkeypatch):
     assert computes_bfloat16(torch.device("cpu")) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not computes_bfloat16(torch.device("cpu"))
+
+
+def test_machines_of_a_run(tmp_path, monkeypatch):
+    record_machine(tmp_path)
+    record_machine(tmp_path)
+    monkeypatch.setattr("afv_metric.runtime._processor", lambda: "Z80")
+    record_machine(tmp_path, processes=2)
+    first, second = json.loads((tmp_path / "machines.json").read_text())
+    assert second["processor"] == "Z80"
+    assert (first["processes"], second["processes"]) == (1, 2)
+    assert first.keys() == {"processor", "instructions", "threads", "processes", "torch"}  # no name of the machine
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_core_has_a_batch_and_results_come_in_order(three_threads):
+    together = threading.Barrier(3, timeout=30)
+
+    def compute(batch):
+        together.wait()  # passes only when three batches are worked on at the same time
+        return batch**2, torch.get_num_threads()
+
+    results = list(parallel_map(compute, range(6), "cpu"))
+    assert results == [(batch, (batch**2, 1)) for batch in range(6)]
+    assert torch.get_num_threads() == 3
+
+
+def test_what_must_be_alone_has_all_threads_and_one_batch(three_threads):
+    busy = threading.Lock()
+
+    def compute(batch):
+        assert busy.acquire(blocking=False)
+        busy.release()
+        return torch.get_num_threads()
+
+    assert [threads for _, threads in parallel_map(compute, range(5), "cpu", alone=True)] == [3] * 5
+
+
+def test_an_error_reaches_the_caller_and_threads_are_given_back(three_threads):
+    def compute(batch):
+        if batch == 2:
+            raise ValueError("the third")
+        return batch
+
+    with pytest.raises(ValueError, match="the third"):
+        list(parallel_map(compute, range(100), "cpu"))
+    assert torch.get_num_threads() == 3

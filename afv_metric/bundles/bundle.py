@@ -31,7 +31,7 @@ from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle"]
+__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
 
 SCHEMA_VERSION = 2
 # What bundles of the first schema did, which had no such fields.
@@ -228,6 +228,20 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else error
         raise BundleError(f"{folder / _CONFIG} does not describe a bundle of this release: {reason}") from error
+
+
+def training_stages(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records of all runs that a bundle's weights went through, each started from the bundle of the one before.
+
+    Args:
+        training: The ``training`` record of a bundle.
+
+    Example:
+        >>> [stage["hours"] for stage in training_stages({"hours": 2, "before": {"hours": 1}})]
+        [1, 2]
+    """
+    before = training.get("before")
+    return [*(training_stages(before) if before else []), training]
 
 
 def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_generator: bool) -> Bundle:

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import math
-import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,19 +14,18 @@ from typing import Any
 
 import torch
 
-from afv_metric.bundles.bundle import Bundle, load_bundle
+from afv_metric.bundles.bundle import Bundle, load_bundle, training_stages
 from afv_metric.files import atomic_write, save_figure, sha256_of
 from afv_metric.images.grid import save_grid
-from afv_metric.train.export import read_recipe, training_stages
+from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.log import read_records
 from afv_metric.train.recipes import RECIPES, Recipe
 
-__all__ = ["decorate_bundle", "make_card", "record_machine", "write_card"]
+__all__ = ["decorate_bundle", "make_card", "write_card"]
 
 _FILES = ("config.json", "model.safetensors", "generator.safetensors")
 _ROWS = 8  # of a table over iterations
 _LOSSES = ("loss_d", "loss_g", "real", "fake", "corrupted")
-_MACHINES = "machines.json"
 _LICENCES = (
     "bsd-2-clause",
     "bsd-3-clause",
@@ -43,38 +41,6 @@ _SETTINGS = ("seed", "resamples", "limit")  # of a measurement; others may hold 
 _log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-
-
-def record_machine(run: str | Path, device: str | torch.device = "cpu", processes: int = 1) -> None:
-    """Note in a run on what it computes: processor or GPU, threads and versions, but no name of the machine.
-
-    A run that is resumed on another machine gets a second entry in ``machines.json``.
-
-    Args:
-        run: Folder of the run.
-        device: Where it computes.
-        processes: Number of processes of the job.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as run:
-        ...     record_machine(run)
-        ...     record_machine(run)
-        ...     [entry["processes"] for entry in json.loads(Path(run, "machines.json").read_text())]
-        [1]
-    """
-    device = torch.device(device)
-    here: Record = {"processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
-    if device.type == "cuda":
-        here = {"processor": torch.cuda.get_device_name(device)}
-    elif device.type != "cpu":
-        here["device"] = device.type
-    here |= {"threads": torch.get_num_threads(), "processes": processes, "torch": str(torch.__version__)}
-    path = Path(run) / _MACHINES
-    before = json.loads(path.read_text()) if path.exists() else []
-    if here not in before:
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps([*before, here], indent=2) + "\n")
 
 
 def decorate_bundle(folder: Path, run: str | Path | None = None) -> None:
@@ -541,12 +507,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _parameters(network: torch.nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
-
-
-def _processor() -> str:
-    """Model of the processor, as Linux knows it or else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

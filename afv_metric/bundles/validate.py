@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle
+from afv_metric.bundles.golden import GOLDEN_NAME, golden_distances, golden_pairs
 from afv_metric.bundles.resolve import find_bundle
 from afv_metric.files import sha256_of
 from afv_metric.fisher.forms import FORMS, FormName
+from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse_root_matrix
 from afv_metric.metric import AFVDistance
-from afv_metric.train.export import GOLDEN_NAME, golden_distances, golden_pairs, sample_statistics
 
 __all__ = ["Check", "Report", "validate_bundle"]
 

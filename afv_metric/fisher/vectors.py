@@ -25,7 +25,7 @@ from afv_metric.files import atomic_write
 from afv_metric.fisher.engine import FisherEngine, Signals
 from afv_metric.fisher.statistics import inverse_root
 from afv_metric.images.tensors import pad_to_multiple, to_network_range, weights_of_padded
-from afv_metric.threads import compute_batches
+from afv_metric.runtime import parallel_map
 
 __all__ = ["Features", "PixelFeatures", "PooledFeatures", "ScoreFeatures", "Sketch", "UInt8Images", "extract", "store"]
 
@@ -230,7 +230,7 @@ def extract(
         return features(to_network_range(batch, normalize=False, dtype=torch.float32)).cpu()
 
     starts = tqdm(range(0, len(images), batch_size), desc="features", unit="batch", disable=quiet)
-    for _, batch in compute_batches(compute, starts, device):
+    for _, batch in parallel_map(compute, starts, device):
         yield batch
 
 

@@ -1,1 +1,1 @@
-"""Training of the adversarial energy model whose discriminator is the metric: ``python -m afv_metric.train``."""
+"""Training of the generative adversarial network whose discriminator is the metric: ``python -m afv_metric.train``."""

@@ -17,10 +17,10 @@ from afv_metric.bundles.card import decorate_bundle, make_card, write_card
 from afv_metric.bundles.push import push_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError
 from afv_metric.bundles.validate import validate_bundle
+from afv_metric.distributed import LostProcessError, init_distributed, rank_and_world_size
 from afv_metric.fisher.forms import FORMS
 from afv_metric.runtime import parse_device
 from afv_metric.train.adapt import adapt_bundle
-from afv_metric.train.distributed import LostProcessError, joined, process
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.export import BLOCKS, LEVELS, POOLING, export_run
 from afv_metric.train.loop import StoppedError, train
@@ -160,14 +160,14 @@ def _train(options: argparse.Namespace) -> None:
         return
     if options.data is None or options.out is None:
         raise ValueError("training needs --data, folders or archives of images, and --out, a folder for the run")
-    with joined(options.device) as device:
+    with init_distributed(options.device) as device:
         train(
             recipe,
             options.data,
             options.out,
             held_out=options.held_out,
             init=init,
-            judged=_judged(options.judged) if process()[0] == 0 else (),
+            evaluate=_evaluation(options.judged) if rank_and_world_size()[0] == 0 else None,
             cache=options.cache,
             on_divergence=options.on_divergence,
             device=device,
@@ -190,11 +190,15 @@ def _shaped_as(bundle: Bundle | None, recipe: Recipe) -> Recipe:
     )
 
 
-def _judged(paths: Sequence[Path]) -> list[object]:
+def _evaluation(paths: Sequence[Path]) -> Callable[[Bundle], dict[str, float]] | None:
+    """The scoring of judged sets, for the monitors; None without any."""
+    if not paths:
+        return None
     from bapps_eval.data import distinguish, read_pairs, read_root
+    from bapps_eval.watch import make_evaluation
 
     sets = [judged for path in paths for judged in ([read_pairs(path)] if path.suffix == ".csv" else read_root(path))]
-    return list(distinguish(sets))
+    return make_evaluation(distinguish(sets))
 
 
 def _adapt(options: argparse.Namespace) -> None:
@@ -219,8 +223,8 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    with joined(options.device) as device, contextlib.ExitStack() as stack:
-        if process()[0] == 0:
+    with init_distributed(options.device) as device, contextlib.ExitStack() as stack:
+        if rank_and_world_size()[0] == 0:
             stack.enter_context(reserve_folder(options.out))
         bundle = export_run(
             options.run,
@@ -238,7 +242,7 @@ def _export(options: argparse.Namespace) -> None:
             quiet=options.quiet,
             provenance={"data": options.data_name} if options.data_name else None,
         )
-        if process()[0] == 0:
+        if rank_and_world_size()[0] == 0:
             run = options.run if options.run.is_dir() else options.run.parent
             save_bundle(bundle, options.out, partial(decorate_bundle, run=run))
 

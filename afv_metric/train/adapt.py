@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
+from afv_metric.bundles.golden import with_golden_distances
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import load_images
-from afv_metric.train.export import read_recipe, with_golden_distances
+from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.recipes import Recipe
 
 __all__ = ["adapt_bundle"]

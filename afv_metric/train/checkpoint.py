@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from afv_metric.files import atomic_write
 from afv_metric.train.log import read_records
+from afv_metric.train.recipes import Recipe
 
 __all__ = [
     "best_checkpoints",
@@ -20,6 +23,7 @@ __all__ = [
     "load_checkpoint",
     "load_newest",
     "prune_checkpoints",
+    "read_recipe",
     "rewind",
     "sample_grids",
     "save_checkpoint",
@@ -27,6 +31,9 @@ __all__ = [
 ]
 
 _SIMILARITY = "fisher_similarity/held_out"
+# What runs did that were made before a setting existed, where that is not its default of today.
+_EARLIER = {"held_out": 0.0, "strided_stem": False}
+_GONE = {"reconstruction": 0.0}  # settings of earlier versions, and the values at which they did nothing
 _LOGS = ("stats.jsonl", "monitors.jsonl")
 _TEMPORARY = re.compile(r"\.(checkpoint-\d+|samples-\d+|recipe|machines|stats|monitors)-[0-9a-f]{16}\.\w+")
 
@@ -125,6 +132,30 @@ def load_newest(run: str | Path) -> tuple[dict[str, Any] | None, dict[Path, str]
 def set_aside(path: Path) -> Path:
     """Give a damaged checkpoint a name under which nothing takes it for one."""
     return path.rename(path.with_name(f"damaged-{path.name}"))
+
+
+def read_recipe(saved: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run or a bundle recorded, also an earlier version of this package.
+
+    Settings that did not exist then get the value that describes what was done without them; those that are gone are
+    left out where they did nothing.
+
+    Args:
+        saved: The recorded settings.
+
+    Raises:
+        ValueError: If there are settings that this version does not know.
+
+    Example:
+        >>> read_recipe({"width": 4}).held_out, read_recipe({"width": 4, "held_out": 0.1}).held_out
+        (0.0, 0.1)
+    """
+    known = {field.name for field in fields(Recipe)}
+    saved = {name: value for name, value in saved.items() if name not in _GONE or value != _GONE[name]}
+    unknown = sorted(saved.keys() - known)
+    if unknown:
+        raise ValueError(f"the recorded settings {', '.join(unknown)} are unknown: a newer afv_metric is needed")
+    return Recipe(**{name: value for name, value in _EARLIER.items() if name in known} | dict(saved))
 
 
 def prune_checkpoints(run: str | Path, *, milestone_interval: int, best: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 __all__ = ["DivergenceError", "Watch"]
 
 _PATIENCE = 5  # records in a row; an early G may look collapsed for a moment
-_SMALLEST_SPREAD = 1e-5  # of energies; a working D spreads over hundredths at its random start already
+_SMALLEST_SPREAD = 1e-5  # of logits; a working D spreads over hundredths at its random start already
 _SMALLEST_VARIANCE = 1e-5  # of pixels in [-1, 1] over the images of a batch
 
 
@@ -34,8 +34,9 @@ class Watch:
 
         Args:
             iteration: Iterations done.
-            statistics: Losses; ``real_spread`` and ``fake_spread``, the standard deviations of the energies over the
-                images of a batch; ``sample_variance``, the mean variance of a pixel over generated images.
+            statistics: Losses; ``real_spread`` and ``fake_spread``, the standard deviations of the logits over the
+                images of a batch; ``sample_variance``, the mean variance of a pixel over generated images. Batches of
+                one image have none of the three.
 
         Raises:
             DivergenceError: If a number is not finite, or a network has been collapsed for five records in a row.
@@ -43,12 +44,14 @@ class Watch:
         wrong = [f"{name} is {value}" for name, value in statistics.items() if not math.isfinite(value)]
         if wrong:
             raise DivergenceError(f"at iteration {iteration} {' and '.join(wrong)}")
+        if "sample_variance" not in statistics:
+            return
         spread = max(statistics["real_spread"], statistics["fake_spread"])
         self._count(
             "discriminator",
             spread < _SMALLEST_SPREAD,
             f"at iteration {iteration} the discriminator has collapsed: all images, real and generated, have had one "
-            f"energy for {_PATIENCE} records (spread {spread:.1e})",
+            f"logit for {_PATIENCE} records (spread {spread:.1e})",
         )
         variance = statistics["sample_variance"]
         self._count(

@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["Log", "read_records"]
 
+_EARLIER = {"energy/": "logit/", "generator_pull": "generator_drift"}  # beginnings of keys in logs of earlier versions
+
 
 class Log:
     """Appends records to ``stats.jsonl`` and ``monitors.jsonl`` of a run.
@@ -54,7 +56,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Read what a :class:`Log` has written, in order of iterations.
 
     A kill may leave half of a last line, which is left out. A run that was resumed from an earlier checkpoint may have
-    repeated some iterations: the later record counts.
+    repeated some iterations: the later record counts. Keys of earlier versions get their names of today.
 
     Args:
         path: A JSON-lines file of a run; without it there are no records.
@@ -74,7 +76,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is no record of an iteration: {error!r}") from error
+        record = {_renamed(key): value for key, value in record.items()}
         while records and records[-1]["iteration"] >= iteration:
             records.pop()
         records.append(record)
     return records
+
+
+def _renamed(key: str) -> str:
+    before = next((start for start in _EARLIER if key.startswith(start)), "")
+    return _EARLIER.get(before, "") + key.removeprefix(before)

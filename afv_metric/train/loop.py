@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,30 +24,29 @@ from torch import Tensor, distributed
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
-from afv_metric.bundles.card import record_machine
+from afv_metric.distributed import any_rank, average, rank_and_world_size
 from afv_metric.files import atomic_write, locked
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
 from afv_metric.images.grid import save_grid
+from afv_metric.runtime import record_machine
 from afv_metric.train.checkpoint import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
     load_newest,
     prune_checkpoints,
+    read_recipe,
     rewind,
     save_checkpoint,
     set_aside,
 )
-from afv_metric.train.distributed import average, process, reaches_any
 from afv_metric.train.divergence import DivergenceError, Watch
-from afv_metric.train.export import read_recipe
 from afv_metric.train.log import Log
 from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, pull_to_average
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
-from afv_metric.train.reconstruction import reconstruction_error
 from afv_metric.train.settings import refuse_changes, settle_precision
 from afv_metric.train.state import State
 
@@ -78,7 +77,7 @@ def train(
     *,
     held_out: Paths = (),
     init: Bundle | None = None,
-    judged: Sequence[Any] = (),
+    evaluate: Callable[[Bundle], dict[str, float]] | None = None,
     cache: str | Path | None = None,
     on_divergence: Literal["stop", "rollback"] = "stop",
     device: str | torch.device = "cpu",
@@ -95,7 +94,8 @@ def train(
         out: Folder of the run; a checkpoint in it is resumed.
         held_out: Images for the monitors alone; the recipe's share of the data if none are given.
         init: Bundle, with its generator, whose two networks a new run starts from.
-        judged: Sets of images judged by people (:class:`bapps_eval.data.JudgedSet`), for the monitors alone.
+        evaluate: Scores of a bundle by name, for the monitors alone, see :class:`~afv_metric.train.monitor.Monitor`;
+            :func:`bapps_eval.watch.make_evaluation` makes one of images judged by people.
         cache: Folder for the decoded images.
         on_divergence: What to do when a network collapses or a number is not finite: ``"stop"``, or ``"rollback"``
             to the checkpoint before the last and go on with half the learning rates.
@@ -112,25 +112,38 @@ def train(
         DivergenceError: If training fails; the last good checkpoints are kept.
         StoppedError: If SIGINT or SIGTERM arrived; the state is saved.
     """
-    out, rank = Path(out), process()[0]
+    device, out, rank = torch.device(device), Path(out), rank_and_world_size()[0]
+    quiet = quiet or rank > 0
     with locked(out) if rank == 0 else nullcontext():
-        _train(recipe, data, out, held_out, init, judged, cache, on_divergence, torch.device(device), quiet or rank > 0)
+        run = _open_run(recipe, data, out, held_out, init, evaluate, cache, device, quiet)
+        if run:
+            _run_to_the_end(run, out, on_divergence, device, quiet)
     return out
 
 
-def _train(
+class _Run(NamedTuple):
+    """A run that has been begun or taken up; the first process alone writes and monitors."""
+
+    recipe: Recipe
+    images: Rows
+    state: State
+    writer: _Writer | None
+    monitor: Monitor | None
+
+
+def _open_run(
     recipe: Recipe,
     data: Paths,
     out: Path,
     held_out: Paths,
     init: Bundle | None,
-    judged: Sequence[Any],
+    evaluate: Callable[[Bundle], dict[str, float]] | None,
     cache: str | Path | None,
-    on_divergence: str,
     device: torch.device,
     quiet: bool,
-) -> None:
-    rank, processes = process()
+) -> _Run | None:
+    """Check everything, then write what a run begins with; None if the run has done its iterations."""
+    rank, processes = rank_and_world_size()
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
     out.mkdir(parents=True, exist_ok=True)
@@ -139,10 +152,10 @@ def _train(
     recipe = settle_precision(recipe, begun, device)
     if begun:
         free = {"name", "iterations", "keep_best", "monitor_samples"}
-        refuse_changes(recipe, {"reconstruction": 0.0} | begun, out, free)  # old runs know of no decoder
+        refuse_changes(recipe, asdict(read_recipe(begun)), out, free)
     if saved and saved["iteration"] >= recipe.iterations:
         _log.info("%s has done its %d iterations already", out, saved["iteration"])
-        return
+        return None
     everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet)
     if held_out:
         images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet)
@@ -155,7 +168,7 @@ def _train(
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"the run in {out} was begun with other images; give the same {option}, or another --out")
 
-    state, watch = State(recipe, device), Watch()
+    state = State(recipe, device)
     if saved:
         state.from_checkpoint(saved)
         facts |= {name: saved[name] for name in ("init", "before") if name in saved}
@@ -166,7 +179,7 @@ def _train(
     latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
     writer, monitor = None, None
     if rank == 0:
-        monitor = Monitor(recipe, images, aside, judged=judged, device=device)
+        monitor = Monitor(recipe, images, aside, evaluate=evaluate, device=device)
         for path, what in damaged.items():
             _log.warning("%s; it is now %s", what, set_aside(path).name)
         if saved:
@@ -177,14 +190,19 @@ def _train(
         record_machine(out, device, processes)
         if state.iteration == 0:
             writer.log.write("monitors", 0, 0.0, monitor.measure(state))
+    return _Run(recipe, images.images, state, writer, monitor)
 
+
+def _run_to_the_end(run: _Run, out: Path, on_divergence: str, device: torch.device, quiet: bool) -> None:
+    recipe, images, state, writer, monitor = run
+    watch = Watch()
     bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet, unit="it")
     with bar, _signals() as received:
         while state.iteration < recipe.iterations:
             try:
-                statistics = _advance(state, recipe, images.images, device)
+                statistics = _advance(state, recipe, images, device)
                 bar.update()
-                stop = reaches_any(bool(received), device)
+                stop = any_rank(bool(received), device)
                 last = stop or state.iteration == recipe.iterations
                 if state.iteration % recipe.log_interval == 0:
                     values = _averaged(statistics)
@@ -226,10 +244,10 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         device: Where the networks are.
 
     Returns:
-        Losses, mean energies and their spread over the batch, each a scalar tensor, of this process.
+        Losses, mean logits and their spread over the batch, each a scalar tensor, of this process.
     """
     discriminator, generator = state.discriminator, state.generator
-    rank, processes = process()
+    rank, processes = rank_and_world_size()
     # What all processes must agree on is drawn by all of them, and shared out; the rest each draws by itself.
     shared = torch.Generator().manual_seed(_seed(recipe.seed, state.iteration, 0))
     torch.manual_seed(_seed(recipe.seed, state.iteration, 1 + rank))
@@ -245,8 +263,8 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         latents = draw_latents()
         with autocast:
             fake = generator(latents)
-            energies = discriminator(fake)
-        loss_generator = generator_loss(recipe.loss, energies.float())
+            logits = discriminator(fake)
+        loss_generator = generator_loss(recipe.loss, logits.float())
         if recipe.gamma:
             with torch.no_grad():
                 averaged = state.averaged_generator(latents)
@@ -260,35 +278,30 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
                 fake = generator(draw_latents())
         began = time.perf_counter()
         chosen = torch.randint(len(images), (recipe.batch_size,), generator=shared).chunk(processes)[rank]
-        real = augment(images[chosen].to(device).float() / 127.5 - 1, recipe.image_size, recipe.augmentation)
-        data_seconds += time.perf_counter() - began
+        pixels = images[chosen]
+        data_seconds += time.perf_counter() - began  # without the way to a device, which would wait for its work
+        real = augment(pixels.to(device).float() / 127.5 - 1, recipe.image_size, recipe.augmentation)
         kinds = [real.requires_grad_(recipe.r1 > 0), fake.detach().float()]
         corrupted = round(recipe.negatives * len(real))
         if corrupted:
             kinds.append(corrupt(real.detach()[torch.randperm(len(real))[:corrupted]]))
         with autocast:
-            maps = discriminator.last_maps(torch.cat(kinds))
-            energies = discriminator.energies_of(maps)
-            decoded = state.decoder(maps[: len(real)]) if state.decoder else None
-        of_real, *of_negatives = energies.float().split([len(kind) for kind in kinds])
+            logits = discriminator(torch.cat(kinds))
+        of_real, *of_negatives = logits.float().split([len(kind) for kind in kinds])
         loss_discriminator = discriminator_loss(recipe.loss, of_real, of_negatives)
         if recipe.r1:
             loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(of_real, real)
-        if decoded is not None:
-            unlike = reconstruction_error(decoded.float(), real)
-            loss_discriminator = loss_discriminator + recipe.reconstruction * unlike
         state.step("discriminator", loss_discriminator)
 
     state.update_averages(recipe)
     with torch.no_grad():
         statistics = {"loss_d": loss_discriminator, "loss_g": loss_generator}
-        statistics |= {"real": of_real.mean(), "real_spread": of_real.mean(1).std()}
-        statistics |= {"fake": of_negatives[0].mean(), "fake_spread": of_negatives[0].mean(1).std()}
-        if decoded is not None:
-            statistics["reconstruction_error"] = unlike
+        statistics |= {"real": of_real.mean(), "fake": of_negatives[0].mean()}
         if corrupted:
             statistics["corrupted"] = of_negatives[1].mean()
-        statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()
+        if len(fake) > 1:  # one image has no spread
+            statistics |= {"real_spread": of_real.mean(1).std(), "fake_spread": of_negatives[0].mean(1).std()}
+            statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()
         statistics["data_seconds"] = torch.tensor(data_seconds)
     return {name: value.detach() for name, value in statistics.items()}
 
@@ -366,7 +379,7 @@ def _read_begun(out: Path) -> dict[str, Any] | None:
 def _load_in_turns(data: Paths, size: int, cache: str | Path | None, quiet: bool) -> ImageSet:
     """The first process decodes into the cache, the others then find it there."""
     sources = [data] if isinstance(data, (str, Path)) else list(data)
-    rank, processes = process()
+    rank, processes = rank_and_world_size()
     if rank:
         distributed.barrier()
     images = load_images(sources, size, cache=cache, quiet=quiet)
@@ -390,7 +403,7 @@ def _roll_back(state: State, out: Path) -> None:
     factor = state.rate_factor / 2
     state.from_checkpoint(load_checkpoint(kept[0]))
     state.lower_rates(factor / state.rate_factor)
-    if process()[1] > 1:
+    if rank_and_world_size()[1] > 1:
         distributed.barrier()  # all have read it before what follows it is removed
 
 

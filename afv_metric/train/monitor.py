@@ -13,10 +13,10 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,25 +25,19 @@ from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.fisher.engine import FisherEngine
-from afv_metric.fisher.forms import FORMS
 from afv_metric.fisher.sets import fisher_similarity, mean_scores
 from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.fisher.vectors import ScoreFeatures
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet
-from afv_metric.metric import AFVDistance
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.train.export import BLOCKS, POOLING
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
 
-if TYPE_CHECKING:
-    from bapps_eval.data import JudgedSet
-
 __all__ = ["Monitor", "Monitored"]
 
 _BATCH = 50
-_PIXELS = 2**16  # of the pairs of judged images that are compared at a time, which bounds memory
 # Of judged images: halves and quarters. Whole images, too, would take 3/4 of the time.
 _LEVELS = (0.0, 0.67, 0.33)
 _SKETCH = 2048  # numbers that a score vector is reduced to for the linear probe
@@ -69,9 +63,8 @@ class Monitor:
         recipe: The recipe of the run.
         images: Its training images.
         held_out: Images kept aside; without any, their monitors are left out.
-        judged: Sets of images judged by people, all of other names; the forms compare their images at half and
-            quarter size.
-        judged_items: Most items of a judged set that are looked at.
+        evaluate: Scores of a bundle by name, such as ``FORM/SET``, on images judged by people; the bundle compares
+            images at half and quarter size.
         inception: Network for Inception Score and Fréchet distance, from uint8 images ``(N, 3, S, S)`` to features
             ``(N, F)``. If None it is torchmetrics' Inception network, if that and its weights can be had; otherwise one
             line in the log says what is missing.
@@ -84,7 +77,7 @@ class Monitor:
         >>> pixels = torch.randint(256, (12, 64, 64, 3), dtype=torch.uint8)
         >>> images = ImageSet(Rows(pixels), None, (), [""] * 12, "")
         >>> values = Monitor(recipe, images, images).measure(State(recipe, torch.device("cpu")))
-        >>> 0 <= values["fisher_similarity/held_out"] <= 1, values["generator_pull"]
+        >>> 0 <= values["fisher_similarity/held_out"] <= 1, values["generator_drift"]
         (True, 0.0)
     """
 
@@ -94,14 +87,13 @@ class Monitor:
         images: ImageSet,
         held_out: ImageSet,
         *,
-        judged: Sequence[JudgedSet] = (),
-        judged_items: int = 100,
+        evaluate: Callable[[Bundle], dict[str, float]] | None = None,
         inception: nn.Module | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.recipe, self.device = recipe, torch.device(device)
         self.energy = recipe.energy
-        self.judged = [_limited(one, judged_items) for one in judged]
+        self._evaluate = evaluate
         self._untrained: dict[str, float] | None = None
         count = min(recipe.monitor_samples, len(images.images))
         sets = {"train": images}
@@ -122,7 +114,7 @@ class Monitor:
     def measure(self, state: Monitored) -> dict[str, float]:
         """Measure everything.
 
-        Energies are the averaged discriminator's logits, also where the loss has a sigmoid.
+        Logits are those of the averaged discriminator, also where the loss has a sigmoid on them.
 
         Args:
             state: The networks, on the device; they are left as they are.
@@ -131,13 +123,13 @@ class Monitor:
             Finite numbers by name, where LAYER is ``blocks.0.conv1`` or the like:
 
             - ``fisher_similarity/{train,held_out}``: to generated images.
-            - ``energy/{train,held_out,generated,negatives}``: means.
-            - ``generator_pull``: mean of ||G(z) - averaged G(z)||^2, both in evaluation mode.
+            - ``logit/{train,held_out,generated,negatives}``: means.
+            - ``generator_drift``: mean of ||G(z) - averaged G(z)||^2, both in evaluation mode.
             - ``dead_channels/LAYER``: share of the channels that are nowhere positive before the activation, on any of
               these images; ``blocks.0`` is the end of a block.
             - ``singular_value/LAYER``, ``smallest_singular_value/LAYER``, ``effective_rank/LAYER``: of the weights as a
               matrix ``(C_out, C_in k^2)``; the rank is exp of the entropy of the singular values, scaled to sum 1.
-            - ``agreement/FORM/{SET,mean}``: scores on the judged sets; ``random_agreement/FORM/{SET,mean}``: those of
+            - ``agreement/NAME``: what ``evaluate`` gives; ``random_agreement/NAME``: what it gives for
               the same network and seed before any training, with the information of the train images.
             - ``probe_accuracy``: of a linear classifier on Adversarial Fisher Vectors of labelled images, not
               augmented, on held-out ones.
@@ -146,13 +138,13 @@ class Monitor:
         with _random_states_kept(self.device):
             torch.default_generator.manual_seed(self.recipe.seed)
             discriminator = deepcopy(state.averaged_discriminator)
-            generated, pull = self._generate(state)
-            values = {"generator_pull": pull} | _spectra(discriminator)
+            generated, drift = self._generate(state)
+            values = {"generator_drift": drift} | _spectra(discriminator)
             engine = FisherEngine(discriminator, self.energy)
             statistics = collect_statistics(engine, self._batches(generated))
             values |= self._similarities(engine, statistics)
-            values |= self._energies(engine, generated)
-            if self.judged or self._probe:
+            values |= self._logits(engine, generated)
+            if self._evaluate or self._probe:
                 bundle = self._bundle(state.averaged_discriminator, statistics)
                 values |= self._agreement(bundle) | self._probe_accuracy(bundle)
             if self._inception:
@@ -180,12 +172,12 @@ class Monitor:
         averaged, current = (deepcopy(network).eval() for network in (state.averaged_generator, state.generator))
         seeded = torch.Generator().manual_seed(self.recipe.seed)
         latents = averaged.sample_latents(self.recipe.monitor_samples, generator=seeded)
-        generated, pull = [], 0.0
+        generated, drift = [], 0.0
         for some in latents.split(_BATCH):
             images = averaged(some)
-            pull += float((current(some) - images).square().sum())
+            drift += float((current(some) - images).square().sum())
             generated.append(images)
-        return torch.cat(generated), pull / len(latents)
+        return torch.cat(generated), drift / len(latents)
 
     def _similarities(self, engine: FisherEngine, statistics: FisherStatistics) -> dict[str, float]:
         of_generated = [(layer.weight_mean, layer.bias_mean) for layer in statistics.layers]
@@ -196,8 +188,8 @@ class Monitor:
             for name, images in self._images.items()
         }
 
-    def _energies(self, engine: FisherEngine, generated: Tensor) -> dict[str, float]:
-        """Mean energies of all kinds of images, and the channels that are dead on all of them."""
+    def _logits(self, engine: FisherEngine, generated: Tensor) -> dict[str, float]:
+        """Mean logits of all kinds of images, and the channels that are dead on all of them."""
         values: dict[str, float] = {}
         alive: dict[str, Tensor] = {}
         for name, images in (self._images | {"generated": generated, "negatives": self._negatives}).items():
@@ -210,7 +202,7 @@ class Monitor:
                     for layer, maps in ((f"blocks.{index}.conv1", block.hidden), (f"blocks.{index}", output)):
                         positive = maps.amax((0, 2, 3)) > 0
                         alive[layer] = positive | alive[layer] if layer in alive else positive
-            values[f"energy/{name}"] = total / len(images)
+            values[f"logit/{name}"] = total / len(images)
         return values | {f"dead_channels/{layer}": 1 - float(some.float().mean()) for layer, some in alive.items()}
 
     def _bundle(self, discriminator: Discriminator, statistics: FisherStatistics) -> Bundle:
@@ -226,7 +218,7 @@ class Monitor:
         )
 
     def _agreement(self, bundle: Bundle) -> dict[str, float]:
-        if not self.judged:
+        if not self._evaluate:
             return {}
         if self._untrained is None:
             # As the run began, whatever it was initialised from; over real images, as no generator belongs to it.
@@ -234,32 +226,9 @@ class Monitor:
             untrained = Discriminator(self.recipe.discriminator).baked().to(self.device)
             engine = FisherEngine(deepcopy(untrained), self.energy)
             statistics = collect_statistics(engine, self._batches(self._images["train"]))
-            scores = self._score(self._bundle(untrained, statistics))
+            scores = self._evaluate(self._bundle(untrained, statistics))
             self._untrained = {f"random_agreement/{name}": score for name, score in scores.items()}
-        return {f"agreement/{name}": score for name, score in self._score(bundle).items()} | self._untrained
-
-    def _score(self, bundle: Bundle) -> dict[str, float]:
-        """Score of every form on every judged set, and their means."""
-        # Only here, so that training does not need bapps_eval; its measuring meets the other processes of a job.
-        from bapps_eval.loader import batches
-        from bapps_eval.scores import score
-
-        metrics = {form: AFVDistance(bundle, form=form).to(self.device) for form in FORMS}
-        scores: dict[str, dict[str, float]] = {form: {} for form in FORMS}
-        for judged in self.judged:
-            distances = {form: np.empty((len(judged), len(judged.images[0]) - 1)) for form in FORMS}
-            for batch in batches(judged, 64, device=self.device, workers=0):
-                # In [0, 1], where a bright image is no reason to warn.
-                first, *others = ((images + 1) / 2 for images in batch.images)
-                for form, metric in metrics.items():
-                    metric.chunk_size = max(1, _PIXELS // first[0, 0].numel())
-                    columns = [metric(first, other, normalize=True) for other in others]
-                    distances[form][batch.rows] = torch.stack(columns, 1).cpu().numpy()
-            for form in FORMS:
-                scores[form][judged.name] = float(score(judged, distances[form])[judged.measure])
-        for of_sets in scores.values():
-            of_sets["mean"] = sum(of_sets.values()) / len(of_sets)
-        return {f"{form}/{name}": value for form, of_sets in scores.items() for name, value in of_sets.items()}
+        return {f"agreement/{name}": score for name, score in self._evaluate(bundle).items()} | self._untrained
 
     def _probe_accuracy(self, bundle: Bundle) -> dict[str, float]:
         if not self._probe:
@@ -335,12 +304,6 @@ def _random_states_kept(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(kept[0])
         np.random.set_state(kept[1])
-
-
-def _limited(judged: JudgedSet, count: int) -> JudgedSet:
-    """At most so many items; all of them if the groups would become too small to be ranked."""
-    some = judged.limited(count)
-    return some if some.measure == judged.measure else judged
 
 
 def _spread(length: int, count: int) -> Tensor:

@@ -32,8 +32,6 @@ class Recipe:
         gamma: Weight of the generator's pull towards its own average (eq. 7 of the paper); 0 switches it off.
         noise_std: Standard deviation of the noise in that term, in units of [-1, 1] images.
         r1: Weight of the zero-centred gradient penalty on real images (section 4 of the paper); 0 switches it off.
-        reconstruction: Weight of the mean absolute error with which a decoder rebuilds real images from D's last maps;
-            0: no decoder.
         augmentation: ``"multiscale"``: crops between half and one and a half times the size of the images;
             ``"paper"``: small images padded by 4 pixels and cropped, flipped, turned by multiples of 90 degrees;
             ``"flip"``: small images, flipped; ``"none"``: small images as they are.
@@ -75,7 +73,6 @@ class Recipe:
     gamma: float = 0.0
     noise_std: float = 0.01
     r1: float = 0.0
-    reconstruction: float = 0.0
     augmentation: Literal["none", "flip", "paper", "multiscale"] = "multiscale"
     negatives: float = 0.0
     batch_size: int = 64
@@ -106,7 +103,7 @@ class Recipe:
         for name in ("batch_size", "iterations", "monitor_samples", *positive):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("gamma", "noise_std", "r1", "reconstruction", "keep_best", "images"):
+        for name in ("gamma", "noise_std", "r1", "keep_best", "images"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("beta1", "beta2", "discriminator_average", "generator_average", "held_out"):

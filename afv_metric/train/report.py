@@ -178,13 +178,13 @@ def _summary(runs: Sequence[_Run]) -> str:
                 _number(run.last("fisher_similarity/train")),
                 _number(run.last("fisher_similarity/held_out")),
                 f"{_number(best[1])} at {best[0]:,.0f}" if best else _NONE,
-                _number(run.last("energy/train")),
-                _number(run.last("energy/held_out")),
-                _number(run.last("energy/generated")),
+                _number(run.last("logit/train")),
+                _number(run.last("logit/held_out")),
+                _number(run.last("logit/generated")),
             ]
         )
     head = ["run", "recipe", "iterations", "time", "similarity, train", "held-out", "best held-out"]
-    return _section("Where it stands", "", _table([*head, "energy, train", "held-out", "generated"], rows))
+    return _section("Where it stands", "", _table([*head, "logit, train", "held-out", "generated"], rows))
 
 
 def _similarity(runs: Sequence[_Run]) -> str:
@@ -231,7 +231,7 @@ def _energies(runs: Sequence[_Run]) -> str:
         _Panel(
             run.name,
             [
-                _Curve(kind.replace("_", "-"), run.curve(f"energy/{kind}"), index, int(kind == "held_out"))
+                _Curve(kind.replace("_", "-"), run.curve(f"logit/{kind}"), index, int(kind == "held_out"))
                 for index, kind in enumerate(kinds)
             ],
         )
@@ -241,7 +241,7 @@ def _energies(runs: Sequence[_Run]) -> str:
         "Mean of the averaged discriminator D (Figure 5 of the paper). Generated images should stay below real ones, "
         "but not far below; a gap between train and held-out images is memorisation."
     )
-    return _figure("Mean energy", lead, panels, runs, "energies", "energy/train")
+    return _figure("Mean energy", lead, panels, runs, "energies", "logit/train")
 
 
 def _agreement(runs: Sequence[_Run]) -> str:
@@ -284,10 +284,10 @@ def _pull(runs: Sequence[_Run]) -> str:
     """Figure 8."""
 
     def positive(run: _Run) -> Points:
-        return [(x, y) for x, y in run.curve("generator_pull") if y > 0]  # at the start both are one
+        return [(x, y) for x, y in run.curve("generator_drift") if y > 0]  # at the start both are one
 
     panel = _Panel("‖G(z) - Ḡ(z)‖²", _curve_a_run(runs, positive), logarithmic=True)
-    keys = ("generator_pull", "fisher_similarity/held_out", "inception_score")
+    keys = ("generator_drift", "fisher_similarity/held_out", "inception_score")
     rows = [
         [run.name, f"{run.recipe.get('gamma', 0):g}", f"{run.recipe.get('noise_std', 0):g}"]
         + [_number(run.last(key)) for key in keys]
@@ -304,7 +304,7 @@ def _pull(runs: Sequence[_Run]) -> str:
         else "All runs here have one gamma; give runs that differ in it to see its effect."
     )
     title = "Generator and its average"
-    return _figure(title, lead, [panel], runs, "‖G(z) - Ḡ(z)‖²", "generator_pull", more=_table(head, rows))
+    return _figure(title, lead, [panel], runs, "‖G(z) - Ḡ(z)‖²", "generator_drift", more=_table(head, rows))
 
 
 def _quality(runs: Sequence[_Run]) -> str:

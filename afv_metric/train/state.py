@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from afv_metric.bundles.bundle import Bundle
+from afv_metric.distributed import average, sync_batch_norm
 from afv_metric.networks import Discriminator, Generator
-from afv_metric.train.distributed import average, synchronise_batch_norm
 from afv_metric.train.recipes import Recipe
-from afv_metric.train.reconstruction import Decoder
 
 __all__ = ["State"]
 
@@ -30,7 +30,6 @@ class State:
     Attributes:
         discriminator: D, in training.
         generator: G, in training.
-        decoder: Rebuilds images from D's maps and is trained along with D; None where the recipe has no weight for it.
         averaged_discriminator: Polyak average of D's baked weights: the metric.
         averaged_generator: Polyak average of G, in evaluation mode.
         iteration: Iterations done.
@@ -43,11 +42,10 @@ class State:
         layout: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
         self.discriminator = Discriminator(recipe.discriminator).to(**layout)
         self.generator = Generator(recipe.generator).to(**layout)
-        synchronise_batch_norm(self.generator)
-        self.decoder = Decoder(self.discriminator).to(**layout) if recipe.reconstruction else None
+        sync_batch_norm(self.generator)
         self.restart_averages()
-        self.discriminator_optimizer = _adam(self._trained_as("discriminator"), recipe.discriminator_rate, recipe)
-        self.generator_optimizer = _adam(self._trained_as("generator"), recipe.generator_rate, recipe)
+        self.discriminator_optimizer = _adam(self.discriminator.parameters(), recipe.discriminator_rate, recipe)
+        self.generator_optimizer = _adam(self.generator.parameters(), recipe.generator_rate, recipe)
         scaled = recipe.precision == "float16"
         self.discriminator_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.generator_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -113,14 +111,9 @@ class State:
         optimizer, scaler = getattr(self, f"{name}_optimizer"), getattr(self, f"{name}_scaler")
         optimizer.zero_grad()
         scaler.scale(loss).backward()
-        average(weight.grad for weight in self._trained_as(name) if weight.grad is not None)
+        average(weight.grad for weight in getattr(self, name).parameters() if weight.grad is not None)
         scaler.step(optimizer)
         scaler.update()
-
-    def _trained_as(self, name: str) -> list[nn.Parameter]:
-        """The weights that one optimizer moves."""
-        decoder = self.decoder if name == "discriminator" else None
-        return [*getattr(self, name).parameters(), *(decoder.parameters() if decoder else ())]
 
     @torch.no_grad()
     def update_averages(self, recipe: Recipe) -> None:
@@ -142,5 +135,5 @@ class State:
         return bool(torch.stack([weight.detach().isfinite().all() for weight in weights]).all())
 
 
-def _adam(weights: list[nn.Parameter], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
+def _adam(weights: Iterable[nn.Parameter], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(weights, rate, (recipe.beta1, recipe.beta2), foreach=True)

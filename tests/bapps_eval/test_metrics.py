@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import load_bundle
+from afv_metric.bundles.twin import random_twin
 from afv_metric.files import sha256_of
 from afv_metric.metric import AFVDistance
-from afv_metric.train.export import random_bundle
 from bapps_eval import metrics
 from bapps_eval.metrics import Choice, Distance, Metric, check_names, l2, make_metrics, ms_ssim, psnr, ssim
 
@@ -238,7 +238,7 @@ def test_afv_random_is_the_bundle_at_its_initialisation() -> None:
     trained, untrained, fisher = make_metrics(names, Choice([str(TINY_BUNDLE)]))
     assert untrained.name == f"afv-random/tiny-bundle/{trained.form}"
     assert (untrained.bundle, untrained.bundle_hash) == (trained.bundle, trained.bundle_hash)
-    network = random_bundle(load_bundle(TINY_BUNDLE, generator=True))
+    network = random_twin(load_bundle(TINY_BUNDLE, generator=True))
     for metric in (untrained, fisher):
         expected = _pairwise(AFVDistance(network, form=metric.form), images)  # type: ignore[arg-type]
         assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-4)

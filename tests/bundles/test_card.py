@@ -12,7 +12,7 @@ from PIL import Image
 
 from afv_metric.bundles import card
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
-from afv_metric.bundles.card import make_card, record_machine, write_card
+from afv_metric.bundles.card import make_card, write_card
 from afv_metric.files import sha256_of
 from afv_metric.train.recipes import RECIPES, Recipe
 
@@ -271,17 +271,3 @@ def test_agreement_of_another_bundle_is_refused(folder: Path) -> None:
 def test_agreement_that_cannot_be_read(folder: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="is not what python -m bapps_eval --json writes"):
         make_card(folder, agreement=results(folder, **changes))
-
-
-# Machines
-
-
-def test_machines_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record_machine(tmp_path)
-    record_machine(tmp_path)
-    monkeypatch.setattr(card, "_processor", lambda: "Z80")
-    record_machine(tmp_path, processes=2)
-    first, second = json.loads((tmp_path / "machines.json").read_text())
-    assert second["processor"] == "Z80"
-    assert (first["processes"], second["processes"]) == (1, 2)
-    assert first.keys() == {"processor", "instructions", "threads", "processes", "torch"}  # no name of the machine

@@ -12,10 +12,11 @@ import torch
 
 from afv_metric.bundles import validate
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
+from afv_metric.bundles.golden import GOLDEN_NAME, golden_distances
 from afv_metric.bundles.validate import Check, Report, validate_bundle
 from afv_metric.files import sha256_of
+from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.fisher.statistics import FisherStatistics
-from afv_metric.train.export import GOLDEN_NAME, golden_distances, sample_statistics
 
 SAMPLES = 150
 WHITENED = {"whitened scores", "whitened inputs", "whitened deltas"}

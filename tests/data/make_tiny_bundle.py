@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from afv_metric import AFVDistance, Bundle, load_bundle, save_bundle
+from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from afv_metric.train.export import sample_statistics
 
 HERE = Path(__file__).parent
 

@@ -76,7 +76,7 @@ def test_sizes_of_training_sets(data, tmp_path, monkeypatch, trained):
     assert [row[:2] for row in rows] == [["16 images", "4"], ["all images", "4"]]
     last = json.loads((tmp_path / "images-16" / "monitors.jsonl").read_text().splitlines()[-1])
     assert rows[0][head.index("similarity, train")] == f"{last['fisher_similarity/train']:.4g}"
-    assert record["runs"][0]["end"]["energy/held_out"] == last["energy/held_out"]
+    assert record["runs"][0]["end"]["logit/held_out"] == last["logit/held_out"]
     lines = (tmp_path / "images-16" / "stats.jsonl").read_text().splitlines()
     variances = [json.loads(line)["sample_variance"] for line in lines]
     assert record["runs"][0]["end"]["sample_variance"] == pytest.approx(sum(variances) / 4)
@@ -182,7 +182,7 @@ def test_curves_are_finite_numbers_and_monitors_come_first(tmp_path):
 def test_the_picture_has_a_line_for_every_run_that_has_values(tmp_path, monkeypatch):
     from matplotlib.figure import Figure as Picture
 
-    records = [{"iteration": i, "generator_pull": i / 4, "energy/train": 1, "energy/generated": -i} for i in range(200)]
+    records = [{"iteration": i, "generator_drift": i / 4, "logit/train": 1, "logit/generated": -i} for i in range(200)]
     _write(tmp_path / "gamma-0", "monitors", *records)
     _write(tmp_path / "gamma-1", "monitors", *records[:5])
     runs = [Run(0, "gamma 0", tmp_path / "gamma-0"), Run(1, "gamma 1", tmp_path / "gamma-1")]

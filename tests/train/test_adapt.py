@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from afv_metric import AFVDistance
+from afv_metric.bundles.golden import GOLDEN_NAME, golden_distances
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.images.cache import load_images
 from afv_metric.train.adapt import adapt_bundle
-from afv_metric.train.export import GOLDEN_NAME, golden_distances
 
 
 def _augmented_by(bundle, augmentation):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from afv_metric.distributed import any_rank, average, rank_and_world_size, sync_batch_norm
 from afv_metric.train.checkpoint import checkpoints, latest_checkpoint, load_checkpoint
-from afv_metric.train.distributed import average, process, reaches_any, synchronise_batch_norm
 from afv_metric.train.loop import train
 
 
@@ -42,19 +42,19 @@ def _start_two(code, *arguments):
 _NORMALISE = """
 import torch
 from torch import nn
-from afv_metric.train.distributed import average, joined, process, reaches_any, synchronise_batch_norm
-with joined("cpu"):
-    rank, count = process()
+from afv_metric.distributed import average, init_distributed, rank_and_world_size, any_rank, sync_batch_norm
+with init_distributed("cpu"):
+    rank, count = rank_and_world_size()
     torch.manual_seed(0)
     maps = torch.randn(6, 3, 4, 4, dtype=torch.float64) * 2 + 1
     norm = nn.BatchNorm2d(3).double()
-    synchronise_batch_norm(norm)
+    sync_batch_norm(norm)
     part = maps.chunk(2)[rank].requires_grad_()
     out = norm(part)
     out.sin().mean().backward()
     gradients = [weight.grad for weight in norm.parameters()]
     average(gradients)
-    assert reaches_any(rank == 1, torch.device("cpu")) and not reaches_any(False, torch.device("cpu"))
+    assert any_rank(rank == 1, torch.device("cpu")) and not any_rank(False, torch.device("cpu"))
     result = [norm.running_mean, norm.running_var, *gradients, out, part.grad / count]
     print([value.flatten().tolist() for value in result])
 """
@@ -79,13 +79,13 @@ def test_batch_norm_over_two_processes_is_that_of_the_whole_batch():
 
 
 def test_a_single_process_meets_nobody():
-    assert process() == (0, 1)
+    assert rank_and_world_size() == (0, 1)
     values = torch.arange(3.0)
     average([values])
     assert values.tolist() == [0.0, 1.0, 2.0]
-    assert reaches_any(True, torch.device("cpu"))
+    assert any_rank(True, torch.device("cpu"))
     norm = nn.BatchNorm2d(2)
-    synchronise_batch_norm(norm)
+    sync_batch_norm(norm)
     assert type(norm) is nn.BatchNorm2d
 
 

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import logging
-import subprocess
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_BUNDLE
-from torch import distributed
 
-import afv_metric
-from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
+from afv_metric.bundles.twin import random_twin
 from afv_metric.networks import Discriminator, Generator
-from afv_metric.train.export import (
-    export_run,
-    find_checkpoint,
-    golden_distances,
-    golden_pairs,
-    random_bundle,
-    read_recipe,
-    sample_statistics,
-)
+from afv_metric.train.checkpoint import read_recipe
+from afv_metric.train.export import export_run, find_checkpoint
 from afv_metric.train.recipes import Recipe
 
 RECIPE = Recipe(width=4, generator_width=4, latent_size=8, held_out=0.25, seed=3)
@@ -64,66 +49,6 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "monitors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "machines.json").write_text('[{"processor": "Z80", "threads": 1}]')
     return tmp_path
-
-
-def flat(bundle_statistics):
-    return torch.cat([value.flatten() for layer in bundle_statistics.layers for value in layer])
-
-
-# Statistics
-
-
-RANK = """
-import sys, torch
-from datetime import timedelta
-from torch import distributed
-from afv_metric.bundles.bundle import load_bundle
-from afv_metric.train.export import sample_statistics
-torch.set_num_threads(1)
-bundle = load_bundle(sys.argv[1], generator=True)
-store = f"file://{sys.argv[2]}"
-distributed.init_process_group("gloo", init_method=store, rank=1, world_size=2, timeout=timedelta(seconds=100))
-statistics = sample_statistics(bundle.discriminator, bundle.generator, "logit", 231, 7)
-torch.save([statistics.count, *(value for layer in statistics.layers for value in layer)], sys.argv[3])
-distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_statistics_of_two_processes_are_those_of_one(bundle: Bundle, tmp_path: Path) -> None:
-    networks = bundle.discriminator, bundle.generator
-    alone = sample_statistics(*networks, "logit", 231, 7)
-    arguments = [str(TINY_BUNDLE), str(tmp_path / "store"), str(tmp_path / "other.pt")]
-    environment = {"PYTHONPATH": str(Path(afv_metric.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-c", RANK, *arguments], env=environment) as other:
-        distributed.init_process_group(
-            "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=2, timeout=timedelta(seconds=100)
-        )
-        try:
-            with pytest.raises(ValueError, match="at least one sample a process, got 1 for 2 processes"):
-                sample_statistics(*networks, "logit", 1, 7)
-            together = sample_statistics(*networks, "logit", 231, 7)
-        finally:
-            distributed.destroy_process_group()
-        assert other.wait(100) == 0
-    count, *values = torch.load(tmp_path / "other.pt")
-    assert together.count == count == alone.count == 231
-    assert torch.equal(torch.cat([value.flatten() for value in values]), flat(together))
-    torch.testing.assert_close(flat(together), flat(alone), rtol=1e-9, atol=1e-15)
-    assert not torch.equal(flat(together), flat(sample_statistics(*networks, "logit", 231, 8)))
-
-
-def test_samples_are_those_of_earlier_releases(bundle: Bundle) -> None:
-    statistics = sample_statistics(bundle.discriminator, bundle.generator, "logit", 50, 0)
-    torch.testing.assert_close(flat(statistics).float(), flat(bundle.statistics), rtol=1e-3, atol=1e-9)
-
-
-def test_the_rate_is_reported(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "afv_metric.train.export"):
-        sample_statistics(bundle.discriminator, bundle.generator, "logit", 20, 0)
-    (message,) = caplog.messages
-    assert message.startswith("Fisher statistics over 20 samples in ")
-    assert message.endswith(" samples/s in 1 process")
 
 
 # Checkpoints and recipes
@@ -196,7 +121,7 @@ def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
     assert exported.training["iterations"] == 7
     assert exported.training["recipe"] == recipe  # what was recorded, and nothing made up
     assert exported.energy == "sigmoid"
-    untrained = random_bundle(exported, samples=10)
+    untrained = random_twin(exported, samples=10)
     torch.manual_seed(1)
     assert torch.equal(untrained.discriminator.head.weight, Discriminator(RECIPE.discriminator).baked().head.weight)
     assert untrained.golden == {}
@@ -206,18 +131,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt is no checkpoint of a run"):
         export_run(tmp_path / "other.pt", "mine", samples=10, quiet=True)
-
-
-def test_golden_images_never_change() -> None:
-    first, second = golden_pairs()
-    content = first.numpy().tobytes() + second.numpy().tobytes()
-    assert hashlib.sha256(content).hexdigest() == "cdb597e4b491d5d7d12e34146b0f5624b3548af7a12eec50c214ab9e0b0b2a68"
-
-
-def test_golden_distances_are_of_what_is_stored(run: Path, tmp_path: Path) -> None:
-    exported = export_run(run, "mine", samples=30, levels=(0.5, 0.5), quiet=True)
-    loaded = load_bundle(save_bundle(exported, tmp_path / "bundle"))
-    assert loaded.golden == exported.golden
-    assert loaded.golden["distances"] == golden_distances(loaded)
-    assert set(loaded.golden["distances"]) == {"fisher", "local", "activation"}
-    assert all(distance > 0 for distances in loaded.golden["distances"].values() for distance in distances)

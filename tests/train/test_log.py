@@ -3,7 +3,7 @@ import json
 import pytest
 
 from afv_metric.train import log
-from afv_metric.train.log import Log
+from afv_metric.train.log import Log, read_records
 
 
 def test_records_are_lines_of_json(tmp_path, monkeypatch):
@@ -31,3 +31,27 @@ def test_tensorboard_gets_the_same_numbers_where_it_is_installed(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("monitors/fid")] == [(10, 3.5)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_events_of_a_branch_that_was_given_up_are_void(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for begun, steps in ((0, (10, 20, 30)), (20, (25,))):
+        writer = Log(tmp_path, begun)
+        for step in steps:
+            writer.write("stats", step, 1.0, {"real": step / 10})
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("stats/real")] == [10, 20, 25]
+
+
+def test_keys_of_earlier_versions_have_their_names_of_today(tmp_path):
+    (tmp_path / "monitors.jsonl").write_text(
+        '{"iteration": 1, "energy/train": 2.0, "generator_pull": 3.0, "fid": 4.0}\n'
+    )
+    assert read_records(tmp_path / "monitors.jsonl") == [
+        {"iteration": 1, "logit/train": 2.0, "generator_drift": 3.0, "fid": 4.0}
+    ]

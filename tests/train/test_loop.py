@@ -12,11 +12,12 @@ import torch
 from conftest import fake_gpu
 from PIL import Image
 
+from afv_metric.bundles.twin import random_twin
 from afv_metric.files import locked
 from afv_metric.train import loop
 from afv_metric.train.checkpoint import checkpoints, latest_checkpoint, load_checkpoint
 from afv_metric.train.divergence import DivergenceError
-from afv_metric.train.export import export_run, random_bundle
+from afv_metric.train.export import export_run
 from afv_metric.train.loop import StoppedError, train
 from afv_metric.train.state import State
 
@@ -240,13 +241,23 @@ def test_foreign_files_of_a_run_s_names_are_refused(recipe, images, tmp_path, na
     assert (tmp_path / name).read_text() == '{"flour": "500 g"}'
 
 
-def test_a_run_from_before_there_was_a_decoder_goes_on(recipe, images, tmp_path):
+def test_a_run_of_a_version_with_a_decoder_goes_on_if_it_had_none(recipe, images, tmp_path):
     saved = _train(dataclasses.replace(recipe, iterations=2), images, tmp_path)
-    del saved["recipe"]["reconstruction"]
-    torch.save(saved, latest_checkpoint(tmp_path))
+    path = latest_checkpoint(tmp_path)
+    torch.save(saved | {"recipe": saved["recipe"] | {"reconstruction": 0.0}}, path)
     assert _train(recipe, images, tmp_path)["iteration"] == recipe.iterations
-    with pytest.raises(ValueError, match=r"reconstruction was 0\.0 and is now 1\.0"):
-        train(dataclasses.replace(recipe, reconstruction=1.0), images, tmp_path, quiet=True)
+    saved["recipe"]["reconstruction"] = 1.0
+    torch.save(saved, latest_checkpoint(tmp_path))
+    with pytest.raises(ValueError, match=r"the recorded settings reconstruction are unknown"):
+        train(dataclasses.replace(recipe, iterations=9), images, tmp_path, quiet=True)
+
+
+def test_batches_of_one_image_are_no_divergence(recipe, images, tmp_path):
+    one = dataclasses.replace(recipe, batch_size=1, negatives=0.0)
+    train(one, images, tmp_path, quiet=True)
+    lines = _lines(tmp_path / "stats.jsonl")
+    assert [line["iteration"] for line in lines] == [2, 4, 6]
+    assert not {"real_spread", "fake_spread", "sample_variance"} & lines[0].keys()
 
 
 def test_other_images_are_refused(recipe, images, tmp_path):
@@ -273,8 +284,8 @@ def test_other_images_are_refused(recipe, images, tmp_path):
         {"r1": 1.0, "generator_steps": 2, "discriminator_steps": 2},
         {"r1": 1.0, "precision": "bfloat16"},
         {"precision": "float16"},
-        {"loss": "logistic", "reconstruction": 10.0},
-        {"image_size": 64, "reconstruction": 1.0, "precision": "bfloat16"},
+        {"loss": "logistic"},
+        {"image_size": 64, "precision": "bfloat16"},
     ],
 )
 def test_every_setting_can_be_switched(recipe, images, tmp_path, changes):
@@ -285,16 +296,6 @@ def test_every_setting_can_be_switched(recipe, images, tmp_path, changes):
         before, after = fresh.modules()[name].state_dict(), saved[name]
         assert any(not torch.equal(before[key], after[key]) for key in before), name
         assert all(value.isfinite().all() for value in after.values())
-
-
-def test_the_decoder_is_trained_and_resumed(recipe, images, tmp_path):
-    recipe = dataclasses.replace(recipe, reconstruction=10.0)
-    whole = _train(recipe, images, tmp_path / "whole")
-    before = State(recipe, torch.device("cpu")).decoder.state_dict()
-    assert all(not torch.equal(before[name], value) for name, value in whole["decoder"].items())
-    train(dataclasses.replace(recipe, iterations=3), images, tmp_path / "parts", quiet=True)
-    _assert_equal(whole, _train(recipe, images, tmp_path / "parts"))
-    assert all(line["reconstruction_error"] > 0 for line in _lines(tmp_path / "whole" / "stats.jsonl"))
 
 
 def test_a_run_keeps_the_precision_that_it_began_in(recipe, images, tmp_path, monkeypatch, caplog):
@@ -439,14 +440,14 @@ def test_a_run_starts_from_a_bundle(recipe, images, tmp_path, bundle):
 def test_the_random_network_is_the_run_s_initialisation(recipe, images, tmp_path):
     train(dataclasses.replace(recipe, iterations=2), images, tmp_path, quiet=True)
     trained = export_run(tmp_path, "trained", samples=10, quiet=True)
-    untrained = random_bundle(trained, samples=10)
+    untrained = random_twin(trained, samples=10)
     expected = State(recipe, torch.device("cpu")).averaged_discriminator
     for name, value in expected.state_dict().items():
         assert torch.equal(untrained.discriminator.state_dict()[name], value)
     assert untrained.levels == trained.levels
     other = dataclasses.asdict(dataclasses.replace(recipe, seed=1))
     chained = dataclasses.replace(trained, training={"recipe": other, "before": trained.training})
-    again = random_bundle(chained, samples=10).discriminator.state_dict()
+    again = random_twin(chained, samples=10).discriminator.state_dict()
     assert all(torch.equal(again[name], value) for name, value in expected.state_dict().items())
 
 

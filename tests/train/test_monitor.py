@@ -12,22 +12,18 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from afv_metric import AFVDistance
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.fisher.engine import FisherEngine
-from afv_metric.fisher.forms import FORMS
 from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.images.cache import ImageSet, Rows
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.train import monitor as module
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.recipes import Recipe
-from bapps_eval.data import PairSet, TripletSet
-from bapps_eval.scores import agreement, rank_correlation
 
 RECIPE = Recipe(
     negatives=0.5,
@@ -90,8 +86,8 @@ def test_everything_that_needs_nothing_else_is_measured_and_finite(values):
     kinds = {name.partition("/")[0] for name in values}
     assert kinds == {
         "fisher_similarity",
-        "energy",
-        "generator_pull",
+        "logit",
+        "generator_drift",
         "dead_channels",
         "singular_value",
         "smallest_singular_value",
@@ -118,25 +114,25 @@ def test_energies_are_means_of_the_averaged_discriminator(state, images, values)
     real = {"train": _small(images[0], range(0, 20, 2)), "held_out": _small(images[1], range(10))}
     for name, some in (real | {"generated": generated}).items():
         expected = float(state.averaged_discriminator.energy(some).mean())
-        assert values[f"energy/{name}"] == pytest.approx(expected, rel=1e-4)
-    assert abs(values["energy/negatives"] - values["energy/train"]) > 1e-4
+        assert values[f"logit/{name}"] == pytest.approx(expected, rel=1e-4)
+    assert abs(values["logit/negatives"] - values["logit/train"]) > 1e-4
 
 
 def test_energies_are_logits_where_the_loss_has_a_sigmoid(state, images, values):
     recipe = replace(RECIPE, loss="least-squares")
     measured = Monitor(recipe, *images).measure(state)
-    assert measured["energy/train"] == pytest.approx(values["energy/train"], rel=1e-5)
+    assert measured["logit/train"] == pytest.approx(values["logit/train"], rel=1e-5)
     assert measured["fisher_similarity/train"] != pytest.approx(values["fisher_similarity/train"], rel=1e-6)
 
 
 def test_the_pull_is_the_squared_distance_of_both_generators(images, values):
-    assert values["generator_pull"] == 0
+    assert values["generator_drift"] == 0
     state = _State()
     with torch.no_grad():
         state.generator.to_image.bias += 0.1
     latents, averaged = _generated(state)
     expected = (deepcopy(state.generator).eval()(latents).detach() - averaged).square().sum((1, 2, 3)).mean()
-    assert Monitor(RECIPE, *images).measure(state)["generator_pull"] == pytest.approx(float(expected), rel=1e-4)
+    assert Monitor(RECIPE, *images).measure(state)["generator_drift"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_spectra_of_a_layer_whose_singular_values_are_known(images):
@@ -185,14 +181,14 @@ def test_a_channel_that_one_kind_of_images_reaches_is_alive(images, kind):
 def test_measuring_is_repeatable_and_leaves_no_trace(images, tmp_path):
     labels = torch.arange(20) % 2
     labelled = images[0]._replace(labels=labels), images[1]._replace(labels=labels[:10])
-    state, judged = _State(replace(RECIPE, augmentation="multiscale")), [_pairs(tmp_path)]
+    state = _State(replace(RECIPE, augmentation="multiscale"))
     state.generator.train()
     state.generator.blocks[0].norm1.eval()
     networks = (state.discriminator, state.generator, state.averaged_discriminator, state.averaged_generator)
     modes = [part.training for part in chain(*(network.modules() for network in networks))]
     weights = deepcopy([network.state_dict() for network in networks])
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    monitor = Monitor(replace(RECIPE, augmentation="multiscale"), *labelled, judged=judged, inception=_Features())
+    monitor = Monitor(replace(RECIPE, augmentation="multiscale"), *labelled, evaluate=_evaluate, inception=_Features())
     first = monitor.measure(state)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
@@ -203,7 +199,7 @@ def test_measuring_is_repeatable_and_leaves_no_trace(images, tmp_path):
     assert not any(weight.grad is not None for network in networks for weight in network.parameters())
 
     torch.rand(7)
-    again = Monitor(replace(RECIPE, augmentation="multiscale"), *labelled, judged=judged, inception=_Features())
+    again = Monitor(replace(RECIPE, augmentation="multiscale"), *labelled, evaluate=_evaluate, inception=_Features())
     assert first == again.measure(state) == again.measure(state)
 
 
@@ -216,7 +212,7 @@ def test_no_other_process_is_met(state, images, tmp_path, monkeypatch):
     for name, answer in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 2)):
         monkeypatch.setattr(torch.distributed, name, lambda *arguments, answer=answer: answer)
     pytest.importorskip("torchmetrics")
-    values = Monitor(RECIPE, *images, judged=[_pairs(tmp_path)], inception=_Features()).measure(state)
+    values = Monitor(RECIPE, *images, evaluate=_evaluate, inception=_Features()).measure(state)
     assert {"inception_score", "agreement/local/noise"} <= values.keys()
 
 
@@ -237,81 +233,39 @@ def test_a_set_smaller_than_the_batches_and_larger_ones_give_means(state, images
     few = Monitor(replace(RECIPE, monitor_samples=7), *images).measure(state)
     _, generated = _generated(state, replace(RECIPE, monitor_samples=7))
     expected = float(state.averaged_discriminator.energy(generated).mean())
-    assert few["energy/generated"] == pytest.approx(expected, rel=1e-4)
+    assert few["logit/generated"] == pytest.approx(expected, rel=1e-4)
 
 
 # Agreement with people
 
 
-def _save_noisy(folder, amplitude, seed=0):
-    generator = np.random.default_rng(seed)
-    base = np.kron(np.random.default_rng(5).integers(60, 200, (8, 8, 3)), np.ones((6, 6, 1)))
-    noisy = base + generator.normal(0, 1, base.shape) * amplitude
-    path = folder / f"{amplitude}-{seed}.png"
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
-    return path
+def _evaluate(bundle):
+    return {"local/noise": float(bundle.discriminator.head.weight.sum()), "local/mean": 0.5}
 
 
-def _pairs(folder, amplitudes=(2, 10, 60, 30, 5, 20), name="noise"):
-    reference = _save_noisy(folder, 0)
-    pairs = [(reference, _save_noisy(folder, amplitude, 1)) for amplitude in amplitudes]
-    return PairSet(name, folder, pairs, np.array(amplitudes, float), np.zeros(len(pairs), np.intp))
+def test_the_network_in_the_making_is_evaluated(state, images, bundle):
+    values = Monitor(RECIPE, *images, evaluate=_evaluate).measure(state)
+    expected = _evaluate(replace(bundle, discriminator=state.averaged_discriminator))
+    assert values["agreement/local/noise"] == pytest.approx(expected["local/noise"])
+    assert values["agreement/local/mean"] == values["random_agreement/local/mean"] == 0.5
 
 
-def _triplets(folder):
-    reference, near, far = _save_noisy(folder, 0), _save_noisy(folder, 3, 1), _save_noisy(folder, 60, 1)
-    return TripletSet("2afc/noise", folder, [(reference, near, far), (reference, far, near)], np.array([0.0, 0.75]))
-
-
-def _read(path):
-    return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)[None]
-
-
-def test_agreement_with_people_is_that_of_the_metric_in_the_making(state, images, tmp_path):
-    pairs = _pairs(tmp_path, (2, 4, 6, 5, 3))
-    pairs.judged[:] = [1, 5, 2, 4, 3]
-    triplets = _triplets(tmp_path)
-    values = Monitor(RECIPE, *images, judged=[pairs, triplets]).measure(state)
-    statistics = collect_statistics(FisherEngine(state.averaged_discriminator.baked()), [_generated(state)[1]])
-    bundle = Bundle(
-        "", state.averaged_discriminator, None, statistics, levels=(0, 0.67, 0.33), blocks=(1, 2), pooling=8
-    )
-    for form in FORMS:
-        metric = AFVDistance(bundle, form=form)
-        distances = [[float(metric(_read(x), _read(y))) for y in others] for x, *others in pairs.images]
-        expected = float(rank_correlation(np.array(distances)[:, 0], pairs.judged))
-        assert values[f"agreement/{form}/noise"] == pytest.approx(expected)
-        distances = np.array([[float(metric(_read(x), _read(y))) for y in others] for x, *others in triplets.images])
-        of_triplets = float(agreement(distances[:, 0], distances[:, 1], triplets.judged).mean())
-        assert values[f"agreement/{form}/2afc/noise"] == of_triplets == 0.875
-        assert values[f"agreement/{form}/mean"] == pytest.approx((expected + of_triplets) / 2)
-
-
-def test_the_untrained_network_is_scored_once_and_does_not_depend_on_training(images, tmp_path, monkeypatch):
+def test_the_untrained_network_is_scored_once_and_does_not_depend_on_training(images):
     scored = []
-    score = Monitor._score
 
-    def counted(self, bundle):
-        scored.append(bundle.discriminator)
-        return score(self, bundle)
+    def evaluate(bundle):
+        scored.append(bundle)
+        return {"local/noise": 0.25 * len(scored)}
 
-    monkeypatch.setattr(Monitor, "_score", counted)
     begun, trained = _State(), _State(replace(RECIPE, seed=8))
-    monitor = Monitor(RECIPE, *images, judged=[_pairs(tmp_path)])
+    monitor = Monitor(RECIPE, *images, evaluate=evaluate)
     first, second = monitor.measure(trained), monitor.measure(begun)
     assert len(scored) == 3
     for name, weight in begun.averaged_discriminator.state_dict().items():
-        assert torch.equal(scored[0].state_dict()[name], weight)
-    fixed = {name: value for name, value in first.items() if name.startswith("random_agreement/")}
-    assert set(fixed) == {f"random_agreement/{form}/{name}" for form in FORMS for name in ("noise", "mean")}
-    assert fixed == {name: value for name, value in second.items() if name.startswith("random_agreement/")}
-
-
-def test_judged_sets_are_limited_unless_their_groups_would_vanish(images, tmp_path):
-    pairs = _pairs(tmp_path)
-    grouped = replace(pairs, groups=np.array([0, 1, 2, 0, 1, 2]))
-    monitor = Monitor(RECIPE, *images, judged=[pairs, grouped], judged_items=3)
-    assert [len(judged) for judged in monitor.judged] == [3, 6]
+        assert torch.equal(scored[0].discriminator.state_dict()[name], weight)
+    assert {(one.levels, one.blocks, one.pooling) for one in scored} == {((0, 0.67, 0.33), (1, 2), 8)}
+    assert (first["agreement/local/noise"], second["agreement/local/noise"]) == (0.5, 0.75)
+    assert first["random_agreement/local/noise"] == second["random_agreement/local/noise"] == 0.25
 
 
 # The linear probe

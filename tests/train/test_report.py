@@ -43,8 +43,8 @@ def _monitors(iteration, inception):
     share = iteration / 4000
     values = {"iteration": iteration, "seconds": iteration / 10}
     values |= {"fisher_similarity/train": 0.2 + share / 2, "fisher_similarity/held_out": 0.6 - (share - 0.5) ** 2}
-    values |= {f"energy/{kind}": -index for index, kind in enumerate(("train", "held_out", "generated", "negatives"))}
-    values |= {"generator_pull": 50 * math.exp(-share), "probe_accuracy": share}
+    values |= {f"logit/{kind}": -index for index, kind in enumerate(("train", "held_out", "generated", "negatives"))}
+    values |= {"generator_drift": 50 * math.exp(-share), "probe_accuracy": share}
     for block in range(2):
         values |= {f"dead_channels/blocks.{block}.conv1": share / 4, f"dead_channels/blocks.{block}": 0.0}
         for kind, value in (("singular_value", 2.5), ("smallest_singular_value", 0.125), ("effective_rank", 7.0)):
@@ -223,7 +223,7 @@ def test_what_a_run_lacks_is_left_out_with_a_sentence(tmp_path, monkeypatch):
 def test_a_run_at_its_start_and_one_whose_channels_live(tmp_path, monkeypatch):
     start = _save_run(tmp_path / "start", Recipe(), monitors=False)
     record = {name: 0 if "dead" in name else value for name, value in _monitors(0, False).items()}
-    (start / "monitors.jsonl").write_text(json.dumps(record | {"generator_pull": 0.0}) + "\n")
+    (start / "monitors.jsonl").write_text(json.dumps(record | {"generator_drift": 0.0}) + "\n")
     drawn = _panels(monkeypatch, start)
     assert "Generator and its average" not in drawn
     assert "Dead channels" not in drawn

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
-__all__ = ["LostProcessError", "average", "joined", "process", "reaches_any", "synchronise_batch_norm"]
+__all__ = ["LostProcessError", "any_rank", "average", "init_distributed", "rank_and_world_size", "sync_batch_norm"]
 
 
 class LostProcessError(RuntimeError):
     """Another process of the job has ended, so that this one cannot go on."""
 
 
-def process() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Rank of this process and number of processes.
 
     Example:
-        >>> process()
+        >>> rank_and_world_size()
         (0, 1)
     """
     if distributed.is_available() and distributed.is_initialized():
@@ -35,7 +35,7 @@ def process() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def joined(device: str | torch.device) -> Iterator[torch.device]:
+def init_distributed(device: str | torch.device) -> Iterator[torch.device]:
     """Join the job that ``torchrun`` has started, if any, and give the device of this process.
 
     Args:
@@ -68,7 +68,7 @@ def joined(device: str | torch.device) -> Iterator[torch.device]:
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
     """Replace tensors of one device, in place, by their means over all processes."""
-    _, count = process()
+    _, count = rank_and_world_size()
     tensors = list(tensors)
     if count == 1 or not tensors:
         return
@@ -79,17 +79,17 @@ def average(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def reaches_any(condition: bool, device: torch.device) -> bool:
+def any_rank(condition: bool, device: torch.device) -> bool:
     """Whether a condition holds in any process; all of them get the same answer, at the same place."""
-    if process()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return condition
     flag = torch.tensor(float(condition), device=device)
     distributed.all_reduce(flag)
     return bool(flag)
 
 
-class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the batch of all processes; unlike ``nn.SyncBatchNorm`` it runs on the CPU, too."""
+class _SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes on the CPU, where ``nn.SyncBatchNorm`` does not run."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(N, C, H, W)``."""
@@ -98,7 +98,7 @@ class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        count = process()[1]
+        count = rank_and_world_size()[1]
         maps = input.to(self.weight.dtype)
         mean = differentiable_all_reduce(maps.mean((0, 2, 3)) / count)
         centred = maps - mean[:, None, None]
@@ -113,9 +113,13 @@ class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
         return normalised.to(input.dtype)
 
 
-def synchronise_batch_norm(module: nn.Module) -> None:
+def sync_batch_norm(module: nn.Module) -> None:
     """Make every batch normalisation of a network one over the batches of all processes, in place."""
-    if process()[1] > 1:
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.__class__ = _SynchronisedBatchNorm2d
+    if rank_and_world_size()[1] == 1:
+        return
+    if any(parameter.is_cuda for parameter in module.parameters()):
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.__class__ = _SyncBatchNorm2d

@@ -1,0 +1,96 @@
+"""Fisher statistics over generated samples, by one process or shared out among several."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import reduce
+
+import torch
+from torch import Tensor, distributed
+from tqdm import tqdm
+
+from afv_metric.distributed import rank_and_world_size
+from afv_metric.fisher.engine import Energy, FisherEngine
+from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics, collect_statistics
+from afv_metric.networks import Discriminator, Generator
+
+__all__ = ["sample_statistics"]
+
+_BATCH = 100
+_log = logging.getLogger(__name__)
+
+
+def sample_statistics(
+    discriminator: Discriminator, generator: Generator, energy: Energy, samples: int, seed: int, *, quiet: bool = True
+) -> FisherStatistics:
+    """Fisher statistics of a discriminator over samples of a generator.
+
+    In a job of several processes each takes its share of the samples, which are the same for any number of processes,
+    and all of them get the same statistics; between numbers of processes these differ by rounding in float64.
+
+    Args:
+        discriminator: Baked discriminator.
+        generator: Generator in evaluation mode, on the same device.
+        energy: ``"logit"`` or ``"sigmoid"``.
+        samples: Number of samples, over all processes together.
+        seed: Seed of the latents.
+        quiet: Show no progress bar.
+
+    Returns:
+        Statistics in float64 on the CPU.
+
+    Raises:
+        ValueError: If there are fewer samples than processes.
+
+    Example:
+        >>> from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
+        >>> networks = Discriminator(DiscriminatorConfig(width=4)).baked(), Generator(GeneratorConfig(width=4)).eval()
+        >>> sample_statistics(*networks, "logit", samples=5, seed=0).count
+        5
+    """
+    rank, count = rank_and_world_size()
+    if samples < count:
+        raise ValueError(f"Fisher statistics need at least one sample a process, got {samples} for {count} processes")
+    random = torch.Generator().manual_seed(seed)
+    sizes = [min(_BATCH, samples - start) for start in range(0, samples, _BATCH)]
+    latents = torch.cat([generator.sample_latents(size, generator=random) for size in sizes])
+    mine = latents.tensor_split(count)[rank]
+
+    @torch.no_grad()
+    def batches() -> Iterator[Tensor]:
+        with tqdm(total=len(mine), desc="statistics", disable=quiet or rank > 0, unit="sample") as bar:
+            for some in mine.split(_BATCH):
+                yield generator(some)
+                bar.update(len(some))
+
+    began = time.monotonic()
+    statistics = collect_statistics(FisherEngine(deepcopy(discriminator), energy), batches())
+    if count > 1:
+        statistics = _merge_over_processes(statistics, latents.device)
+    seconds = time.monotonic() - began
+    if rank == 0:
+        _log.info(
+            "Fisher statistics over %d samples in %.1f s: %.0f samples/s in %d process%s",
+            *(samples, seconds, samples / seconds, count, "" if count == 1 else "es"),
+        )
+    return statistics
+
+
+def _merge_over_processes(statistics: FisherStatistics, device: torch.device) -> FisherStatistics:
+    """Merge the statistics of all processes, in the order of their ranks, so that all get the same bits."""
+    values = [value for layer in statistics.layers for value in layer]
+    mine = torch.cat([torch.tensor([statistics.count], dtype=torch.float64), *(value.flatten() for value in values)])
+    mine = mine.to(device)
+    gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(gathered, mine)
+
+    def unpack(flat: Tensor) -> FisherStatistics:
+        count, *parts = flat.cpu().split([1, *(value.numel() for value in values)])
+        shaped = (part.view_as(value) for part, value in zip(parts, values, strict=True))
+        layers = zip(*[shaped] * len(LayerStatistics._fields), strict=True)  # as many at a time as a layer has
+        return FisherStatistics(int(count), tuple(LayerStatistics(*layer) for layer in layers))
+
+    return reduce(FisherStatistics.merge, map(unpack, gathered))

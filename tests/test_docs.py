@@ -128,6 +128,7 @@ def test_judged_sets_are_given_as_the_evaluation_says(tmp_path, monkeypatch, cap
     assert re.search(r"^ +a +b +all$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_representation_runs(data, monkeypatch):
     for needed in ("faiss", "matplotlib"):
         pytest.importorskip(needed)

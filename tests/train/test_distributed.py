@@ -102,6 +102,7 @@ def _arguments(recipe, images, out):
     return ["imagenet", "--data", images, "--out", out, "--quiet", "--set", *settings]
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_the_whole_batch(recipe, images, tmp_path):
     recipe = dataclasses.replace(recipe, augmentation="none", negatives=0.0, iterations=4, log_interval=1, r1=0.1)
     train(recipe, images, tmp_path / "one", quiet=True)
@@ -121,6 +122,7 @@ def test_two_processes_train_like_one_with_the_whole_batch(recipe, images, tmp_p
         torch.testing.assert_close(saved[1]["averaged_discriminator"][name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(recipe, images, tmp_path):
     recipe = dataclasses.replace(recipe, batch_size=7)
     for job in _start_two(_TRAIN, *_arguments(recipe, images, tmp_path)):

@@ -83,6 +83,7 @@ def _kill_at_random_moments(recipe, images, tmp_path, kills):
     return states
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_nothing_the_old_or_the_new(recipe, images, tmp_path):
     _kill_at_random_moments(recipe, images, tmp_path, kills=1)
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, reserve_folder, save_bundle
-from afv_metric.bundles.card import decorate_bundle, make_card, write_card
 from afv_metric.bundles.push import push_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError
 from afv_metric.bundles.validate import validate_bundle
@@ -21,6 +20,7 @@ from afv_metric.distributed import LostProcessError, init_distributed, rank_and_
 from afv_metric.fisher.forms import FORMS
 from afv_metric.runtime import parse_device
 from afv_metric.train.adapt import adapt_bundle
+from afv_metric.train.card import decorate_bundle, make_card, write_card
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.export import BLOCKS, LEVELS, POOLING, export_run
 from afv_metric.train.loop import StoppedError, train

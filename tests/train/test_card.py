@@ -1,4 +1,4 @@
-"""Tests of afv_metric.bundles.card: what the card says stands in the files that it was made from."""
+"""Tests of afv_metric.train.card: what the card says stands in the files that it was made from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from afv_metric.bundles import card
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
-from afv_metric.bundles.card import make_card, write_card
 from afv_metric.files import sha256_of
+from afv_metric.train import card
+from afv_metric.train.card import make_card, write_card
 from afv_metric.train.recipes import RECIPES, Recipe
 
 RECIPE = Recipe(width=4, generator_width=4, latent_size=8, negatives=0.5, iterations=900, r1=0.5, gamma=0.25, seed=6)
@@ -72,7 +72,7 @@ def table(text: str, head: str) -> list[list[str]]:
 def test_facts(folder: Path) -> None:
     text = make_card(folder, chosen="on nothing,\nby heart")
     facts = dict(table(text, ""))
-    assert facts["Discriminator"].startswith("32x32, 4 channels, leaky ReLU (0.2), energy at every position; ")
+    assert facts["Discriminator"].startswith("32x32, 4 channels, leaky ReLU (0.2), logit at every position; ")
     assert facts["Generator"].startswith("4 channels, 8 latents; ")
     assert facts["Data"] == r"Holiday pictures \| of 2019; 64 images, c0ffee"
     assert facts["Training"] == (
@@ -81,10 +81,10 @@ def test_facts(folder: Path) -> None:
     )
     assert facts["Machine"] == "Z80, 8 bit, 1 thread, 2 processes, torch 2.15.0; then Abacus, 3 threads"
     assert facts["Losses"] == (
-        "hinge on each position's energy; gain 8 on it; spectral normalisation; 0.5 of a batch of corrupted images as "
-        "negatives; generator pulled to its average by 0.25 (noise 0.01); gradient penalty 0.5 on real images"
+        "hinge on the logit of each position; gain 8 on it; spectral normalisation; 0.5 of a batch of corrupted images "
+        "as negatives; proximal term of the generator 0.25 (noise 0.01); gradient penalty 0.5 on real images"
     )
-    assert facts["Weights used"] == "Polyak averages: discriminator 0.9995, generator 0.995 an iteration"
+    assert facts["Weights used"] == "Polyak averages: discriminator 0.9995, generator 0.995 per iteration"
     assert facts["Statistics"].startswith("50 samples, source: generator")
     assert facts["Default form"] == (
         "`activation`; levels 0.2, 0.4, 0.4 at scales 1, 1/2, 1/4; the layers of blocks 1, 2 (of 0 to 3); pooling "
@@ -96,7 +96,7 @@ def test_facts(folder: Path) -> None:
     hashes = {row[0]: row[2].strip("`") for row in table(text, "file")}
     assert hashes == {name: sha256_of(folder / name) for name in hashes}
     assert len(hashes) == 3
-    assert text.startswith("---\nlicense: cc0-1.0\nlibrary_name: afv-metric\n")
+    assert text.startswith("---\nlibrary_name: afv-metric\nlicense: cc0-1.0\n")
 
 
 def test_the_command_makes_the_recipe_again(folder: Path, run: Path) -> None:
@@ -163,7 +163,7 @@ def test_curves_are_drawn(folder: Path, run: Path) -> None:
     assert "![curves of the run](curves.png)" in write_card(folder, run).read_text()
     with Image.open(folder / "curves.png") as drawn:
         colours = drawn.convert("RGB").getcolors(1 << 20)
-    assert drawn.width == 4 * 480  # losses, energies, Fisher Similarity, agreement
+    assert drawn.width == 1800  # losses, energies, Fisher Similarity, agreement
     assert len(colours) > 50
     before = (folder / "curves.png").read_bytes()
     write_card(folder, run)
@@ -175,7 +175,7 @@ def test_without_matplotlib_there_is_no_picture(
 ) -> None:
     (folder / "curves.png").write_bytes(b"of another run")
     monkeypatch.setattr(card.importlib.util, "find_spec", lambda name: None)
-    with caplog.at_level("INFO", "afv_metric.bundles.card"):
+    with caplog.at_level("INFO", "afv_metric.train.card"):
         text = write_card(folder, run).read_text()
     assert "curves.png" not in text
     assert not (folder / "curves.png").exists()
@@ -238,11 +238,20 @@ def results(folder: Path, **changes: object) -> Path:
 
 def test_agreement(folder: Path) -> None:
     text = make_card(folder, agreement=results(folder)).partition("## Agreement with people")[2]
-    assert "| afv | 0.600 | 0.600 | 0.600 [0.550, 0.650] |  |" in text
+    assert "| afv | 0.600 | 0.600 | 0.600 [0.550, 0.650] ||" in text
     assert "| l2 | 0.500 | 0.500 | 0.500 [0.450, 0.550] | -0.100 [-0.200, +0.100] |" in text
     assert "blur: srocc of 99 items, cnn: 2afc of 500 items" in text
     assert "with seed 0, limit 500, torch 2.15.0." in text
     assert "/home/me" not in text
+
+
+def test_the_hub_reads_the_scores_of_the_bundle(folder: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(make_card(folder, agreement=results(folder))).data
+    found = [(one.dataset_name, one.metric_type, one.metric_value) for one in data.eval_results]
+    assert (data.model_name, data.license) == ("tiny-bundle", "cc0-1.0")
+    assert found == [("blur", "srocc", 0.6), ("cnn", "2afc", 0.6)]
 
 
 def test_agreement_with_intervals_for_each_set(folder: Path) -> None:
@@ -255,8 +264,8 @@ def test_agreement_with_intervals_for_each_set(folder: Path) -> None:
     first |= {"scores": {"blur": record(0.61, 0.5, 0.7), "cnn": record(0.7, 0.6, 0.8)}}
     first |= {"means": {"2AFC all": record(0.9, 0.9, 0.9), "mean of all": record(0.65, 0.55, 0.75)}}
     text = make_card(folder, agreement=results(folder, metrics=[first, {"name": "l2", "scores": {"blur": 0.4}}]))
-    assert "| afv | 0.610 [0.500, 0.700] | 0.700 [0.600, 0.800] | 0.650 [0.550, 0.750] |  |" in text
-    assert "| l2 | 0.400 |  |  |  |" in text
+    assert "| afv | 0.610 [0.500, 0.700] | 0.700 [0.600, 0.800] | 0.650 [0.550, 0.750] ||" in text
+    assert "| l2 | 0.400 | | ||" in text
 
 
 def test_agreement_of_another_bundle_is_refused(folder: Path) -> None:

@@ -1,0 +1,91 @@
+"""Curves over iterations, drawn by matplotlib: for model cards and reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Panel", "Points", "draw", "points_of"]
+
+_MOST_POINTS = 300  # of a curve; more are replaced by means of neighbours
+
+Points = Sequence[tuple[float, float]]
+
+
+class Panel(NamedTuple):
+    """Curves on one pair of axes.
+
+    A label ``"NAME, KIND"`` has the colour of ``"NAME"`` and is dashed.
+    """
+
+    title: str
+    curves: Mapping[str, Points]
+    logarithmic: bool = False
+
+
+def points_of(records: Sequence[Mapping[str, Any]], key: str) -> Points:
+    """Finite values of a key against iterations.
+
+    Example:
+        >>> points_of([{"iteration": 1, "real": 2}, {"iteration": 2}, {"iteration": 3, "real": float("nan")}], "real")
+        [(1.0, 2.0)]
+    """
+    pairs = ((record["iteration"], record.get(key)) for record in records)
+    return [(float(x), float(y)) for x, y in pairs if isinstance(y, int | float) and math.isfinite(y)]
+
+
+def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
+    """Draw panels in rows, with one legend; a label has one colour in all of them."""
+    try:
+        from matplotlib import ticker
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('curves are drawn by matplotlib: pip install "afv-metric[plots]"') from error
+
+    columns = min(len(panels), columns)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.6, 2.9 * rows + 0.4), layout="constrained")
+    colours: dict[str, str] = {}
+    handles: dict[str, Any] = {}
+    for index, panel in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, columns, index)
+        for label, points in panel.curves.items():
+            name, _, kind = label.partition(", ")
+            colour = colours.setdefault(name, f"C{len(colours)}")
+            few = len(points) <= 40 and not kind
+            (line,) = axes.plot(
+                *zip(*_thin(points), strict=True),
+                color=colour,
+                linestyle="dashed" if kind else "solid",
+                marker="." if few else None,
+            )
+            handles.setdefault(label, line)
+        if panel.logarithmic:
+            axes.set_yscale("log")
+        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    if len(handles) > 1:
+        # A label that begins with an underscore would be left out, so none does.
+        labels = [f"\N{ZERO WIDTH SPACE}{label}" for label in handles]
+        fitting = max(1, int(figure.get_figwidth() / (0.6 + 0.062 * max(map(len, labels)))))
+        figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=fitting, frameon=False)
+    return figure
+
+
+def _thin(points: Points) -> Points:
+    """At most ``_MOST_POINTS`` points, each the mean of as many neighbours.
+
+    Example:
+        >>> _thin([(float(x), 1.0) for x in range(600)])[:2]
+        [(0.5, 1.0), (2.5, 1.0)]
+    """
+    size = -(-len(points) // _MOST_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), max(size, 1))]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]

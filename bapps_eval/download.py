@@ -15,11 +15,10 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import IO, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
@@ -53,22 +52,20 @@ def download(
     split: str = "val",
     tasks: Sequence[str] = TASKS,
     url: str = URL,
-    sha256: Mapping[str, str] = MappingProxyType({}),
     quiet: bool = False,
 ) -> list[Path]:
     """Fetch the published archives and unpack them, unless they are there.
 
     An archive is fetched into ``<name>.part``, from where an interrupted call goes on if the server still has the same;
-    its sha256 is compared with the one given, or else with the one that :data:`RECORD` in the root has of an earlier
-    download; it is unpacked into a hidden folder, which is renamed when all is well; then the archive is removed and
-    its sha256 recorded. A process that finds another at it waits.
+    its sha256 is compared with the one that :data:`RECORD` in the root has of an earlier download; it is unpacked into
+    a hidden folder, which is renamed when all is well; then the archive is removed and its sha256 recorded. A process
+    that finds another at it waits.
 
     Args:
         root: Folder for ``2afc/<split>`` and ``jnd/<split>``; made if need be.
         split: ``"val"`` or ``"train"``; the latter has no JND.
         tasks: The tasks to fetch, out of ``"2afc"`` and ``"jnd"``.
         url: Web address of the folder of the archives.
-        sha256: Expected hashes in hexadecimal, by the names in :data:`bapps_eval.data.ARCHIVES`.
         quiet: Show no progress bars.
 
     Returns:
@@ -84,8 +81,6 @@ def download(
     names = {task: ARCHIVES[task, split] for task in TASKS if task in tasks and (task, split) in ARCHIVES}
     if not names:
         raise ValueError(f"there is no archive of the split {split!r} of {' and '.join(tasks)}")
-    if unknown := set(sha256) - set(ARCHIVES.values()):
-        raise ValueError(f"a sha256 is given of {', '.join(unknown)}; archives are {', '.join(ARCHIVES.values())}")
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".downloads.lock"):  # another process that fetches the same is waited for
@@ -93,21 +88,20 @@ def download(
             if (root / task / split).exists():
                 _log.info("%s is there", root / task / split)
             else:
-                _fetch_and_unpack(f"{url.rstrip('/')}/{name}", root / task / split, root, sha256.get(name), quiet)
+                _fetch_and_unpack(f"{url.rstrip('/')}/{name}", root / task / split, root, quiet)
     return [root / task / split for task in names]
 
 
-def _fetch_and_unpack(address: str, folder: Path, root: Path, sha256: str | None, quiet: bool) -> None:
+def _fetch_and_unpack(address: str, folder: Path, root: Path, quiet: bool) -> None:
     name, record = address.rpartition("/")[2], _read_record(root / RECORD)
     part = root / f"{name}.part"
     with tqdm(desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet) as bar:
         _fetch(address, part, bar)
     try:
         digest = sha256_of(part)
-        expected, origin = (sha256, "as given") if sha256 else (None, f"as {root / RECORD} has it")
-        expected = expected or record.get(name, {}).get("sha256", digest)
-        if digest != expected.lower():
-            raise ValueError(f"{name} has the sha256 {digest}, and not {expected}, {origin}; it is not used")
+        expected = record.get(name, {}).get("sha256", digest)
+        if digest != expected:
+            raise ValueError(f"{name} has the sha256 {digest}, and not {expected}, as {root / RECORD} has it")
         with tqdm(desc=f"unpacking {name}", unit="file", disable=quiet) as bar:
             _unpack(part, folder, bar)
     except ValueError:

@@ -44,6 +44,7 @@ __all__ = [
 Distance = Callable[[Any, Any], Tensor]
 """Compares the descriptions of two batches of N images, the images themselves by default; gives ``(N,)``."""
 
+_TORCHMETRICS = "torchmetrics.functional.image"
 _PIXELS = 2**18  # of the first images of the items that are worked on at a time, which bounds memory
 
 
@@ -112,7 +113,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which bundles and encoder to make metrics of, and where.
+    """The bundles to make metrics of, and the device.
 
     Attributes:
         weights: Names, folders or hub ids of bundles; the default bundle if empty.
@@ -134,14 +135,7 @@ class Choice:
 
 
 def l2(img0: Tensor, img1: Tensor) -> Tensor:
-    """Mean squared difference, which orders pairs of one size as the Euclidean distance does.
-
-    Args:
-        img0: ``(N, 3, H, W)`` in [-1, 1].
-        img1: Likewise.
-
-    Returns:
-        ``(N,)`` in [0, 4].
+    """Mean squared difference of images ``(N, 3, H, W)`` in [-1, 1]: ``(N,)`` in [0, 4].
 
     Example:
         >>> l2(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5))
@@ -151,16 +145,9 @@ def l2(img0: Tensor, img1: Tensor) -> Tensor:
 
 
 def psnr(img0: Tensor, img1: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels, negated, so that more is farther.
+    """Peak signal-to-noise ratio in decibels, negated, so that more is farther: ``(N,)`` from -200, for equals, to 0.
 
     It orders pairs as :func:`l2` does and has the same 2AFC, JND and rank correlations; the linear one differs.
-
-    Args:
-        img0: ``(N, 3, H, W)`` in [-1, 1].
-        img1: Likewise.
-
-    Returns:
-        ``(N,)`` from -200, where identical images are put, to 0.
 
     Example:
         >>> psnr(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2))
@@ -180,17 +167,8 @@ def ssim(img0: Tensor, img1: Tensor) -> Tensor:
 
     Returns:
         ``(N,)`` in [0, 2], 0 for identical images.
-
-    Raises:
-        ImportError: If torchmetrics is not installed.
-
-    Example:
-        >>> images = torch.rand(2, 3, 16, 16) * 2 - 1
-        >>> ssim(images, images).abs() < 1e-6
-        tensor([True, True])
     """
-    functional = _import("ssim", "torchmetrics", ".functional.image")
-    measure = functional.structural_similarity_index_measure
+    measure = _import("ssim", _TORCHMETRICS).structural_similarity_index_measure
     values: Tensor = measure(*map(_to_unit_range, (img0, img1)), data_range=1.0, reduction="none")
     return 1 - values
 
@@ -212,22 +190,12 @@ def ms_ssim(img0: Tensor, img1: Tensor) -> Tensor:
 
     Returns:
         ``(N,)`` in [0, 1], 0 for identical images.
-
-    Raises:
-        ImportError: If torchmetrics is not installed.
-
-    Example:
-        >>> images = torch.rand(2, 3, 64, 64) * 2 - 1
-        >>> ms_ssim(images, images).abs() < 1e-6
-        tensor([True, True])
     """
-    functional = _import("ms-ssim", "torchmetrics", ".functional.image")
+    measure = _import("ms-ssim", _TORCHMETRICS).multiscale_structural_similarity_index_measure
     count = max(n for n in range(1, 6) if n == 1 or min(img0.shape[2:]) // (n - 1) ** 2 > 10)
-    betas = tuple(share / sum(_SCALES[:count]) for share in _SCALES[:count])
+    betas = tuple(weight / sum(_SCALES[:count]) for weight in _SCALES[:count])
     channels = [_to_unit_range(images).flatten(0, 1)[:, None] for images in (img0, img1)]
-    values: Tensor = functional.multiscale_structural_similarity_index_measure(
-        *channels, data_range=1.0, reduction="none", betas=betas
-    )
+    values: Tensor = measure(*channels, data_range=1.0, reduction="none", betas=betas)
     return 1 - values.view(-1, img0.shape[1]).mean(1)
 
 
@@ -235,12 +203,9 @@ def _to_unit_range(images: Tensor) -> Tensor:
     return (images + 1) / 2
 
 
-def _make_plain(distance: Distance, name: str, choice: Choice) -> list[Metric]:
-    return [Metric(name, distance)]
-
-
-def _make_structural(distance: Distance, name: str, choice: Choice) -> list[Metric]:
-    _import(name, "torchmetrics", ".functional.image")
+def _make_plain(distance: Distance, package: str, name: str, choice: Choice) -> list[Metric]:
+    if package:
+        _import(name, package)
     return [Metric(name, distance)]
 
 
@@ -280,7 +245,7 @@ def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
 def _make_lpips(net: str, settings: Mapping[str, Any], name: str, choice: Choice) -> list[Metric]:
     """A network of the package lpips, or of its shift-tolerant kin, with its own features and weights of the layers."""
     if name.startswith("stlpips"):  # the wheel declares neither of the other two packages
-        package = _import(name, "stlpips_pytorch", ".stlpips", install="stlpips-pytorch ipython torchsummary")
+        package = _import(name, "stlpips_pytorch.stlpips", "stlpips-pytorch ipython torchsummary")
     else:
         package = _import(name, "lpips")
     with _explained(name):
@@ -307,28 +272,6 @@ def _normalize_channels(maps: Tensor) -> Tensor:
     return maps / (maps.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
-def _make_dists(name: str, choice: Choice) -> list[Metric]:
-    """The network of piq; images larger than 256 pixels are made smaller, as there."""
-    piq = _import(name, "piq")
-    with _explained(name):
-        network = piq.DISTS(reduction="none")
-    network = network.eval().requires_grad_(False).to(choice.device)
-
-    def describe(images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        joined = _to_unit_range(torch.cat(list(images)))
-        smaller = 256 / min(joined.shape[2:])
-        if smaller < 1:
-            joined = F.interpolate(joined, scale_factor=smaller, recompute_scale_factor=False, mode="bilinear")
-        return list(zip(*(maps.chunk(len(images)) for maps in network.get_features(joined)), strict=True))
-
-    def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        similarities = network.compute_distance(first, second)
-        weighed = [part * share.to(part) for part, share in zip(similarities, network.weights, strict=True)]
-        return 1 - torch.cat(weighed, 1).sum((1, 2, 3))
-
-    return [Metric(name, distance, describe=describe)]
-
-
 # The functions of piq that are larger for images that are nearer; its losses are distances.
 _PIQ_SIMILARITIES = frozenset(
     ["dss", "fsim", "haarpsi", "information_weighted_ssim", "multi_scale_ssim", "psnr", "srsim", "ssim", "vif_p", "vsi"]
@@ -336,19 +279,15 @@ _PIQ_SIMILARITIES = frozenset(
 
 
 def _make_piq(name: str, choice: Choice) -> list[Metric]:
-    """``piq:NAME``: a function, such as ``vif_p``, or a class of losses, such as ``HaarPSILoss``."""
-    found = _attribute(_import(name, "piq"), name)
+    """``piq:NAME``: a function, such as ``vif_p``, or a class of losses, such as ``HaarPSILoss``; ``dists`` is one."""
+    found = _attribute(_import(name, "piq"), "DISTS" if name == "dists" else name.partition(":")[2])
     is_module = isinstance(found, type) and issubclass(found, nn.Module)
     with _explained(name):
         compare: Any = found(reduction="none") if is_module else partial(found, data_range=1.0, reduction="none")
     if is_module:
         compare = compare.eval().requires_grad_(False).to(choice.device)
-
-    def distance(img0: Tensor, img1: Tensor) -> Tensor:
-        values: Tensor = compare(_to_unit_range(img1).clamp(0, 1), _to_unit_range(img0).clamp(0, 1))
-        return -values.flatten() if found.__name__ in _PIQ_SIMILARITIES else values.flatten()
-
-    return [_tried(name, distance, choice.device)]
+    sign = -1 if found.__name__ in _PIQ_SIMILARITIES else 1
+    return [_tried(name, lambda img0, img1: sign * compare(img1, img0).flatten(), choice.device)]
 
 
 def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
@@ -356,8 +295,8 @@ def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
 
     A batch at once would be another number for some of them, which pool over it.
     """
-    found = _attribute(_import(name, "torchmetrics", ".functional.image"), name)
-    classes = {key.lower(): value for key, value in vars(_import(name, "torchmetrics", ".image")).items()}
+    found = _attribute(_import(name, _TORCHMETRICS), name.partition(":")[2])
+    classes = {key.lower(): value for key, value in vars(_import(name, "torchmetrics.image")).items()}
     higher_is_nearer = getattr(classes.get(found.__name__.replace("_", "")), "higher_is_better", None)
     if higher_is_nearer is None:
         raise ValueError(f"torchmetrics does not say which way round {name} is; write a function: MODULE:CALLABLE")
@@ -367,11 +306,27 @@ def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
         settings["normalize"] = True  # images in [0, 1], as for all the others
 
     def distance(img0: Tensor, img1: Tensor) -> Tensor:
-        pairs = zip(_to_unit_range(img1).clamp(0, 1).split(1), _to_unit_range(img0).clamp(0, 1).split(1), strict=True)
+        pairs = zip(img1.split(1), img0.split(1), strict=True)
         values = torch.stack([found(distorted, reference, **settings).mean() for distorted, reference in pairs])
         return -values if higher_is_nearer else values
 
     return [_tried(name, distance, choice.device)]
+
+
+def _tried(name: str, distance: Distance, device: str) -> Metric:
+    """A metric of another package on values in [0, 1], once it has shown that it compares the right way round."""
+
+    def compare(img0: Tensor, img1: Tensor) -> Tensor:
+        return distance(_to_unit_range(img0).clamp(0, 1), _to_unit_range(img1).clamp(0, 1))
+
+    generator = torch.Generator().manual_seed(0)
+    image = F.interpolate(torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1, 256, mode="bilinear")
+    noisy = (image + 0.3 * torch.randn(image.shape, generator=generator)).clamp(-1, 1)
+    with _explained(name), torch.inference_mode():
+        same, apart = (float(compare(image.to(device), other.to(device))) for other in (image, noisy))
+    if same > apart:
+        raise ValueError(f"{name} finds a noisy copy nearer than the image itself; write a function: MODULE:CALLABLE")
+    return Metric(name, compare, one_at_a_time=True)
 
 
 def _find_callable(name: str) -> Callable[..., Any]:
@@ -412,28 +367,15 @@ def _takes_nothing(found: Callable[..., Any]) -> bool:
     return True
 
 
-def _tried(name: str, compare: Distance, device: str) -> Metric:
-    """A metric of another package, once it has shown that it compares images, and which way round."""
-    generator = torch.Generator().manual_seed(0)
-    image = F.interpolate(torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1, 256, mode="bilinear")
-    noisy = (image + 0.3 * torch.randn(image.shape, generator=generator)).clamp(-1, 1)
-    with _explained(name), torch.inference_mode():
-        same, apart = (float(compare(image.to(device), other.to(device))) for other in (image, noisy))
-    if same > apart:
-        raise ValueError(f"{name} finds a noisy copy nearer than the image itself; write a function: MODULE:CALLABLE")
-    return Metric(name, compare, one_at_a_time=True)
-
-
-def _import(name: str, package: str, inner: str = "", install: str = "") -> Any:
+def _import(name: str, module: str, install: str = "") -> Any:
     try:
-        return importlib.import_module(package + inner)
+        return importlib.import_module(module)
     except ImportError as error:
-        install = install or f"'afv-metric[peers]', or {package}"
+        install = install or f"'afv-metric[peers]', or {module.partition('.')[0]}"
         raise ImportError(f"the metric {name} needs another package: pip install {install}") from error
 
 
-def _attribute(module: Any, name: str) -> Any:
-    wanted = name.partition(":")[2]
+def _attribute(module: Any, wanted: str) -> Any:
     found = getattr(module, wanted, None)
     if not callable(found):
         raise ValueError(f"{module.__name__} has no metric {wanted!r}")
@@ -465,14 +407,14 @@ METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
     **{name: partial(_make_afv, False) for name in ("afv", *(f"afv:{form}" for form in FORMS))},
     **{name: partial(_make_afv, True) for name in ("afv-random", *(f"afv-random:{form}" for form in FORMS))},
     "d-pool": _make_d_pool,
-    "l2": partial(_make_plain, l2),
-    "psnr": partial(_make_plain, psnr),
-    "ssim": partial(_make_structural, ssim),
-    "ms-ssim": partial(_make_structural, ms_ssim),
+    "l2": partial(_make_plain, l2, ""),
+    "psnr": partial(_make_plain, psnr, ""),
+    "ssim": partial(_make_plain, ssim, _TORCHMETRICS),
+    "ms-ssim": partial(_make_plain, ms_ssim, _TORCHMETRICS),
     **{f"lpips-{net}": partial(_make_lpips, net, {}) for net in ("alex", "vgg", "squeeze")},
     **{f"lpips-{net}-baseline": partial(_make_lpips, net, {"lpips": False}) for net in ("alex", "vgg", "squeeze")},
     **{f"stlpips-{net}": partial(_make_lpips, net, {"variant": "shift_tolerant"}) for net in ("alex", "vgg")},
-    "dists": _make_dists,
+    "dists": _make_piq,
 }
 _PACKAGES: dict[str, Callable[[str, Choice], list[Metric]]] = {"piq": _make_piq, "torchmetrics": _make_torchmetrics}
 

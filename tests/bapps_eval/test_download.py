@@ -289,14 +289,6 @@ def test_nobody_there(server: Server, tmp_path: Path) -> None:
         download(tmp_path, url=url, quiet=True)
 
 
-def test_a_sha256_that_is_given(server: Server, archive: bytes, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"{NAME} has the sha256 [0-9a-f]{{64}}, and not 00, as given"):
-        _fetch_2afc(server, tmp_path / "root", sha256={NAME: "00"})
-    assert names_in(tmp_path / "root") == []
-    _fetch_2afc(server, tmp_path / "root", sha256={NAME: hashlib.sha256(archive).hexdigest().upper()})
-    assert len(read_root(tmp_path / "root")) == 2
-
-
 def test_a_sha256_that_was_recorded(server: Server, archive: bytes, original: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     _fetch_2afc(server, root)
@@ -394,8 +386,3 @@ def test_train_has_no_jnd(server: Server, original: Path, tmp_path: Path) -> Non
 def test_only_web_addresses(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match="should begin with https:// or http://"):
         download(tmp_path, url=url)
-
-
-def test_a_sha256_of_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a sha256 is given of twoafc.tar; archives are twoafc_val.tar.gz"):
-        download(tmp_path, sha256={"twoafc.tar": "00"})

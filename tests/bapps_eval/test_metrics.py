@@ -372,11 +372,12 @@ def test_a_missing_package_says_what_to_install(name: str, package: str, monkeyp
 def test_missing_weights_say_where_they_belong(
     name: str, package: str, attribute: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def make(**settings: object) -> None:
-        raise URLError("no route to host")
+    class Absent(nn.Module):
+        def __init__(self, **settings: object) -> None:
+            raise URLError("no route to host")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{attribute: make}))
+    monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{attribute: Absent}))
     with pytest.raises(
         OSError, match=rf"weights of {name} .*no route to host.* {tmp_path}/hub: connect, or set TORCH_H"
     ):
@@ -397,15 +398,15 @@ def test_dists_gives_the_distance_of_the_package(monkeypatch: pytest.MonkeyPatch
     weights = {name: torch.rand(1, 3 + 64 + 128 + 256 + 512 + 512, 1, 1) for name in ("alpha", "beta")}
     monkeypatch.setattr("piq.perceptual.vgg16", lambda **settings: trunk)
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **settings: weights)
-    original, made = piq.DISTS, []
+    made = []
 
-    def make(**settings: Any) -> Any:
-        network = original(**settings)
-        network.weights = [share[:, : 3 if share.shape[1] == 3 else 4] for share in network.weights]
-        made.append(network)
-        return network
+    class Short(piq.DISTS):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.weights = [share[:, : 3 if share.shape[1] == 3 else 4] for share in self.weights]
+            made.append(self)
 
-    monkeypatch.setattr(piq, "DISTS", make)
+    monkeypatch.setattr(piq, "DISTS", Short)
     (metric,) = make_metrics(["dists"], Choice())
     for size in ((64, 64), (270, 300)):
         images = _images(2, *size)

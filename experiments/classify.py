@@ -1,9 +1,8 @@
 """Table 1 of the paper: linear classifiers on Adversarial Fisher Vectors and on what they are held against.
 
-Each kind of features is computed once and stored in half precision, or computed anew for every epoch, as moved and
-mirrored images must be. A sketch of the vectors is taken as they are computed; shorter sketches, whose length divides
-that of the longest, are folded from it, which gives a count sketch again. Whitened vectors are divided by a common
-factor, pooled features and pixels are standardised one by one, all by the first few thousand training images.
+Each kind of features is computed once and stored on disk in half precision, or computed anew for every epoch, as moved
+and mirrored images must be. Sketches of the vectors are taken as these are computed. Whitened vectors are divided by a
+common factor, pooled features and pixels are standardised one by one, all by the first few thousand training images.
 
 D-pool is the discriminator's last map averaged over positions; ``d-pool-blocks`` joins the averages of all blocks.
 
@@ -58,6 +57,7 @@ from experiments.linear import (
     StoredBatches,
     count_correct,
     measure_scaling,
+    seeded,
     train_svm,
 )
 from experiments.supervised import classify_images, crop_and_flip, supervised_network, train_supervised
@@ -65,7 +65,6 @@ from experiments.supervised import classify_images, crop_and_flip, supervised_ne
 __all__ = ["Examples", "Row", "Settings", "add_arguments", "classify", "draw", "read_examples", "run"]
 
 Kind = Literal["afv", "d-pool", "d-pool-blocks", "pixels", "afv-random", "d-pool-random", "supervised"]
-Storage = Literal["memory", "disk", "stream"]
 
 _BATCH = 128
 _HELD_OUT = 0.1
@@ -94,24 +93,23 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """How features are stored and classified.
+    """How features are classified.
 
     Attributes:
-        storage: Where the features of the training images are kept; ``"stream"`` computes them for every epoch.
-        augment: Move and mirror the training images; needs ``"stream"``.
+        augment: Move and mirror the training images, and compute their features anew, for every epoch.
         sketches: Lengths of sketches of the vectors, besides the vectors themselves.
-        epochs: Of a linear classifier; None: as many as make 2,400 steps for features of more than 32,768 numbers, or
-            else 4,000, but at least 10.
+        epochs: Epochs of a linear classifier; None: as many as make 2,400 steps for features of more than 32,768
+            numbers, or else 4,000, but at least 10.
         rate: Step size of a linear classifier; where it diverges, a fourth of it is tried, at most three times.
-        dropout: Of a linear classifier; None: chosen from 0 and .5, or .5 for features of more than 32,768 numbers.
+        dropout: Dropout of a linear classifier; None: chosen from 0 and .5, or .5 for features of more than 32,768
+            numbers.
         penalty: L2 penalty of a linear classifier; None: chosen, or 1e-5 for features of more than 32,768 numbers.
-        supervised_epochs: Of the supervised network.
+        supervised_epochs: Epochs of the supervised network.
         device: Where to compute.
-        seed: Of everything that is drawn.
+        seed: Seed of everything that is drawn.
         quiet: Show no progress bars.
     """
 
-    storage: Storage = "memory"
     augment: bool = False
     sketches: tuple[int, ...] = ()
     epochs: int | None = None
@@ -124,8 +122,6 @@ class Settings:
     quiet: bool = True
 
     def __post_init__(self) -> None:
-        if self.augment and self.storage != "stream":
-            raise ValueError(f'images are augmented anew every epoch: storage must be "stream", got "{self.storage}"')
         if any(size < 1 for size in self.sketches):
             raise ValueError(f"sketches have at least one number, got {self.sketches}")
         for name in ("epochs", "supervised_epochs"):
@@ -222,50 +218,31 @@ def _shuffled(images: ImageSet, number: Tensor, seed: int) -> Examples:
 class _Augmented:
     """Images moved and mirrored; the same slice is the same images again, whichever thread asks for it."""
 
-    def __init__(self, images: Rows, seed: int) -> None:
-        self._images = images
-        self._seed = seed
+    def __init__(self, images: Rows, *key: int) -> None:
+        self._images, self._key = images, key
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, chosen: slice) -> Tensor:
-        drawn = torch.Generator().manual_seed(hash((self._seed, chosen.start)))
-        return crop_and_flip(self._images[chosen], drawn)
-
-
-def fold(sketch: Tensor, size: int) -> Tensor:
-    """Shorten count sketches ``(N, length)`` to ``(N, size)``, where ``size`` divides ``length``.
-
-    Places that are the same modulo ``size`` are added up, which gives the sketch that places drawn modulo ``size``
-    would have given.
-
-    Example:
-        >>> fold(torch.arange(6.0)[None], 3)
-        tensor([[3., 5., 7.]])
-    """
-    return sketch if sketch.shape[1] == size else sketch.float().unflatten(1, (-1, size)).sum(1)
+        return crop_and_flip(self._images[chosen], seeded(*self._key, chosen.start))
 
 
 class _Streamed:
-    """Features computed when they are asked for; see :class:`~experiments.linear.Batches`."""
+    """Features of moved and mirrored images, computed when asked for; see :class:`~experiments.linear.Batches`."""
 
-    def __init__(self, features: Features, size: int, examples: Examples, settings: Settings) -> None:
-        self._features = features
-        self._size = size
-        self._examples = examples
-        self._settings = settings
+    def __init__(self, features: Features, examples: Examples, settings: Settings) -> None:
+        self._features, self._examples, self._settings = features, examples, settings
+        self.size = features.size
 
     def __len__(self) -> int:
         return math.ceil(len(self._examples.labels) / _BATCH)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = hash((self._settings.seed, number))
-        order = torch.randperm(len(self._examples.labels), generator=torch.Generator().manual_seed(seed))
-        images = self._examples.images.take(order)
-        moved = _Augmented(images, seed) if self._settings.augment else images
-        for batch, labels in _extracted(self._features, moved, self._examples.labels[order], self._settings):
-            yield fold(batch, self._size), labels
+        key = self._settings.seed, number
+        order = torch.randperm(len(self._examples.labels), generator=seeded(*key))
+        moved = _Augmented(self._examples.images.take(order), *key)
+        return _extracted(self._features, moved, self._examples.labels[order], self._settings)
 
 
 def _extracted(
@@ -301,37 +278,21 @@ def classify(
     random = random_twin(bundle) if any(kind.endswith("-random") for kind in kinds) else bundle
     for kind in kinds:
         chosen = random if kind.endswith("-random") else bundle
-        sources: list[tuple[_Source, list[int]]] = []
+        sources: list[_Source] = []
         if kind == "supervised":
             yield _classify_supervised(bundle.discriminator.config, train, test, classes, settings)
         elif kind == "pixels":
-            sources = [(PixelFeatures(train.images.shape[-1]), [])]
+            sources = [PixelFeatures(train.images.shape[-1])]
         elif kind.startswith("d-pool"):
-            sources = [(PooledFeatures(chosen, every_block=kind == "d-pool-blocks"), [])]
+            sources = [PooledFeatures(chosen, every_block=kind == "d-pool-blocks")]
         else:
-            sources = [(ScoreFeatures(chosen), [])]
+            sources = [ScoreFeatures(chosen)]
         if kind == "afv":
-            sources += [(ScoreFeatures(bundle, group[0], settings.seed), group) for group in _groups(settings.sketches)]
-        for features, sketches in sources:
-            features.to(settings.device)
-            yield from _classify_features(kind, features, sketches, train, test, classes, settings, folder)
-
-
-def _groups(sizes: Sequence[int]) -> list[list[int]]:
-    """Sizes that divide the first of their group, the largest first; long ones, which may not be stored, by themselves.
-
-    Example:
-        >>> _groups([1024, 4096, 3000, 16384, 1000])
-        [[16384, 4096, 1024], [3000, 1000]]
-    """
-    groups: list[list[int]] = []
-    for size in sorted(set(sizes), reverse=True):
-        alike = (group for group in groups if group[0] % size == 0 and (group[0] > _LONG) == (size > _LONG))
-        fitting = next(alike, None)
-        if fitting is None:
-            groups.append(fitting := [])
-        fitting.append(size)
-    return groups
+            sizes = sorted(set(settings.sketches), reverse=True)
+            sources += [ScoreFeatures(bundle, size, settings.seed) for size in sizes]
+        for number, features in enumerate(sources):
+            name = f"{kind}, sketch" if number else kind
+            yield _classify_features(name, features.to(settings.device), train, test, classes, settings, folder)
 
 
 class _Fit(NamedTuple):
@@ -341,77 +302,59 @@ class _Fit(NamedTuple):
     rate: float
     epochs: int
     compared: list[tuple[float, float, float, float]]
-    seconds: float
 
 
 def _classify_features(
-    kind: Kind,
+    name: str,
     features: _Source,
-    sketches: Sequence[int],
     train: Examples,
     test: Examples,
     classes: int,
     settings: Settings,
     folder: Path,
-) -> list[Row]:
-    """One kind of features, or sketches of several lengths from one extraction."""
+) -> Row:
     started = time.process_time()
-    sizes = sketches or [features.size]
     with tempfile.TemporaryDirectory(dir=folder, prefix=_STORED) as temporary:
         table = None
-        # Penalties and dropout are compared on a table in any case; short features fit into the memory.
-        if settings.storage != "stream" or min(sizes) <= _LONG:
-            path = Path(temporary) / "features.f16" if settings.storage == "disk" else None
+        # Penalties and dropout are compared on a table in any case.
+        if not settings.augment or features.size <= _LONG:
+            path = Path(temporary) / "features.f16"
             table = store(features, train.images, path, device=settings.device, quiet=settings.quiet)
-        extraction = time.process_time() - started
-        fits = [_fit(features, size, table, train, classes, settings) for size in sizes]
-        started = time.process_time()
-        # The classifier of a folded sketch, unfolded, is one of the longest sketch.
-        classifiers = [
-            LinearClassifier(fit.classifier.weight.repeat(1, features.size // size), fit.classifier.bias)
-            for fit, size in zip(fits, sizes, strict=True)
-        ]
+        fit = _fit(features, table, train, classes, settings)
         if table is None:
             seen = _extracted(features, train.images, train.labels, settings)
         else:
             seen = zip(table.split(_BATCH), train.labels.split(_BATCH), strict=True)
-        right = count_correct(classifiers, seen)
-        right_of_test = count_correct(classifiers, _extracted(features, test.images, test.labels, settings))
-        extraction += time.process_time() - started
-    rows = []
-    for size, fit, of_train, of_test in zip(sizes, fits, right, right_of_test, strict=True):
-        row = Row(
-            features=f"{kind}, sketch" if sketches else kind,
-            size=size,
-            train_accuracy=of_train / len(train.labels),
-            test_accuracy=of_test / len(test.labels),
-            interval=share_interval(of_test, len(test.labels)),
-            processor_minutes=(extraction + fit.seconds) / 60,
-            penalty=fit.penalty,
-            dropout=fit.dropout,
-            rate=fit.rate,
-            epochs=fit.epochs,
-            compared=fit.compared,
-        )
-        _log.info("%s, %d numbers: test accuracy %.4f", row.features, size, row.test_accuracy)
-        rows.append(row)
-    return rows
+        of_train = count_correct([fit.classifier], seen)[0]
+        of_test = count_correct([fit.classifier], _extracted(features, test.images, test.labels, settings))[0]
+    row = Row(
+        features=name,
+        size=features.size,
+        train_accuracy=of_train / len(train.labels),
+        test_accuracy=of_test / len(test.labels),
+        interval=share_interval(of_test, len(test.labels)),
+        processor_minutes=(time.process_time() - started) / 60,
+        penalty=fit.penalty,
+        dropout=fit.dropout,
+        rate=fit.rate,
+        epochs=fit.epochs,
+        compared=fit.compared,
+    )
+    _log.info("%s, %d numbers: test accuracy %.4f", name, features.size, row.test_accuracy)
+    return row
 
 
-def _fit(features: _Source, size: int, table: Tensor | None, train: Examples, classes: int, settings: Settings) -> _Fit:
+def _fit(features: _Source, table: Tensor | None, train: Examples, classes: int, settings: Settings) -> _Fit:
     """Choose a penalty, if that is asked for, and train with it."""
-    started = time.process_time()
-    long = size > _LONG
+    long = features.size > _LONG
     steps = _LONG_STEPS if long else _STEPS
     epochs = settings.epochs or max(_FEWEST_EPOCHS, math.ceil(steps * _BATCH / len(train.labels)))
     sample: Tensor | Iterator[Tensor]
     if table is None:
         rows = torch.arange(min(_SCALING_IMAGES, len(train.labels)))
         some = _extracted(features, train.images.take(rows), train.labels[rows], settings)
-        sample = (fold(batch, size) for batch, _ in some)
+        sample = (batch for batch, _ in some)
     else:
-        if size != features.size:
-            table = torch.cat([fold(chunk, size).half() for chunk in table.split(1024)])
         sample = table[:_SCALING_IMAGES]
     scaling = measure_scaling(sample, each=not isinstance(features, ScoreFeatures))
 
@@ -451,12 +394,12 @@ def _fit(features: _Source, size: int, table: Tensor | None, train: Examples, cl
             ]
         dropout, penalty, _, _ = max(compared, key=lambda found: found[2])
     batches: Batches
-    if settings.storage == "stream" or table is None:
-        batches = _Streamed(features, size, train, settings)
+    if settings.augment or table is None:
+        batches = _Streamed(features, train, settings)
     else:
         batches = StoredBatches(table, train.labels, _BATCH, settings.seed)
     (classifier,), rate = fit(batches, dropout, [penalty])
-    return _Fit(classifier, penalty, dropout, rate, epochs, compared, time.process_time() - started)
+    return _Fit(classifier, penalty, dropout, rate, epochs, compared)
 
 
 def _classify_supervised(
@@ -527,10 +470,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sketch", type=int, nargs="+", default=[], metavar="K", help="also sketches of the vectors of these lengths"
     )
-    parser.add_argument(
-        "--storage", choices=get_args(Storage),
-        help="where the features are kept; stream computes them for every epoch (disk; stream with --augment)",
-    )  # fmt: skip
     parser.add_argument("--augment", action="store_true", help="move and mirror the images, anew every epoch")
     parser.add_argument(
         "--epochs", type=int, metavar="N",
@@ -558,7 +497,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train and test, write ``rows.jsonl`` row by row and ``accuracy.png`` last, and return all numbers."""
     settings = Settings(
-        storage=options.storage or ("stream" if options.augment else "disk"),
         augment=options.augment,
         sketches=tuple(options.sketch),
         epochs=options.epochs,

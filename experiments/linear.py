@@ -5,8 +5,7 @@ For features x of length about 1 and every class k, with y = +1 for its own exam
     penalty / 2 (|w_k|^2 + b_k^2) + mean over examples of max(0, 1 - y (w_k . x + b_k))^2,
 
 one against the rest. Times C N that is the objective of LIBLINEAR and of scikit-learn's ``LinearSVC`` for
-C = 1 / (penalty N), N being the number of examples; the intercept is penalised as it is there. Dropout replaces x by
-x m / (1 - p) with a fresh m in {0, 1} for every number of every example, 0 with probability p.
+C = 1 / (penalty N), N being the number of examples; the intercept is penalised as it is there. Dropout is torch's.
 
 Features come in batches, from a table that may lie in a file far larger than the memory (:class:`StoredBatches`) or
 from anything else with the same two methods. Penalties are compared in one pass over the features, which costs hardly
@@ -18,8 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,13 +29,13 @@ from afv_metric.train.divergence import DivergenceError
 
 __all__ = [
     "Batches",
-    "Dropout",
     "LinearClassifier",
     "Scaling",
     "Schedule",
     "StoredBatches",
     "count_correct",
     "measure_scaling",
+    "seeded",
     "train_svm",
 ]
 
@@ -44,11 +44,28 @@ _BIAS_RATE = 0.1  # all examples pull at the intercept together, and at a weight
 _LAST_STEPS = 0.9  # the share of the steps after which the rate is below a fortieth of the first one
 _JUDGED = 100  # steps, below which a run may be too short to have settled
 _WORST_LOSS = 1.5  # a class; weights of 0 have 1, to which noise adds a little where there is nothing to learn
-_INTEGERS = {2: torch.int16, 4: torch.int32}
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A generator whose numbers depend on all parts of a key, and on nothing else.
+
+    Example:
+        >>> draws = [int(torch.randint(2**40, (), generator=seeded(*key))) for key in ((1, 2), (1, 2), (2, 1))]
+        >>> draws[0] == draws[1], draws[0] == draws[2]
+        (True, False)
+    """
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
 
 
 class Batches(Protocol):
-    """Examples to train on, in another order every epoch."""
+    """Examples to train on, in another order every epoch.
+
+    Attributes:
+        size: Numbers per example.
+    """
+
+    size: int
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -81,6 +98,7 @@ class StoredBatches:
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
+        self.size = features.shape[1]
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
@@ -88,7 +106,7 @@ class StoredBatches:
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All batches of one epoch; the one that reaches over the end goes on at the beginning."""
         count, size = len(self.labels), self.batch_size
-        drawn = torch.Generator().manual_seed(hash((self.seed, number)))
+        drawn = seeded(self.seed, number)
         first = int(torch.randint(count, (), generator=drawn))
         for batch in torch.randperm(len(self), generator=drawn).tolist():
             start = first + batch * size
@@ -221,91 +239,46 @@ def train_svm(
     """
     mean = None if scaling.mean is None else scaling.mean.to(device)
     scale = scaling.scale.to(device)
-    dropout = Dropout(schedule.dropout, device, seed)
     decay = torch.tensor(penalties, device=device).repeat_interleave(classes)[:, None]
+    weight, bias = (torch.zeros(len(decay), length, device=device, requires_grad=True) for length in (batches.size, 1))
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": _BIAS_RATE * schedule.rate}]
+    optimizer = torch.optim.SGD(groups, schedule.rate, _MOMENTUM, nesterov=True)
     steps, taken = schedule.epochs * len(batches), 0
-    weight = bias = speed_of_weight = speed_of_bias = torch.empty(0)
-    inputs = torch.empty(0, device=device)
-    loss, judged = torch.zeros(len(decay), device=device), 0
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    last, judged = torch.zeros(len(decay), device=device), 0
     bar = tqdm(total=steps, desc="classifier", unit="step", disable=quiet)
-    for epoch in range(schedule.epochs):
-        for features, labels in batches.epoch(epoch):
-            features, labels = features.to(device), labels.to(device)
-            if not taken:
-                weight = torch.zeros(len(decay), features.shape[1], device=device)
-                bias = torch.zeros(len(decay), 1, device=device)
-                speed_of_weight, speed_of_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-            if mean is not None:
-                features = features - mean
-            # One buffer for all steps: new memory for long features costs as much as the products do.
-            inputs.resize_(features.shape).copy_(dropout(features))
-            signs = 2.0 * F.one_hot(labels, classes).T.repeat(len(penalties), 1) - 1
-            # The scale is applied to the weights, of which there are fewer than numbers in a batch.
-            slack = (1 - signs * ((weight * scale) @ inputs.T + bias)).clamp_min(0)
-            if steps >= _JUDGED and taken >= _LAST_STEPS * steps:
-                loss += slack.pow(2).sum(1)
-                judged += len(labels)
-            slope = signs * slack * (-2 / len(labels))
-            rate = schedule.rate * 0.5 * (1 + math.cos(math.pi * taken / steps))
-            _step(weight, speed_of_weight, (slope @ inputs).mul_(scale).addcmul_(decay, weight), rate)
-            _step(bias, speed_of_bias, slope.sum(1, keepdim=True) + decay * bias, _BIAS_RATE * rate)
-            taken += 1
-            bar.update()
-        if not weight.isfinite().all():
-            raise DivergenceError(f"the classifier diverged in epoch {epoch + 1}; lower its rate {schedule.rate:g}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for epoch in range(schedule.epochs):
+            for features, labels in batches.epoch(epoch):
+                features, labels = features.to(device, torch.float32), labels.to(device)
+                inputs = F.dropout(features if mean is None else features - mean, schedule.dropout)
+                signs = 2.0 * F.one_hot(labels, classes).T.repeat(len(penalties), 1) - 1
+                # The scale is applied to the weights, of which there are fewer than numbers in a batch.
+                slack = (1 - signs * ((weight * scale) @ inputs.T + bias)).clamp_min(0).square()
+                if steps >= _JUDGED and taken >= _LAST_STEPS * steps:
+                    last += slack.detach().sum(1)
+                    judged += len(labels)
+                optimizer.zero_grad()
+                penalty = (decay * weight.square()).sum() / 2 + (decay * bias.square()).sum() / 2
+                (slack.sum() / len(labels) + penalty).backward()
+                optimizer.step()
+                falling.step()
+                taken += 1
+                bar.update()
+            if not weight.isfinite().all():
+                raise DivergenceError(f"the classifier diverged in epoch {epoch + 1}; lower its rate {schedule.rate:g}")
     bar.close()
-    worst = loss.view(len(penalties), classes).mean(1).max().item() / max(judged, 1)
+    worst = last.view(len(penalties), classes).mean(1).max().item() / max(judged, 1)
     if not worst <= _WORST_LOSS:
         raise DivergenceError(
             f"the classifier ended with a loss of {worst:.3g} a class, where weights of 0 have 1; lower its rate "
             f"{schedule.rate:g}"
         )
-    weight = weight * scale
-    if mean is not None:
-        bias = bias - weight @ mean[:, None]
-    weights, biases = weight.cpu().split(classes), bias.cpu().squeeze(1).split(classes)
+    unscaled = weight.detach() * scale
+    shifted = bias.detach() if mean is None else bias.detach() - unscaled @ mean[:, None]
+    weights, biases = unscaled.cpu().split(classes), shifted.cpu().squeeze(1).split(classes)
     return [LinearClassifier(*parts) for parts in zip(weights, biases, strict=True)]
-
-
-def _step(value: Tensor, speed: Tensor, slope: Tensor, rate: float) -> None:
-    """Nesterov's momentum, in place."""
-    speed.mul_(_MOMENTUM).add_(slope)
-    value.sub_(slope.add_(speed, alpha=_MOMENTUM), alpha=rate)
-
-
-class Dropout:
-    """Numbers set to 0 at random, the others multiplied by 1 / (1 - rate).
-
-    The masks are made of whole random words and applied to the bits of the numbers; Bernoulli draws, one a number,
-    would take longer than all the rest of a training step.
-
-    Args:
-        rate: Probability of 0 in [0, 1), met to 1 / 32768.
-        device: Of the features.
-        seed: Of the draws.
-
-    Example:
-        >>> dropped = Dropout(0.2, "cpu", seed=0)(torch.ones(100_000))
-        >>> dropped.unique(), round(dropped.mean().item(), 2)
-        (tensor([0.0000, 1.2500]), 1.0)
-    """
-
-    def __init__(self, rate: float, device: str | torch.device, seed: int) -> None:
-        self.rate = rate
-        self._drawn = torch.Generator(device).manual_seed(seed)
-        self._words = torch.empty(0, dtype=torch.int64, device=device)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Drop numbers of float16 or float32 features of any shape; the result holds until the next call."""
-        if not self.rate:
-            return features
-        kind, bits = _INTEGERS[features.element_size()], 8 * features.element_size()
-        words = self._words.resize_(-(-features.numel() * bits // 64)).random_(-(2**63), None, generator=self._drawn)
-        mask = words.view(kind)[: features.numel()].view(features.shape)
-        # Those to keep become -1, all ones, and the others 0; halved first, so that nothing overflows.
-        mask.bitwise_right_shift_(1).sub_(round((0.5 - self.rate) * 2 ** (bits - 1))).bitwise_right_shift_(bits - 1)
-        dropped = mask.bitwise_and_(features.contiguous().view(kind)).view(features.dtype)
-        return dropped.mul_(1 / (1 - self.rate))
 
 
 def count_correct(classifiers: Sequence[LinearClassifier], examples: Iterable[tuple[Tensor, Tensor]]) -> list[int]:

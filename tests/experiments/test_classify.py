@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from afv_metric.fisher.vectors import ScoreFeatures, Sketch, extract
+from afv_metric.fisher.vectors import ScoreFeatures, extract
 from afv_metric.images.cache import Rows
 from afv_metric.train.divergence import DivergenceError
 from experiments import classify
-from experiments.classify import Settings, add_arguments, fold, read_examples, run
+from experiments.classify import Settings, add_arguments, read_examples, run
 
 TINY_BUNDLE = Path(__file__).parents[1] / "data" / "tiny-bundle"
 
@@ -76,18 +76,10 @@ class TestRun:
         assert record["rows"][5]["test_accuracy"] > 0.9
         assert not list(tmp_path.glob(".features*"))
 
-    @pytest.mark.parametrize("more", [["--storage", "memory"], ["--storage", "stream"]])
-    def test_storage_hardly_matters(self, folders, tmp_path, more):
-        common = ["--features", "afv", "--epochs", "4", "--penalty", "1e-4", "--dropout", "0"]
-        on_disk, other = start(folders, tmp_path, *common), start(folders, tmp_path, *common, *more)
-        assert other["rows"][0]["test_accuracy"] == pytest.approx(on_disk["rows"][0]["test_accuracy"], abs=0.05)
-        assert other["rows"][0]["train_accuracy"] > 0.9
-
     def test_augmented(self, folders, tmp_path, monkeypatch):
         seen = []
         monkeypatch.setattr(classify, "crop_and_flip", lambda images, drawn: seen.append(len(images)) or images)
         record = start(folders, tmp_path, "--augment", "--features", "pixels", "--epochs", "3")
-        assert record["used"]["storage"] == "stream"
         assert seen == [90] * 3  # the comparison of penalties sees the images as they are
         assert len(record["rows"][0]["compared"]) == 10
 
@@ -180,7 +172,8 @@ class TestRun:
         monkeypatch.setattr(
             classify, "measure_scaling", lambda sample, each: given.append(sample) or measure(sample, each=each)
         )
-        record = start(folders, tmp_path, "--storage", "stream", "--features", "afv", "--epochs", "8", "--dropout", "0")
+        monkeypatch.setattr(classify, "crop_and_flip", lambda images, drawn: images)
+        record = start(folders, tmp_path, "--augment", "--features", "afv", "--epochs", "8", "--dropout", "0")
         assert not isinstance(given[0], torch.Tensor | list | tuple)
         assert record["rows"][0]["train_accuracy"] > 0.9
 
@@ -222,18 +215,6 @@ class TestReadExamples:
             read_examples([flat], [folders[1]], 32, quiet=True)
 
 
-class TestFold:
-    def test_is_the_sketch_of_folded_places(self):
-        vectors = torch.randn(4, 500)
-        long, short = Sketch(500, 96, seed=0), Sketch(500, 24, seed=1)
-        short.places, short.signs = long.places % 24, long.signs
-        torch.testing.assert_close(fold(long(vectors), 24), short(vectors))
-
-    def test_classifier_of_a_folded_sketch_unfolds(self):
-        sketch, weight = torch.randn(5, 12), torch.randn(2, 4)
-        torch.testing.assert_close(fold(sketch, 4) @ weight.T, sketch @ weight.repeat(1, 3).T)
-
-
 def test_sketch_keeps_what_vectors_tell(bundle):
     images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     whole, sketched = (torch.cat(list(extract(ScoreFeatures(bundle, size), images))) for size in (None, 4096))
@@ -244,15 +225,13 @@ def test_sketch_keeps_what_vectors_tell(bundle):
 def test_augmented_slices_repeat():
     drawn = torch.Generator().manual_seed(0)
     rows = Rows(torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8, generator=drawn))
-    moved = classify._Augmented(rows, seed=3)
+    moved = classify._Augmented(rows, 3)
     assert torch.equal(moved[slice(8, 16)], moved[slice(8, 16)])
-    assert not torch.equal(moved[slice(8, 16)], classify._Augmented(rows, seed=4)[slice(8, 16)])
+    assert not torch.equal(moved[slice(8, 16)], classify._Augmented(rows, 4)[slice(8, 16)])
     assert not torch.equal(moved[slice(8, 16)], rows[slice(8, 16)])
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"augment": True, "storage": "disk"}, {"augment": True, "storage": "memory"}, {"sketches": (16, 0)}]
-)
+@pytest.mark.parametrize("wrong", [{"sketches": (16, 0)}, {"epochs": 0}])
 def test_impossible_settings(wrong):
     with pytest.raises(ValueError, match="got"):
         Settings(**wrong)

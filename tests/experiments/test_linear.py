@@ -4,7 +4,6 @@ import torch
 
 from afv_metric.train.divergence import DivergenceError
 from experiments.linear import (
-    Dropout,
     LinearClassifier,
     Scaling,
     Schedule,
@@ -142,29 +141,6 @@ class TestStoredBatches:
         inside = [features for features, _ in StoredBatches(table, torch.zeros(40), 10, 0).epoch(0)]
         shared = [features.untyped_storage().data_ptr() == table.untyped_storage().data_ptr() for features in inside]
         assert sum(shared) >= 3
-
-
-class TestDropout:
-    @pytest.mark.parametrize("kind", [torch.float16, torch.float32])
-    @pytest.mark.parametrize("rate", [0.1, 0.5, 0.75])
-    def test_shares_and_values(self, kind, rate):
-        features = torch.linspace(1, 2, 99_999).view(3, -1).to(kind)
-        dropped = Dropout(rate, "cpu", seed=0)(features)
-        kept = dropped != 0
-        assert abs(kept.float().mean() - (1 - rate)) < 0.006
-        torch.testing.assert_close(dropped[kept], features[kept] / (1 - rate), rtol=2e-3, atol=0)
-        assert abs((kept[0] & kept[1]).float().mean() - (1 - rate) ** 2) < 0.01  # independent from row to row
-
-    def test_calls_differ_and_seeds_repeat(self):
-        ones = torch.ones(1000)
-        dropout = Dropout(0.5, "cpu", seed=4)
-        first, second = dropout(ones).clone(), dropout(ones).clone()
-        assert not torch.equal(first, second)
-        assert torch.equal(first, Dropout(0.5, "cpu", seed=4)(ones))
-
-    def test_none(self):
-        features = torch.randn(5)
-        assert Dropout(0.0, "cpu", seed=0)(features) is features
 
 
 class TestMeasureScaling:

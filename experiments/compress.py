@@ -45,6 +45,7 @@ from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.files import atomic_write, save_figure, sha256_of
 from afv_metric.fisher.vectors import ScoreFeatures, Sketch, UInt8Images, extract, store
 from afv_metric.images.cache import draw_images, load_images, square_image
+from experiments.intervals import format_share, mean_interval
 from experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
 
 __all__ = [
@@ -525,24 +526,20 @@ def _recalls(expected: Tensor, found: Tensor) -> dict[str, Any]:
     """Mean recall among the first 10 and 100, with 95 % intervals over queries."""
     result: dict[str, Any] = {}
     for name, first in (("recall", _NEAREST), ("recall_among_100", _FIRST)):
-        values = recall(expected, found[:, :first]).double()
-        mean = float(values.mean())
-        margin = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-        result |= {name: mean, f"{name}_interval": (max(0.0, mean - margin), min(1.0, mean + margin))}
+        result[name], result[f"{name}_interval"] = mean_interval(recall(expected, found[:, :first]))
     return result
 
 
 def _row(name: str, entry: dict[str, Any]) -> list[str]:
-    return [name, *_bytes(entry), *(_with_interval(entry, key) for key in ("recall", "recall_among_100"))]
+    return [
+        name,
+        *_bytes(entry),
+        *(format_share(entry[key], entry[f"{key}_interval"]) for key in ("recall", "recall_among_100")),
+    ]
 
 
 def _bytes(entry: dict[str, Any]) -> list[str]:
     return [str(entry["bytes"]), f"{entry['shared_bytes'] / 1000:.0f}"]
-
-
-def _with_interval(entry: dict[str, Any], key: str) -> str:
-    low, high = entry[f"{key}_interval"]
-    return f"{entry[key]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _look_up(options: argparse.Namespace, bundle: Bundle, folder: Path) -> list[dict[str, Any]]:

@@ -17,8 +17,7 @@ the queries are, 4 bytes a number: 1,000 queries at width 48 take 0.84 GB.
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
 from torch import Tensor
 
 from afv_metric.bundles.bundle import load_bundle
@@ -34,7 +34,8 @@ from afv_metric.files import atomic_write
 from afv_metric.fisher.vectors import Features, PixelFeatures, ScoreFeatures, UInt8Images, extract
 from afv_metric.images.cache import ImageSet, draw_images, load_images
 from afv_metric.networks import Generator
-from experiments.intervals import share_interval
+from bapps_eval.data import spread
+from experiments.intervals import Interval, format_share, mean_interval, share_interval
 
 __all__ = [
     "Nearness",
@@ -56,7 +57,6 @@ _TILE, _HEAD = 64, 20  # pixels of a picture in a grid, and of the line above th
 _BATCH = 100
 
 FloatArray = NDArray[np.float64]
-Interval = tuple[float, float]
 
 
 class Neighbours(NamedTuple):
@@ -215,13 +215,13 @@ def compare_nearness(generated: Tensor, held_out: Tensor, *, resamples: int = 20
     """Compare distances to the nearest training image; both samples are drawn anew for the intervals.
 
     Args:
-        generated: Of generated images, ``(N,)``.
-        held_out: Of images of the training distribution that were not trained on, ``(M,)``.
+        generated: Those of generated images, ``(N,)``.
+        held_out: Those of images of the training distribution that were not trained on, ``(M,)``.
         resamples: Draws of the bootstrap.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: If there are none of either.
+        ValueError: If there are fewer than two of either.
 
     Example:
         >>> held_out = torch.linspace(1, 2, 101)
@@ -229,28 +229,29 @@ def compare_nearness(generated: Tensor, held_out: Tensor, *, resamples: int = 20
         >>> found.tail > 0.9, found.nearer > 0.9
         (True, True)
     """
-    if not len(generated) or not len(held_out):
-        raise ValueError(f"distances of both kinds are needed, got {len(generated)} and {len(held_out)}")
-    first, second = (np.sort(distances.double().numpy()) for distances in (generated, held_out))
-    chance = np.random.default_rng(seed)
-    draws = np.array(
-        [
-            _nearer_and_tail(np.sort(chance.choice(first, len(first))), np.sort(chance.choice(second, len(second))))
-            for _ in range(resamples)
-        ]
-    )
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0).tolist()
-    nearer, tail = _nearer_and_tail(first, second)
-    medians = float(np.median(first)), float(np.median(second))
-    return Nearness(medians, nearer, (low[0], high[0]), tail, (low[1], high[1]))
+    if min(len(generated), len(held_out)) < 2:
+        raise ValueError(f"two distances of both kinds are needed, got {len(generated)} and {len(held_out)}")
+    samples = generated.double().numpy(), held_out.double().numpy()
+
+    def estimate(statistic: Callable[..., FloatArray]) -> tuple[float, Interval]:
+        drawn = stats.bootstrap(
+            samples, statistic, n_resamples=resamples, method="percentile", batch=100, random_state=seed
+        ).confidence_interval
+        return float(statistic(*samples)), (float(drawn.low), float(drawn.high))
+
+    medians = float(np.median(samples[0])), float(np.median(samples[1]))
+    return Nearness(medians, *estimate(_nearer), *estimate(_tail))
 
 
-def _nearer_and_tail(generated: FloatArray, held_out: FloatArray) -> tuple[float, float]:
-    """The two shares of sorted distances."""
-    below = np.searchsorted(held_out, generated, "left") + np.searchsorted(held_out, generated, "right")
-    nearer = 1 - below.sum() / (2 * len(generated) * len(held_out))
-    tail = np.searchsorted(generated, np.quantile(held_out, _TAIL), "left") / len(generated)
-    return float(nearer), float(tail)
+def _nearer(generated: FloatArray, held_out: FloatArray, axis: int = -1) -> FloatArray:
+    """Share of pairs of one of each in which the generated one is nearer."""
+    farther = stats.mannwhitneyu(generated, held_out, axis=axis, method="asymptotic").statistic
+    return np.asarray(1 - farther / (generated.shape[axis] * held_out.shape[axis]))
+
+
+def _tail(generated: FloatArray, held_out: FloatArray, axis: int = -1) -> FloatArray:
+    """Share of generated ones that are nearer than the near quantile of held-out ones."""
+    return np.asarray((generated < np.quantile(held_out, _TAIL, axis=axis, keepdims=True)).mean(axis))
 
 
 @torch.no_grad()
@@ -327,6 +328,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for name, features in kinds.items()
     }
     shared = _shared_classes(gallery, held_out)
+    shown = spread(count, min(count, options.count)).tolist()
     record: dict[str, Any] = {
         "bundle": {"name": bundle.name, "sha256": bundle.hash},
         "gallery": {"images": len(gallery.names), "fingerprint": gallery.fingerprint},
@@ -344,13 +346,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "identical": {"held_out": int(same[:count].sum()), "generated": int(same[count:].sum())},
             "classes": _agree(neighbours.rows[:count], *shared) if shared else None,
             "neighbours": {
-                "held_out": _list_neighbours(neighbours, _spread(count, options.count), gallery, held_out.names),
+                "held_out": _list_neighbours(neighbours, shown, gallery, held_out.names),
                 "generated": _list_neighbours(neighbours, range(count, len(queries))[: options.generated], gallery),
             },
         }
     nearest_first = count + found["afv"].distances[count:, 0].argsort(stable=True)
     for picture, rows in {
-        "test": torch.tensor(_spread(count, options.count)),
+        "test": torch.tensor(shown),
         "generated": torch.arange(count, len(queries))[: options.generated],
         "closest": nearest_first[: options.generated],
     }.items():
@@ -393,13 +395,11 @@ def _shared_classes(gallery: ImageSet, held_out: ImageSet) -> tuple[Tensor, Tens
 def _agree(rows: Tensor, of_gallery: Tensor, expected: Tensor) -> dict[str, Any]:
     """How well the classes of neighbours tell those of the queries."""
     labels = of_gallery[rows]
-    same = (labels == expected[:, None]).double().mean(1)
-    margin = 1.96 * float(same.std()) / math.sqrt(len(same)) if len(same) > 1 else 1.0
-    mean = float(same.mean())
+    share, interval = mean_interval((labels == expected[:, None]).double().mean(1))
     return {
         "one": _accuracy(labels[:, 0] == expected),
         "k": _accuracy(vote(labels) == expected),
-        "same_class": {"share": mean, "interval": (max(0.0, mean - margin), min(1.0, mean + margin))},
+        "same_class": {"share": share, "interval": interval},
     }
 
 
@@ -409,17 +409,6 @@ def _accuracy(right: Tensor) -> dict[str, Any]:
 
 def _are_equal(queries: Tensor, others: Tensor) -> Tensor:
     return (queries == others).flatten(1).all(1)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most so many of the first numbers, evenly spread: over classes too, as their images lie one after another.
-
-    Example:
-        >>> _spread(10, 4), _spread(2, 4)
-        ([0, 2, 5, 7], [0, 1])
-    """
-    wanted = min(count, wanted)
-    return [index * count // wanted for index in range(wanted)]
 
 
 def _list_neighbours(
@@ -451,14 +440,8 @@ def _table(features: Mapping[str, Any], k: int) -> list[list[str]]:
     for name, of_features in features.items():
         found = of_features["memorisation"]
         row = [name, *(f"{median:.4g}" for median in reversed(found["medians"]))]
-        row += [_with_interval(found[key], found[f"{key}_interval"]) for key in ("nearer", "tail")]
+        row += [format_share(found[key], found[f"{key}_interval"]) for key in ("nearer", "tail")]
         if classes:
-            row += [_with_interval(score["share"], score["interval"]) for score in of_features["classes"].values()]
+            row += [format_share(score["share"], score["interval"]) for score in of_features["classes"].values()]
         rows.append(row)
     return [head, *rows]
-
-
-def _with_interval(share: float, interval: Interval) -> str:
-    """Such as ``.512 [.480, .544]``."""
-    low, middle, high = (f"{value:.3f}".removeprefix("0") for value in (interval[0], share, interval[1]))
-    return f"{middle} [{low}, {high}]"

@@ -42,6 +42,7 @@ from afv_metric.fisher.statistics import FisherStatistics, inverse_root
 from afv_metric.images.cache import ImageSet, Rows, load_images
 from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import parallel_map
+from bapps_eval.formats import format_number
 
 __all__ = [
     "PairwiseDistances",
@@ -444,19 +445,9 @@ def _draw_classes(names: Sequence[str], corrected: FloatArray, joined: FloatArra
         for (row, column), value in np.ndenumerate(ordered):
             if row != column:
                 colour = "white" if value < middle else "black"
-                matrix.text(column, row, _short(value), ha="center", va="center", fontsize=7, color=colour)
+                matrix.text(column, row, format_number(value), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=matrix, label="Fisher distance without bias")
     save_figure(figure, path)
-
-
-def _short(value: float) -> str:
-    """Three places without the zero before them.
-
-    Example:
-        >>> _short(0.0314), _short(-0.002)
-        ('.031', '-.002')
-    """
-    return f"{value:.3f}".replace("0.", ".", 1)
 
 
 def _draw_bias(halves: Mapping[int, Sequence[SetComparison]], record: Mapping[str, Any], path: Path) -> None:

@@ -1,22 +1,20 @@
-"""Agreement with people of a bundle in the making: what a training run is handed to watch judged sets with."""
+"""Agreement with people of a bundle in the making: the function by which a training run watches judged sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.fisher.forms import FORMS
 from afv_metric.metric import AFVDistance
 from bapps_eval.data import JudgedSet
-from bapps_eval.loader import batches
+from bapps_eval.metrics import Metric
+from bapps_eval.run import measure
 from bapps_eval.scores import score
 
 __all__ = ["make_evaluation"]
-
-_PIXELS = 2**16  # of the pairs that are compared at a time, which bounds memory
 
 
 def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[Bundle], dict[str, float]]:
@@ -28,28 +26,23 @@ def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[
 
     Returns:
         From a bundle, whose device computes, to scores named ``FORM/SET`` and their means over sets ``FORM/mean``; an
-        image that cannot be read raises ValueError.
+        item that cannot be read or compared raises ValueError.
     """
     sets = [_limited(one, items) for one in judged]
 
-    @torch.no_grad()
     def evaluate(bundle: Bundle) -> dict[str, float]:
-        device = next(bundle.discriminator.parameters()).device
-        metrics = {form: AFVDistance(bundle, form=form).to(device) for form in FORMS}
+        device = str(next(bundle.discriminator.parameters()).device)
+        metrics = [Metric(form, AFVDistance(bundle, form=form).to(device)) for form in FORMS]
         scores: dict[str, dict[str, float]] = {form: {} for form in FORMS}
         for one in sets:
-            distances = {form: np.empty((len(one), len(one.images[0]) - 1)) for form in FORMS}
-            for batch in batches(one, 64, device=device, workers=0):
-                if batch.errors:
-                    raise ValueError(next(iter(batch.errors.values())))
-                # In [0, 1], where a bright image is no reason to warn.
-                first, *others = ((images + 1) / 2 for images in batch.images)
-                for form, metric in metrics.items():
-                    metric.chunk_size = max(1, _PIXELS // first[0, 0].numel())
-                    columns = [metric(first, other, normalize=True) for other in others]
-                    distances[form][batch.rows] = torch.stack(columns, 1).cpu().numpy()
-            for form in FORMS:
-                scores[form][one.name] = float(score(one, distances[form])[one.measure])
+            distances = np.empty((len(FORMS), len(one), len(one.images[0]) - 1))
+            for found in measure(metrics, one, device=device, workers=0):
+                for item in found:
+                    if item.error:
+                        raise ValueError(item.error)
+                    distances[:, item.row] = item.distances
+            for form, of_form in zip(FORMS, distances, strict=True):
+                scores[form][one.name] = float(score(one, of_form)[one.measure])
         for values in scores.values():
             values["mean"] = sum(values.values()) / len(values)
         return {f"{form}/{name}": value for form, values in scores.items() for name, value in values.items()}

@@ -20,7 +20,6 @@ import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,13 @@ from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.sets import BlockScores, SetComparison, block_scores, compare_sets, similarity_at
-from afv_metric.fisher.statistics import FisherStatistics, inverse_root
+from afv_metric.fisher.statistics import FisherStatistics
 from afv_metric.images.cache import ImageSet, Rows, load_images
 from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import parallel_map
 from bapps_eval.formats import format_number
 
 __all__ = [
-    "PairwiseDistances",
     "add_arguments",
     "compare_all",
     "compare_halves",
@@ -63,36 +61,6 @@ _SIZES = (50, 100, 200, 500, 1000)
 _SHARE = 0.1  # of the corrected distance, that the bias may be for a number of images to be enough
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PairwiseDistances:
-    """Fisher distances of all pairs of several sets.
-
-    Attributes:
-        plain: D of every pair, biased upwards, float64 ``(S, S)``.
-        biases: Estimates, without bias, of what the chance of each sample adds to its distances, float64 ``(S,)``.
-    """
-
-    plain: Tensor
-    biases: Tensor
-
-    @property
-    def corrected(self) -> Tensor:
-        """Estimates without bias ``(S, S)``, which may be below 0; 0 on the diagonal."""
-        corrected = self.plain - self.biases - self.biases[:, None]
-        return corrected.fill_diagonal_(0)
-
-    def closest(self, count: int) -> list[tuple[int, int]]:
-        """The pairs of least corrected distance, the closest first.
-
-        Example:
-            >>> plain = torch.tensor([[0.0, 3.0, 1.0], [3.0, 0.0, 2.0], [1.0, 2.0, 0.0]])
-            >>> PairwiseDistances(plain, torch.zeros(3)).closest(2)
-            [(0, 2), (1, 2)]
-        """
-        corrected = self.corrected.tolist()
-        return sorted(combinations(range(len(corrected)), 2), key=lambda pair: corrected[pair[0]][pair[1]])[:count]
 
 
 def score_sets(
@@ -178,31 +146,26 @@ def _block_count(classes: int, parameters: int) -> int:
     return count
 
 
-def compare_all(sets: Sequence[BlockScores], statistics: FisherStatistics, epsilon: float) -> PairwiseDistances:
-    """What :func:`~afv_metric.fisher.sets.compare_sets` finds for every pair but for the interval, all pairs at once.
+def compare_all(
+    scores: Sequence[BlockScores], bundle: Bundle, *, seed: int = 0, quiet: bool = True
+) -> dict[tuple[int, int], SetComparison]:
+    """Compare every pair of several sets.
 
     Args:
-        sets: Blocks of each set, two or more.
-        statistics: As for :func:`~afv_metric.fisher.sets.compare_sets`.
-        epsilon: Likewise.
+        scores: Blocks of each set.
+        bundle: The bundle by which they were scored.
+        seed: Seed of the intervals.
+        quiet: Show no progress bar.
+
+    Returns:
+        The comparisons, by the numbers of both sets, the closest pair first.
     """
-    shares = [torch.tensor(scores.counts, dtype=torch.float64) / sum(scores.counts) for scores in sets]
-    products = torch.zeros(len(sets), len(sets), dtype=torch.float64)
-    biases = torch.zeros(len(sets), dtype=torch.float64)
-    for index, layer in enumerate(statistics.layers):
-        for part, variance in enumerate((layer.weight_variance, layer.bias_variance)):
-            root = inverse_root(variance.cpu().double(), epsilon).flatten()
-            means = products.new_empty(len(sets), len(root))
-            for number, (share, (_, blocks)) in enumerate(zip(shares, sets, strict=True)):
-                whitened = torch.stack([block[index][part].flatten() for block in blocks]) * root
-                means[number] = share @ whitened
-                biases[number] += share @ (whitened - means[number]).square().sum(1) / (len(share) - 1)
-            means -= means.mean(0)  # what all have in common would cost digits
-            products += means @ means.T
-    squares = products.diagonal()
-    plain = (squares + squares[:, None] - 2 * products).clamp_min(0)
-    parameters = _parameter_count(statistics)
-    return PairwiseDistances(plain / parameters, biases / parameters)
+    pairs = tqdm(list(combinations(range(len(scores)), 2)), desc="pairs", disable=quiet)
+    found = {
+        (one, other): compare_sets(scores[one], scores[other], bundle.statistics, bundle.epsilon, seed=seed)
+        for one, other in pairs
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].corrected))
 
 
 def compare_halves(
@@ -304,17 +267,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     if len(images.classes) > 1:
         scores = score_classes(bundle, images, options.images_per_class, **settings)
-        distances = compare_all(scores, bundle.statistics, bundle.epsilon)
-        joined = linkage(squareform(distances.corrected.clamp_min(0).numpy(), checks=False), "average")
-        pairs = {
-            (images.classes[one], images.classes[other]): compare_sets(
-                scores[one], scores[other], bundle.statistics, bundle.epsilon, seed=options.seed
-            )
-            for one, other in distances.closest(_CLOSEST)
+        compared = compare_all(scores, bundle, seed=options.seed, quiet=options.quiet)
+        corrected = _matrix(len(scores), {pair: found.corrected for pair, found in compared.items()})
+        joined = linkage(squareform(corrected.clip(0), checks=False), "average")
+        names = images.classes
+        pairs = {(names[one], names[other]): found for (one, other), found in list(compared.items())[:_CLOSEST]}
+        record["classes"] = {
+            "names": list(names),
+            "images": [sum(one.counts) for one in scores],
+            "blocks": max(len(one.counts) for one in scores),
+            "plain": _matrix(len(scores), {pair: found.distance for pair, found in compared.items()}).tolist(),
+            "corrected": corrected.tolist(),
+            "order": [names[leaf] for leaf in _leaves(joined)],
+            "linkage": joined.tolist(),
+            "closest": [{"classes": list(pair)} | _describe(found) for pair, found in pairs.items()],
         }
-        record["classes"] = _describe_classes(images.classes, scores, distances, joined, pairs)
-        _write_matrix(images.classes, distances.corrected, options.out / "classes.csv")
-        _draw_classes(images.classes, distances.corrected.numpy(), joined, options.out / "classes.png")
+        _write_matrix(names, corrected, options.out / "classes.csv")
+        _draw_classes(names, corrected, joined, options.out / "classes.png")
         rows = [_row(", ".join(pair), [found], _show_interval(found)) for pair, found in pairs.items()]
     _draw_bias(halves, record, options.out / "bias.png")
     rows += [_row(f"chance alone, {len(found)} draws", found, _count_zeros(found)) for found in halves.values()]
@@ -338,23 +307,12 @@ def _describe_halves(halves: Mapping[int, Sequence[SetComparison]]) -> dict[str,
     }
 
 
-def _describe_classes(
-    names: Sequence[str],
-    scores: Sequence[BlockScores],
-    distances: PairwiseDistances,
-    joined: FloatArray,
-    pairs: Mapping[tuple[str, str], SetComparison],
-) -> dict[str, Any]:
-    return {
-        "names": list(names),
-        "images": [sum(one.counts) for one in scores],
-        "blocks": max(len(one.counts) for one in scores),
-        "plain": distances.plain.tolist(),
-        "corrected": distances.corrected.tolist(),
-        "order": [names[leaf] for leaf in _leaves(joined)],
-        "linkage": joined.tolist(),
-        "closest": [{"classes": list(pair)} | _describe(found) for pair, found in pairs.items()],
-    }
+def _matrix(count: int, values: Mapping[tuple[int, int], float]) -> FloatArray:
+    """Values of pairs as a symmetric matrix with a diagonal of 0."""
+    matrix = np.zeros((count, count))
+    for (one, other), value in values.items():
+        matrix[one, other] = matrix[other, one] = value
+    return matrix
 
 
 def _describe(found: SetComparison) -> dict[str, Any]:
@@ -407,7 +365,7 @@ def _leaves(joined: FloatArray) -> list[int]:
     return leaves
 
 
-def _write_matrix(names: Sequence[str], corrected: Tensor, path: Path) -> None:
+def _write_matrix(names: Sequence[str], corrected: FloatArray, path: Path) -> None:
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["", *names])

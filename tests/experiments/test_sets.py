@@ -35,19 +35,16 @@ def images():
     return ImageSet(Rows(torch.cat(parts)), labels, CLASSES, [""] * 92, "")
 
 
-def test_all_pairs_at_once_are_as_one_pair_at_a_time(bundle, images):
+def test_all_pairs_are_compared_the_closest_first(bundle, images):
     scores = score_classes(bundle, images, 30)
     assert [sum(of_class.counts) for of_class in scores] == [30, 30, 12]
-    assert [len(of_class.counts) for of_class in scores] == [30, 30, 12]  # 32 blocks, or one an image
-    found = compare_all(scores, bundle.statistics, bundle.epsilon)
-    for one in range(3):
-        for other in set(range(3)) - {one}:
-            pair = compare_sets(scores[one], scores[other], bundle.statistics, bundle.epsilon, resamples=2)
-            assert float(found.plain[one, other]) == pytest.approx(pair.distance, rel=1e-6)
-            assert float(found.corrected[one, other]) == pytest.approx(pair.corrected, rel=1e-6)
-            assert found.biases[[one, other]].tolist() == pytest.approx(pair.biases, rel=1e-6)
-    assert found.corrected.diagonal().tolist() == [0, 0, 0]
-    assert found.closest(2)[0] == (0, 1)
+    assert [len(of_class.counts) for of_class in scores] == [30, 30, 12]  # 32 blocks, or one per image
+    found = compare_all(scores, bundle, seed=3)
+    assert set(found) == {(0, 1), (0, 2), (1, 2)}
+    assert next(iter(found)) == (0, 1)
+    assert found[0, 2] == compare_sets(scores[0], scores[2], bundle.statistics, bundle.epsilon, seed=3)
+    distances = [pair.corrected for pair in found.values()]
+    assert distances == sorted(distances)
 
 
 def test_sets_are_scored_in_order_and_as_by_hand(bundle, images):
@@ -67,11 +64,10 @@ def test_sets_are_scored_in_order_and_as_by_hand(bundle, images):
 
 def test_the_seed_chooses_the_images_of_a_class(bundle, images):
     one, same, other = (
-        compare_all(score_classes(bundle, images, 10, seed=seed), bundle.statistics, bundle.epsilon).plain
-        for seed in (0, 0, 1)
+        compare_all(score_classes(bundle, images, 10, seed=seed), bundle)[0, 1].distance for seed in (0, 0, 1)
     )
-    assert torch.equal(one, same)
-    assert not torch.allclose(one, other)
+    assert one == same
+    assert one != pytest.approx(other)
 
 
 def test_memory_is_bounded_by_fewer_blocks_and_at_last_refused(monkeypatch):

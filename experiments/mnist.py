@@ -1,6 +1,6 @@
 """Bidirectional GANs and their rivals on MNIST: nearest-neighbour accuracy of what each learns without labels.
 
-    python -m experiments bigan mnist.npz --out DIR [--methods bigan ...] [--epochs 400]
+    python -m experiments mnist mnist.npz --out DIR [--methods bigan ...] [--epochs 400]
 
 Neighbours are found by the Euclidean distance of the last hidden layer: the encoder's, or for ``discriminator`` that of
 D. The table also gives the accuracy of E(x) itself, and minutes of processor time; a GAN counts for both methods that
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+from filelock import FileLock
 from PIL import Image
 
 from afv_metric.files import atomic_write
@@ -225,7 +225,7 @@ def _networks(method: str, digits: Digits, settings: Settings, options: argparse
         gan, before = _networks("discriminator", digits, settings, options)
         networks.generator.load_state_dict(gan.generator.state_dict())
     folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(folder / f"{unit}.lock"):
+    with FileLock(folder / f"{unit}.lock"):
         seconds = train(
             networks,
             unit,

@@ -7,7 +7,6 @@ paper).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ __all__ = ["BiGAN", "BiGANLosses"]
 
 
 class BiGANLosses(NamedTuple):
-    """What the two sides minimise; scalars.
+    """The losses of the two sides; scalars.
 
     Attributes:
         discriminator: Minus the value of the game, eq. 2 of the paper.
@@ -36,30 +35,15 @@ class BiGAN(nn.Module):
         encoder: E, from images ``(N, ...)`` to latents.
         generator: G, from latents to images.
         discriminator: D, called with images and latents, gives logits ``(N,)``: high for an image and its code.
-        image_map: g_X, brings images to the size of generated ones, where the encoder sees larger images than the
-            generator draws (section 3.5 of the paper).
-        latent_map: g_Z, brings latents to the form of codes, where the encoder does not predict latents as they are,
-            such as classes for the one-hot latents of a conditional generator.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        *,
-        image_map: Callable[[Tensor], Tensor] | None = None,
-        latent_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, generator: nn.Module, discriminator: nn.Module) -> None:
         super().__init__()
         self.encoder, self.generator, self.discriminator = encoder, generator, discriminator
-        self.image_map, self.latent_map = image_map, latent_map
 
     def pairs(self, images: Tensor, latents: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The two kinds of pairs that D has to tell apart: (g_X(x), E(x)) and (G(z), g_Z(z))."""
-        seen = self.image_map(images) if self.image_map else images
-        known = self.latent_map(latents) if self.latent_map else latents
-        return (seen, self.encoder(images)), (self.generator(latents), known)
+        """The two kinds of pairs that D has to tell apart: (x, E(x)) and (G(z), z)."""
+        return (images, self.encoder(images)), (self.generator(latents), latents)
 
     def losses(self, real: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> BiGANLosses:
         """Losses of both sides from :meth:`pairs`; detach the pairs for a step of D alone."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afv_metric.files import finish_update, sha256_of
@@ -17,6 +18,7 @@ __all__ = ["DEFAULT_BUNDLE", "BundleError", "HubError", "find_bundle", "list_bun
 DEFAULT_BUNDLE: str = "tiny-imagenet-v3"
 
 _CONFIG = "config.json"
+_PATIENCE = 5.0  # seconds until a hub counts as out of reach
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HUB_ID = re.compile(r"(?!.*\.\.)(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
 _logger = logging.getLogger(__name__)
@@ -182,13 +184,35 @@ def _verify(repository: str, folder: Path, file: str) -> None:
 def _fetch(repository: str, revision: str | None, file: str, force: bool = False) -> Path:
     """Give the cached path of one file of a repository, downloading it if need be."""
     # Imported here because most bundles are local and need no hub client.
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, errors, get_session, hf_hub_download, try_to_load_from_cache
 
     try:
-        return Path(hf_hub_download(repository, file, revision=revision, force_download=force))
+        with _quiet_client():
+            cached = try_to_load_from_cache(repository, file, revision=revision)
+            if not isinstance(cached, str) and not constants.HF_HUB_OFFLINE:
+                # The client itself would try for half a minute to reach a hub that cannot be reached.
+                try:
+                    get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+                except Exception as error:
+                    raise errors.LocalEntryNotFoundError(str(error)) from error
+            return Path(hf_hub_download(repository, file, revision=revision, force_download=force))
     except Exception as error:
         # Not only its own errors: the client lets those of its HTTP library through, which has changed twice.
         raise HubError(_explanation(error, repository, revision, file)) from error
+
+
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keep the lines of the hub client and its HTTP library out of the log: an error has a sentence of ours."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "httpx", "httpx2", "urllib3")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _explanation(error: Exception, repository: str, revision: str | None, file: str) -> str:

@@ -156,6 +156,14 @@ def test_not_cached_and_offline(client: Client, server: HubServer) -> None:
     assert server.requests == []
 
 
+def test_a_hub_out_of_reach_is_tried_once_and_in_silence(client: Client, server: HubServer) -> None:
+    server.stop()
+    with client.start(("owner/name", FILES)) as process:
+        output, complaints = process.communicate(timeout=PATIENCE)
+    assert "not in the cache" in json.loads(output)[0]["text"]
+    assert complaints == ""  # no line of the client about its retries
+
+
 def test_wrong_hash_in_config(client: Client, server: HubServer) -> None:
     entries = {"model.safetensors": {"sha256": "0" * 64, "bytes": len(MODEL)}}
     commit = server.publish("owner/name", bundle(files=entries))

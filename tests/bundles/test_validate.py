@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from afv_metric import AFVDistance
 from afv_metric.bundles import validate
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
 from afv_metric.bundles.golden import GOLDEN_NAME, golden_distances
@@ -205,6 +206,24 @@ def test_a_network_that_ignores_the_images(good: Bundle, tmp_path: Path) -> None
             parameter.zero_()
     bad = failed(dataclasses.replace(good, discriminator=discriminator, golden={}), tmp_path / "bundle")
     assert bad & DISTANCES == DISTANCES
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda table: table + 0.5, "that of an image to itself is 0.5, not 0"),
+        (lambda table: table * 2, "embeddings of"),
+    ],
+)
+def test_the_check_of_identity_compares(
+    good: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., object], message: str
+) -> None:
+    right = AFVDistance.distance_between
+    monkeypatch.setattr(AFVDistance, "distance_between", lambda self, *embeddings: wrong(right(self, *embeddings)))
+    save_bundle(good, tmp_path / "bundle")
+    checks = validate_bundle(tmp_path / "bundle", samples=10).checks
+    assert {check.name for check in checks if check.passed is False} == DISTANCES
+    assert all(message in check.detail for check in checks if check.passed is False)
 
 
 def test_reports() -> None:

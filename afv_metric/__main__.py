@@ -2,7 +2,7 @@
 
 import sys
 
-from afv_metric.cli.commands import main
+from afv_metric.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 from collections import deque
@@ -17,7 +16,7 @@ from afv_metric.files import atomic_write
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["computes_bfloat16", "parallel_map", "parse_device", "read_versions", "record_machine"]
+__all__ = ["computes_bfloat16", "find_device", "parallel_map", "read_versions", "record_machine"]
 
 _MOST_AT_ONCE = 8  # batches computed in threads; each holds its maps
 _Batch = TypeVar("_Batch")
@@ -25,24 +24,24 @@ _Result = TypeVar("_Result")
 _PACKAGES = ("torchvision", "numpy", "scipy", "pillow", "lpips", "piq", "torchmetrics")
 
 
-def parse_device(text: str) -> torch.device:
-    """Make a device of an argument, and try it: ``auto`` is the best there is.
+def find_device(name: str) -> torch.device:
+    """Find a device and try it: ``auto`` is the best there is.
 
     Raises:
-        argparse.ArgumentTypeError: If it cannot be used.
+        ValueError: If it cannot be used.
 
     Example:
-        >>> parse_device("cpu")
+        >>> find_device("cpu")
         device(type='cpu')
     """
     import torch  # only here, as --help needs none of it
 
-    if text == "auto":
-        text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=text).device
-    except (AssertionError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"cannot use {text!r}: {str(error).splitlines()[0]}") from error
+        return torch.zeros(1, device=name).device
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def computes_bfloat16(device: torch.device) -> bool:

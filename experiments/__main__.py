@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
+from afv_metric.cli.options import add_device, add_quiet, whole
+from afv_metric.cli.outcome import Interrupted, emit, run
+from afv_metric.cli.outputs import try_output
+from afv_metric.cli.parser import Parser
 from afv_metric.files import atomic_write
-from afv_metric.runtime import parse_device, read_versions
+from afv_metric.runtime import find_device, read_versions
 from afv_metric.train.loop import StoppedError
 
+_NO_SETTINGS = ("debug", "experiment", "out", "parser", "quiet")
 _EXPERIMENTS = {
     "classify": "linear classifiers on score vectors and their rivals (Table 1)",
     "sets": "Fisher distances between classes, and their bias (Figure 2)",
@@ -30,40 +35,34 @@ _EXPERIMENTS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an experiment; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    options.device = str(options.device)
-    logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s")
-    try:
-        _run(options)
-    except StoppedError as stopped:
-        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
-        return 128 + stopped.signal
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    options = _parser().parse(sys.argv[1:] if arguments is None else arguments)
+    return run(lambda: _run(options), debug=options.debug, quiet=options.quiet)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m experiments", description="Run an experiment: a table, figures, and a JSON file of all numbers."
+    )
     commands = parser.add_subparsers(dest="experiment", required=True, metavar=" | ".join(_EXPERIMENTS))
     for name, summary in _EXPERIMENTS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         import_module(f"experiments.{name}").add_arguments(command)
         command.add_argument("--out", type=Path, required=True, help="folder of the figures and of the numbers")
-        command.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
-        command.add_argument("--device", type=parse_device, default="cpu", help="cpu (default), cuda, mps, or auto")
-        command.add_argument("--quiet", action="store_true", help="no progress bars")
+        command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (0)")
+        add_device(command)
+        add_quiet(command)
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: Namespace) -> None:
     started = time.perf_counter(), time.process_time()
-    record: dict[str, Any] = import_module(f"experiments.{options.experiment}").run(options)
-    settings = {name: value for name, value in vars(options).items() if name not in ("experiment", "out", "quiet")}
+    options.device = str(find_device(options.device))
+    try_output(options.out / f"{options.experiment}.json", "--out")
+    try:
+        record: dict[str, Any] = import_module(f"experiments.{options.experiment}").run(options)
+    except StoppedError as stopped:
+        raise Interrupted(f"{stopped}; the same command goes on from there", 128 + stopped.signal) from stopped
+    settings = {name: value for name, value in vars(options).items() if name not in _NO_SETTINGS}
     whole = {
         **record,
         "settings": settings,
@@ -74,20 +73,12 @@ def _run(options: argparse.Namespace) -> None:
     }
     with atomic_write(options.out / f"{options.experiment}.json") as temporary:
         temporary.write_text(json.dumps(whole, indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
-    print(_aligned(record["table"]))
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> str:
-    """Text of a table; its first column to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        first, *others = (
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    header, *rows = record["table"]
+    emit(
+        tabulate(
+            rows, header, tablefmt="plain", disable_numparse=True, colalign=["left", *["right"] * (len(header) - 1)]
         )
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)
+    )
 
 
 if __name__ == "__main__":

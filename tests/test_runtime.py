@@ -1,4 +1,3 @@
-import argparse
 import json
 import threading
 
@@ -6,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from afv_metric.runtime import computes_bfloat16, parallel_map, parse_device, read_versions, record_machine
+from afv_metric.runtime import computes_bfloat16, find_device, parallel_map, read_versions, record_machine
 
 
 def test_versions_are_those_of_the_packages():
@@ -16,11 +15,11 @@ def test_versions_are_those_of_the_packages():
 
 
 def test_devices_that_cannot_be_used_are_refused():
-    assert parse_device("auto").type in ("cpu", "cuda", "mps")
-    assert parse_device("cpu") == torch.device("cpu")
-    for name in ("abacus", "cuda:99"):
-        with pytest.raises(argparse.ArgumentTypeError, match=name):
-            parse_device(name)
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    assert find_device("cpu") == torch.device("cpu")
+    for name in ("abacus", "cuda:99", "cpu:x"):
+        with pytest.raises(ValueError, match=f"cannot use the device '{name}'"):
+            find_device(name)
 
 
 def test_imitated_bfloat16_is_told_from_computed(monkeypatch):

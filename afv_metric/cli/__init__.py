@@ -1,5 +1,36 @@
-"""The command line."""
+"""The command line: one program, ``afv-metric``, whose parts ``python -m`` reaches as well."""
 
-from afv_metric.cli.commands import main
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from afv_metric.cli.outcome import run
+from afv_metric.cli.parser import make_parser
 
 __all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows ``afv-metric``; from the command line if None.
+
+    Returns:
+        Exit status: 0 if all is done, 1 if some items failed, 2 after wrong usage or input, 130 if interrupted (143 by
+        SIGTERM).
+
+    Raises:
+        SystemExit: With status 2 if the arguments cannot be parsed, with 0 after ``--help`` and ``--version``.
+
+    Example:
+        >>> main(["cite", "--weights", "no such bundle"])
+        2
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:2] == ["eval", "report"]:  # as in: python -m bapps_eval report RESULTS
+        given[:2] = ["eval-report"]
+    parser = make_parser(next((text for text in given if not text.startswith("-")), ""))
+    options = parser.parse(given)
+    return run(lambda: options.command(options), debug=options.debug, quiet=getattr(options, "quiet", False))

@@ -127,7 +127,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(recipe, images, tmp_path):
     recipe = dataclasses.replace(recipe, batch_size=7)
     for job in _start_two(_TRAIN, *_arguments(recipe, images, tmp_path)):
         assert "a batch of 7 cannot be shared equally by 2 processes" in job.communicate(timeout=120)[1]
-        assert job.returncode == 1
+        assert job.returncode == 2
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_the_death_of_one_process_ends_the_job(recipe, images, tmp_path):
         error = jobs[0].communicate(timeout=120)[1]
     finally:
         jobs[0].kill()
-    assert jobs[0].returncode == 1, error
+    assert jobs[0].returncode == 2, error
     assert "another process" in error
     path = latest_checkpoint(tmp_path)
     assert path is not None

@@ -29,7 +29,8 @@ from afv_metric.train import __main__
 raise SystemExit(__main__.main({arguments!r}))
 """
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["afv_metric.train.__main__"])  # imported once, not by every process anew
+# Imported once, not by every process anew.
+_server.set_forkserver_preload(["afv_metric.train.adapt", "afv_metric.train.card", "afv_metric.train.export"])
 
 
 def _run(arguments, kill_after=None):

@@ -38,7 +38,7 @@ def test_from_images_to_a_metric_by_the_command(images, tmp_path, capsys):
     init = ["--init", str(out), "--set", *SMALL[4:]]  # its networks give their shapes
     assert main(["folder", "--data", str(images), "--out", again, "--quiet", *init]) == 0
     assert load_checkpoint(latest_checkpoint(again))["recipe"]["width"] == 4
-    assert main(["folder", "--data", str(images), "--out", again, "--quiet", *init, "width=5"]) == 1
+    assert main(["folder", "--data", str(images), "--out", again, "--quiet", *init, "width=5"]) == 2
     assert "width was 4 and is now 5" in capsys.readouterr().err
 
 
@@ -96,7 +96,7 @@ def test_agreement_with_people_is_watched(images, tmp_path):
     ],
 )
 def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
-    assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 1
+    assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert message in error
@@ -106,13 +106,13 @@ def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written_is_reported(images, tmp_path, capsys):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert main(["imagenet", "--data", str(images), "--out", str(tmp_path / "run"), "--set", *SMALL]) == 1
+    assert main(["imagenet", "--data", str(images), "--out", str(tmp_path / "run"), "--set", *SMALL]) == 2
     assert "Permission denied" in capsys.readouterr().err
 
 
 def test_a_file_where_the_run_should_be_is_reported(images, tmp_path, capsys):
     (tmp_path / "run").write_text("not a folder")
-    assert main(["imagenet", "--data", str(images), "--out", str(tmp_path / "run"), "--set", *SMALL]) == 1
+    assert main(["imagenet", "--data", str(images), "--out", str(tmp_path / "run"), "--set", *SMALL]) == 2
     assert "exists" in capsys.readouterr().err
 
 

@@ -40,7 +40,7 @@ def test_from_images_to_a_metric(images: Path, tmp_path: Path, monkeypatch: pyte
 def test_mistakes_are_said_in_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([argument.format(tmp=tmp_path) for argument in [*arguments, "--quiet"]]) == 1
+    assert main([argument.format(tmp=tmp_path) for argument in [*arguments, "--quiet"]]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert message in error

@@ -1,0 +1,85 @@
+"""``info`` and ``cite``: what is in a bundle, and which distance it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from afv_metric import __version__
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE, list_bundles
+from afv_metric.cli.options import add_form, add_json, add_weights
+from afv_metric.cli.outcome import emit
+
+__all__ = ["add_cite", "add_info"]
+
+_PAPER = "Zhai et al., NeurIPS 2019, arXiv:1910.13101"
+
+
+def add_info(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``info``."""
+    command.add_argument(
+        "weights", nargs="?", metavar="BUNDLE", help="name, folder or hub id; the default if not given"
+    )
+    add_json(command)
+    command.set_defaults(command=_info)
+
+
+def add_cite(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cite``."""
+    add_weights(command)
+    add_form(command)
+    command.set_defaults(command=_cite)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from afv_metric.bundles.bundle import load_bundle
+
+    bundle = load_bundle(options.weights or DEFAULT_BUNDLE)
+    record: dict[str, Any] = {
+        "name": bundle.name,
+        "sha256": bundle.hash,
+        "discriminator": asdict(bundle.discriminator.config),
+        "parameters": sum(parameter.numel() for parameter in bundle.discriminator.parameters()),
+        "energy": bundle.energy,
+        "form": bundle.form,
+        "levels": list(bundle.levels),
+        "blocks": "all" if bundle.blocks is None else list(bundle.blocks),
+        "pooling": bundle.pooling,
+        "statistics": {"count": bundle.statistics.count, **bundle.sampling},
+        "training": dict(bundle.training),
+        "licence": dict(bundle.licence),
+    }
+    if not options.weights:
+        record["bundles that ship with the package"] = list_bundles()
+    emit(json.dumps(record, indent=2) if options.json else "\n".join(_outline(record)))
+
+
+def _cite(options: argparse.Namespace) -> None:
+    import torch
+
+    from afv_metric.bundles.bundle import load_bundle
+
+    bundle = load_bundle(options.weights)
+    form = options.form or bundle.form
+    settings = [f"form {form}", "levels " + "/".join(f"{weight:g}" for weight in bundle.levels)]
+    if form != "fisher":
+        settings += ["blocks " + "/".join(map(str, bundle.blocks))] if bundle.blocks else []
+        settings.append(f"pooling {bundle.pooling:g}")
+    emit(
+        f"afv_metric {__version__}, bundle {bundle.name} (sha256 {bundle.hash[:12]}), {', '.join(settings)}; "
+        f"{_PAPER}; torch {torch.__version__}"
+    )
+
+
+def _outline(record: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines ``name: value``, nested mappings indented."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}:"
+            yield from _outline(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"

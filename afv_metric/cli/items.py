@@ -1,0 +1,123 @@
+"""Image files as the items of a command: what is the matter with one is said, and the others go on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from afv_metric.cli.options import add_batch_size, add_device, add_quiet
+from afv_metric.cli.outcome import Problems, describe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from afv_metric.metric import AFVDistance
+
+__all__ = [
+    "add_batches", "as_progress", "batches", "list_files", "load_metric", "measure_batch", "printable",
+    "read_item", "size_of",
+]  # fmt: skip
+
+_Item = TypeVar("_Item")
+_Named = TypeVar("_Named", bound=tuple[Any, ...])
+
+
+def add_batches(command: argparse.ArgumentParser) -> None:
+    """Add where to compute, how much at a time, and silence."""
+    add_device(command)
+    add_batch_size(command, 16)
+    add_quiet(command)
+
+
+def load_metric(options: argparse.Namespace, *, spatial: bool = False) -> AFVDistance:
+    """Load the distance that the options ask for; their device becomes the one that it stands for."""
+    from afv_metric.metric import AFVDistance
+    from afv_metric.runtime import find_device
+
+    options.device = find_device(options.device)
+    return AFVDistance(options.weights, form=options.form, spatial=spatial).to(options.device)
+
+
+def printable(name: str) -> str:
+    r"""A name in which bytes that are no text, which the file systems of Linux allow, are escaped.
+
+    Example:
+        >>> print(printable("caf\udce9.png"))
+        caf\udce9.png
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """Files in a folder and the folders in it, sorted, by relative path; hidden ones are left out."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder")
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): path for name, path in paths.items() if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def read_item(path: Path, problems: Problems, like: Tensor | None = None) -> Tensor | None:
+    """Read an image that the metric takes, of the size of another one, or say what is the matter with it."""
+    from afv_metric.images.tensors import SMALLEST_SIDE, read_image
+
+    try:
+        image = read_image(path)
+    except Exception as error:  # Pillow lets the errors of its decoders through, which are of all kinds.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        problems.add(f"{path}: cannot be read: {reason}", error)
+        return None
+    if min(image.shape[2:]) < SMALLEST_SIDE:
+        problems.add(f"{path}: is {size_of(image)} pixels, the smallest side is {SMALLEST_SIDE}")
+        return None
+    if like is not None and image.shape != like.shape:
+        problems.add(f"{path}: is {size_of(image)} pixels, to be compared with {size_of(like)}")
+        return None
+    return image
+
+
+def size_of(image: Tensor) -> str:
+    """Width and height in words."""
+    return f"{image.shape[3]}x{image.shape[2]}"
+
+
+def batches(items: Iterable[_Named], size: int) -> Iterator[list[_Named]]:
+    """Bring together neighbours whose last elements, images, are of one size."""
+    batch: list[_Named] = []
+    for item in items:
+        if batch and (len(batch) == size or item[-1].shape != batch[0][-1].shape):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def measure_batch(
+    metric: AFVDistance, batch: Sequence[tuple[str, Tensor, Tensor]], device: torch.device, problems: Problems
+) -> list[tuple[str, float]]:
+    """Distances of named pairs; where all together fail, those of each pair, and what fails alone is said."""
+    import torch
+
+    names, first, second = zip(*batch, strict=True)
+    if all(image is first[0] for image in first):  # a reference
+        first = first[:1]
+    try:
+        values = metric(torch.cat(first).to(device), torch.cat(second).to(device))
+        return list(zip(names, values.tolist(), strict=True))
+    except Exception as error:
+        if len(batch) == 1:
+            problems.add(f"{names[0]}: cannot be compared at {size_of(second[0])} pixels: {describe(error)}", error)
+            return []
+    return [found for pair in batch for found in measure_batch(metric, [pair], device, problems)]
+
+
+def as_progress(items: Sequence[_Item], options: argparse.Namespace) -> Iterator[_Item]:
+    """Go through items with a progress bar."""
+    yield from tqdm(items, disable=options.quiet, leave=False)

@@ -1,0 +1,120 @@
+"""``matrix``: distances of all pairs of the images in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afv_metric.cli.items import add_batches, as_progress, list_files, load_metric, printable, read_item, size_of
+from afv_metric.cli.options import add_form, add_weights
+from afv_metric.cli.outcome import Problems, describe, if_interrupted
+from afv_metric.cli.outputs import CSVRows, try_output
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from afv_metric.metric import AFVDistance, Embedding
+
+__all__ = ["add_matrix"]
+
+_Names = tuple[str, ...]
+
+
+def add_matrix(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``matrix``."""
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
+    add_weights(command)
+    add_form(command)
+    add_batches(command)
+    command.set_defaults(command=_matrix)
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    files = list_files(options.folder)
+    try_output(options.csv, "--csv")
+    metric = load_metric(options)
+    problems = Problems(options.debug)
+    images = {}
+    for name, path in files.items():
+        image = read_item(path, problems)
+        if image is not None:
+            images[printable(name)] = image
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, image in images.items():
+        groups[size_of(image)].append(name)
+    if not images:
+        problems.add(f"{options.folder}: holds no image")
+        return problems.status
+    if len(groups) > 1:
+        listing = "; ".join(f"{size}: {', '.join(group)}" for size, group in groups.items())
+        problems.add(f"images of different sizes are not compared, {listing}")
+
+    pairs = _Pairs(metric, images, options.device, problems)
+    blocks = [
+        (tuple(group[start : start + options.batch_size]), tuple(group[start:]))
+        for group in groups.values()
+        for start in range(0, len(group), options.batch_size)
+    ]
+    names, ready, written = list(images), set[str](), 0
+    with (
+        if_interrupted(
+            lambda: f"interrupted: {written} of {len(names)} rows are{f' in {options.csv}' * bool(options.csv)}"
+        ),
+        CSVRows(options.csv, ["", *names]) as table,
+    ):
+        table.write([])
+        for block, rest in as_progress(blocks, options):
+            for start in range(0, len(rest), options.batch_size):
+                pairs.measure(block, rest[start : start + options.batch_size])
+            ready.update(block)
+            while written < len(names) and names[written] in ready:
+                if not table.write([[names[written], *(pairs.text(names[written], other) for other in names)]]):
+                    return problems.status
+                written += 1
+    return problems.status
+
+
+class _Pairs:
+    """Distances of pairs of images; no more than two blocks of embeddings, which may be large, are kept."""
+
+    def __init__(
+        self, metric: AFVDistance, images: dict[str, Tensor], device: torch.device, problems: Problems
+    ) -> None:
+        self._metric, self._images, self._device, self._problems = metric, images, device, problems
+        self._distances: dict[tuple[str, str], float] = {}
+        self._embed = functools.lru_cache(maxsize=2)(self._embed_now)
+
+    def measure(self, first: _Names, second: _Names) -> None:
+        """Measure all pairs of two blocks; where that fails, pair by pair."""
+        try:
+            rows = self._metric.distance_between(self._embed(first), self._embed(second)).tolist()
+        except Exception as error:
+            if len(first) == len(second) == 1:
+                size = size_of(self._images[first[0]])
+                self._problems.add(
+                    f"{first[0]}, {second[0]}: cannot be compared at {size} pixels: {describe(error)}", error
+                )
+                return
+        else:
+            for one, row in zip(first, rows, strict=True):
+                for other, value in zip(second, row, strict=True):
+                    self._distances[one, other] = self._distances[other, one] = value
+            return
+        for one in first:
+            for other in second:
+                self.measure((one,), (other,))
+
+    def text(self, first: str, second: str) -> str:
+        """The distance of a pair as it is printed; nothing if there is none."""
+        value = self._distances.get((first, second))
+        return "" if value is None else f"{value:.6g}"
+
+    def _embed_now(self, names: _Names) -> Embedding:
+        import torch
+
+        return self._metric.embed(torch.cat([self._images[name] for name in names]).to(self._device))

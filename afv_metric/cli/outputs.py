@@ -1,0 +1,135 @@
+"""Files that a command writes: tried before the work, and rows of a CSV written as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+from afv_metric.cli.outcome import emit
+from afv_metric.files import locked
+
+__all__ = ["CSVRows", "kept_rows", "try_output"]
+
+
+def try_output(path: Path | None, option: str) -> None:
+    """See that a file can be written, and leave all as it was.
+
+    Args:
+        path: The file; None is none to try.
+        option: How it was asked for.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):  # a pipe, a device
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{option} {path} is a folder; give the name of a file in it")
+    place = path.resolve().parent
+    made: list[Path] = []
+    try:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        for folder in [*reversed(place.parents), place]:
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        trial = place / f".{path.stem}-{secrets.token_hex(8)}{path.suffix}"  # as long a name as will be written
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise OSError(f"{option} {path} cannot be written: {error.strerror or error}") from error
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+class CSVRows:
+    """A CSV in a file, or on stdout, that is complete up to its last line at any moment.
+
+    Args:
+        path: The file; None for stdout. It is opened at the first row, and locked while it is open.
+        header: Names of the columns.
+        keep: Bytes of the file to go on after; without any it is written anew.
+    """
+
+    def __init__(self, path: Path | None, header: Sequence[str], keep: int = 0) -> None:
+        self._path, self._header, self._keep = path, header, keep
+        self._begun = False
+        self._file: IO[str] | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> CSVRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def write(self, rows: Iterable[Sequence[str]]) -> bool:
+        """Write rows at once, the header before the first.
+
+        Returns:
+            Whether somebody still reads them.
+        """
+        if not self._begun:
+            self._begin()
+            rows = rows if self._keep else [self._header, *rows]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        if self._file is None:
+            return emit(text.getvalue(), end="")
+        self._file.write(text.getvalue())
+        self._file.flush()
+        return True
+
+    def _begin(self) -> None:
+        self._begun = True
+        if self._path is None:
+            return
+        if self._path.exists() and not self._path.is_file():
+            self._keep = 0
+        else:
+            self._stack.enter_context(locked(self._path))
+        mode = "r+" if self._keep else "w"
+        # Names may hold bytes that are no text.
+        self._file = self._stack.enter_context(
+            self._path.open(mode, newline="", encoding="utf-8", errors="backslashreplace")
+        )
+        if self._keep:
+            self._file.seek(self._keep)
+            self._file.truncate()
+
+
+def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
+    """Read the rows that an interrupted command has left; a last one that is not whole is left out.
+
+    Args:
+        path: The file.
+        header: Names of the columns.
+
+    Returns:
+        The rows, and the bytes of header and rows.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    if not path.exists():
+        return [], 0
+    rows: list[list[str]] = []
+    size, record = 0, b""
+    for line in path.read_bytes().splitlines(keepends=True):
+        record += line
+        if record.endswith(b"\n") and record.count(b'"') % 2 == 0:  # the line break is not within a name
+            rows += csv.reader([record.decode("utf-8", "backslashreplace")])
+            size += len(record)
+            record = b""
+    if rows and (rows[0] != list(header) or any(len(row) != len(header) for row in rows)):
+        raise ValueError(f"{path} is not a table that this command has begun: leave out --resume to replace it")
+    return rows[1:], size

@@ -1,0 +1,132 @@
+"""``sets``: the Fisher distance of two folders as sets of images, whatever their names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from afv_metric.cli.items import add_batches, as_progress, batches, list_files, read_item
+from afv_metric.cli.options import add_json, add_weights, count, whole
+from afv_metric.cli.outcome import Problems, emit, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afv_metric.fisher.sets import SetComparison
+
+__all__ = ["add_sets"]
+
+# Blocks of images per folder, whose mean scores the interval of set distances comes from.
+_BLOCKS = 32
+
+
+def add_sets(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sets``."""
+    command.add_argument("folder0", type=Path, metavar="DIR0", help="folder of images")
+    command.add_argument("folder1", type=Path, metavar="DIR1", help="folder of images")
+    command.add_argument(
+        "--size",
+        type=whole,
+        choices=(32, 64),
+        help="compare the middle squares, the shorter side scaled to this many pixels; default: the training size",
+    )
+    command.add_argument("--count", type=count(), metavar="N", help="files to draw from each folder; default: all")
+    command.add_argument("--resamples", type=count(), default=2000, metavar="R", help="bootstrap resamples (2000)")
+    command.add_argument("--seed", type=whole, default=0, help="seed of the draws (0)")
+    add_json(command)
+    add_weights(command)
+    add_batches(command)
+    command.set_defaults(command=_sets)
+
+
+def _sets(options: argparse.Namespace) -> int:
+    import torch
+
+    from afv_metric.bundles.bundle import load_bundle
+    from afv_metric.fisher.engine import FisherEngine
+    from afv_metric.fisher.sets import block_scores, compare_sets, middle_square, similarity_at
+    from afv_metric.images.tensors import to_network_range
+    from afv_metric.runtime import find_device
+
+    folders = (options.folder0, options.folder1)
+    files = [list(list_files(folder).values()) for folder in folders]
+    device = find_device(options.device)
+    bundle = load_bundle(options.weights)
+    engine = FisherEngine(bundle.discriminator, bundle.energy).to(device)
+    size = options.size or bundle.discriminator.config.image_size
+    chance = random.Random(options.seed)
+    problems = Problems(options.debug)
+
+    def squares(paths: Sequence[Path]) -> Iterator[tuple[Tensor]]:
+        for path in paths:
+            image = read_item(path, problems)
+            if image is not None:
+                yield (middle_square(to_network_range(image, normalize=False, dtype=torch.float32), size),)
+
+    def blocks(paths: Sequence[Path]) -> Iterator[Iterator[Tensor]]:
+        drawn = chance.sample(paths, min(options.count or len(paths), len(paths)))
+        number = min(_BLOCKS, len(drawn))
+        for index in as_progress(range(number), options):
+            found = batches(squares(drawn[index::number]), options.batch_size)
+            yield (torch.cat([image for (image,) in batch]).to(device) for batch in found)
+
+    first, second = (block_scores(engine, blocks(paths)) for paths in files)
+    for folder, scores in zip(folders, (first, second), strict=True):
+        if len(scores.counts) < 2:
+            problems.add(f"{folder}: holds too few images to compare, {sum(scores.counts)}; two are the least")
+    if min(len(first.counts), len(second.counts)) < 2:
+        return problems.status
+    found = compare_sets(
+        first, second, bundle.statistics, bundle.epsilon, resamples=options.resamples, seed=options.seed
+    )
+    low, high = found.interval
+    record: dict[str, Any] = {
+        "bundle": bundle.name,
+        "images": found.counts,
+        "size": size,
+        "distance": {"plain": found.distance, "corrected": found.corrected, "interval": (low, high)},
+        "similarity": {
+            "plain": similarity_at(found.distance),
+            "corrected": similarity_at(found.corrected),
+            "interval": (similarity_at(high), similarity_at(low)),
+        },
+        "bias": sum(found.biases),
+        "needed": found.images_for(0.1),
+        "resamples": options.resamples,
+        "seed": options.seed,
+    }
+    emit(json.dumps(record, indent=2) if options.json else _outline(record))
+    for note in _notes_on_sets(found):
+        say(f"note: {note}")
+    return problems.status
+
+
+def _outline(record: Mapping[str, Any]) -> str:
+    needed = f"; {record['needed']} images per set make it a tenth of the distance" if record["needed"] else ""
+    rows = []
+    for name in ("distance", "similarity"):
+        plain, corrected, (low, high) = record[name].values()
+        rows.append((name, f"{plain:.5g}", f"{corrected:.5g}", f"{low:.5g} to {high:.5g}"))
+    table = tabulate(rows, ("", "plain", "corrected", "95 % interval"), tablefmt="plain", disable_numparse=True)
+    images = "{} and {}, squares of {} pixels".format(*record["images"], record["size"])
+    return f"{table}\nbias        {record['bias']:.5g}{needed}\nimages      {images}"
+
+
+def _notes_on_sets(found: SetComparison) -> Iterator[str]:
+    """What a reader of the numbers should know."""
+    if found.counts[0] != found.counts[1]:
+        yield "the sets are of unequal sizes: only the corrected numbers can be compared with those of other sets"
+    if min(found.counts) < _BLOCKS:
+        yield f"a set has fewer than {_BLOCKS} images: the interval is rough"
+    if found.interval[1] < 0:
+        yield "the sets are more alike than two independent samples can be: do the folders share images?"
+    elif found.interval[0] <= 0:
+        yield "the interval reaches 0: these images do not tell the two sets apart"
+    elif sum(found.biases) > found.corrected:
+        yield "more than half of the plain distance is chance: the sets are small for it"

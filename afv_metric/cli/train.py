@@ -1,0 +1,150 @@
+"""``train`` and ``report``: runs, and their curves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE
+from afv_metric.cli.options import add_device, add_quiet
+from afv_metric.cli.outcome import Interrupted, emit
+from afv_metric.cli.outputs import try_output
+from afv_metric.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from afv_metric.bundles.bundle import Bundle
+    from afv_metric.train.recipes import Recipe
+
+__all__ = ["add_report", "add_train"]
+
+
+def add_train(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``train``."""
+    command.epilog = (
+        "A run that was interrupted goes on with the same command. 'afv-metric export' makes a bundle of a run, "
+        "'afv-metric report' draws it; 'afv-metric adapt' needs no training."
+    )
+    command.add_argument(
+        "recipe", metavar="RECIPE", help="folder (your own images), tiny-imagenet, imagenet, cifar10 or another recipe"
+    )
+    command.add_argument("--data", type=Path, nargs="+", help="folders or archives of images, in classes or not")
+    command.add_argument(
+        "--held-out",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="images that only the monitors see; a share of the data if none are given",
+    )
+    command.add_argument("--out", type=Path, help="folder of the run; an interrupted run there is resumed")
+    command.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change settings")
+    command.add_argument("--show", action="store_true", help="print the settings of the recipe, and exit")
+    command.add_argument(
+        "--init",
+        metavar="BUNDLE",
+        help="start both networks, and take their shapes, from a bundle; none: from scratch "
+        f"(default: {DEFAULT_BUNDLE} for the recipe folder, none for the others)",
+    )
+    command.add_argument(
+        "--judged", type=Path, nargs="+", default=[], metavar="DIR | CSV",
+        help="images judged by people, as afv-metric eval reads them: watch the agreement with them",
+    )  # fmt: skip
+    command.add_argument("--cache", type=Path, help="folder for the decoded images")
+    command.add_argument(
+        "--on-divergence", choices=["stop", "rollback"], default="stop",
+        help="when training fails: stop, or go back two checkpoints and on with half the rates",
+    )  # fmt: skip
+    add_device(command)
+    add_quiet(command)
+    command.set_defaults(command=_train)
+
+
+def add_report(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``report``."""
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of the runs")
+    command.add_argument("--out", type=Path, help="the HTML file; report.html in the first run if not given")
+    add_quiet(command)
+    command.set_defaults(command=_report)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from afv_metric.bundles.bundle import load_bundle
+    from afv_metric.distributed import init_distributed, rank_and_world_size
+    from afv_metric.runtime import find_device
+    from afv_metric.train.loop import StoppedError, train
+    from afv_metric.train.recipes import RECIPES
+
+    if options.recipe not in RECIPES:
+        hint = did_you_mean(options.recipe, RECIPES)
+        raise ValueError(f"there is no recipe {options.recipe!r}, only {', '.join(RECIPES)}{hint}")
+    chosen = options.init or (DEFAULT_BUNDLE if options.recipe == "folder" else "none")
+    init = None if chosen == "none" else load_bundle(chosen, generator=True)
+    recipe = _shaped_as(init, RECIPES[options.recipe]).override(options.set)
+    if options.show:
+        emit(json.dumps(asdict(recipe), indent=2))
+        return
+    if options.data is None or options.out is None:
+        raise ValueError("training needs --data, folders or archives of images, and --out, a folder for the run")
+    try:
+        with init_distributed(find_device(options.device)) as device:
+            train(
+                recipe,
+                options.data,
+                options.out,
+                held_out=options.held_out,
+                init=init,
+                evaluate=_evaluation(options.judged) if rank_and_world_size()[0] == 0 else None,
+                cache=options.cache,
+                on_divergence=options.on_divergence,
+                device=device,
+                quiet=options.quiet,
+            )
+    except StoppedError as stopped:
+        raise Interrupted(f"{stopped}; the same command goes on from there", 128 + stopped.signal) from stopped
+
+
+def _shaped_as(bundle: Bundle | None, recipe: Recipe) -> Recipe:
+    """The recipe with the shapes of a bundle's networks, which a run that starts from it must have."""
+    from dataclasses import replace
+
+    if bundle is None or bundle.generator is None:
+        return recipe
+    discriminator, generator = bundle.discriminator.config, bundle.generator.config
+    return replace(
+        recipe,
+        width=discriminator.width,
+        image_size=discriminator.image_size,
+        slope=discriminator.slope,
+        generator_width=generator.width,
+        latent_size=generator.latent_size,
+    )
+
+
+def _evaluation(paths: Sequence[Path]) -> Callable[[Bundle], dict[str, float]] | None:
+    """The scoring of judged sets, for the monitors; None without any."""
+    if not paths:
+        return None
+    data = import_module("bapps_eval.data")  # by name, as bapps_eval stands above this package
+    sets = [
+        judged
+        for path in paths
+        for judged in ([data.read_pairs(path)] if path.suffix == ".csv" else data.read_root(path))
+    ]
+    evaluation: Callable[[Bundle], dict[str, float]] = import_module("bapps_eval.watch").make_evaluation(
+        data.distinguish(sets)
+    )
+    return evaluation
+
+
+def _report(options: argparse.Namespace) -> None:
+    from afv_metric.train.report import write_report
+
+    out = options.out or options.runs[0] / "report.html"
+    try_output(out, "--out")
+    write_report(options.runs, out)
+    emit(str(out))

@@ -1,0 +1,56 @@
+"""Distances of all pairs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_images import QUIET, measure, save_image
+
+from afv_metric.cli import main
+from afv_metric.fisher.forms import FORMS
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize("size", ["1", "2", "16"])
+@pytest.mark.parametrize("form", list(FORMS))
+def test_matrix(gallery: tuple[Path, list[Path]], form: str, size: str, capsys: Capture) -> None:
+    folder = gallery[0].parent
+    assert main(["matrix", str(folder), "--batch-size", size, "--form", form, *QUIET]) == 0
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["", "0.png", "20.png", "40.png", "5.png", "60.png", "reference.png"]
+    assert [row[0] for row in rows] == header[1:]
+    numbers = np.array([[float(value) for value in row[1:]] for row in rows])
+    np.testing.assert_array_equal(numbers, numbers.T)
+    np.testing.assert_array_equal(numbers.diagonal(), 0)
+    for row, column in ((1, 2), (3, 4), (0, 4)):
+        expected = measure(folder / header[1 + row], folder / header[1 + column], form=form)
+        assert numbers[row, column] == pytest.approx(expected, rel=1e-5)
+
+
+def test_matrix_leaves_other_sizes_empty(gallery: tuple[Path, list[Path]], tmp_path: Path, capsys: Capture) -> None:
+    for noise in (0, 9):
+        save_image(tmp_path / f"wide{noise}.png", noise=noise, size=(64, 40))
+    (tmp_path / "broken.png").write_text("no image")
+    out = tmp_path / "tables" / "out.csv"
+    assert main(["matrix", str(tmp_path), "--csv", str(out), *QUIET]) == 1
+    header, *rows = csv.reader(io.StringIO(out.read_text()))
+    assert "broken.png" not in header
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert table["wide0.png"]["20.png"] == table["20.png"]["wide0.png"] == ""
+    assert float(table["wide0.png"]["wide9.png"]) > 0
+    assert float(table["20.png"]["40.png"]) > 0
+    errors = capsys.readouterr().err
+    assert re.search(r"broken\.png: cannot be read", errors)
+    assert "64x40: wide0.png, wide9.png" in errors
+
+
+def test_a_file_is_no_folder(tmp_path: Path, capsys: Capture) -> None:
+    image = save_image(tmp_path / "a.png")
+    assert main(["matrix", str(image), *QUIET]) == 2
+    assert "is not a folder" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+"""Distances between image files, from the arguments to numbers, files and messages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_images import QUIET, TINY_BUNDLE, measure, save_image
+from PIL import Image
+
+from afv_metric import AFVDistance
+from afv_metric.cli import main
+from afv_metric.fisher.forms import FORMS
+from afv_metric.images.tensors import read_image
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_compare_sorts_by_distance(gallery: tuple[Path, list[Path]], capsys: Capture) -> None:
+    reference, images = gallery
+    assert main(["compare", str(reference), *map(str, images), *QUIET]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    header, *lines = printed.out.splitlines()
+    assert header.split() == ["distance", "file"]
+    assert [Path(line.split()[1]).stem for line in lines] == ["0", "5", "20", "40", "60"]
+    assert [float(line.split()[0]) for line in lines] == pytest.approx(
+        sorted(measure(reference, image) for image in images), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_compare_json_is_the_metric(gallery: tuple[Path, list[Path]], form: str | None, capsys: Capture) -> None:
+    reference, images = gallery
+    arguments = ["compare", str(reference), *map(str, images), "--json", *QUIET, *(["--form", form] if form else [])]
+    assert main(arguments) == 0
+    found = {item["file"]: item["distance"] for item in json.loads(capsys.readouterr().out)}
+    expected = {str(image): measure(reference, image, form=form) for image in images}
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found[str(images[3])] == 0  # equal to the reference
+
+
+def test_batches_change_no_number(gallery: tuple[Path, list[Path]], capsys: Capture) -> None:
+    reference, images = gallery
+    results = []
+    for size in ("1", "2", "16"):
+        assert main(["compare", str(reference), *map(str, images), "--json", "--batch-size", size, *QUIET]) == 0
+        results.append({item["file"]: item["distance"] for item in json.loads(capsys.readouterr().out)})
+        assert len(results[-1]) == len(images)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+    assert results[2] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_batches_are_filled_and_never_too_large(
+    gallery: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def record(metric: AFVDistance, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(second))
+        return torch.zeros(len(second))
+
+    monkeypatch.setattr(AFVDistance, "forward", record)
+    reference, images = gallery
+    assert main(["compare", str(reference), *map(str, images), "--batch-size", "2", *QUIET]) == 0
+    assert sizes == [2, 2, 1]
+
+
+def test_compare_goes_on_after_a_bad_file(gallery: tuple[Path, list[Path]], tmp_path: Path, capsys: Capture) -> None:
+    reference, images = gallery
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(images[0].read_bytes()[:300])
+    large = save_image(tmp_path / "large.png", size=(64, 40))
+    tiny = save_image(tmp_path / "tiny.png", size=(48, 31))
+    missing = tmp_path / "missing.png"
+    assert (
+        main(["compare", str(reference), *map(str, [images[0], broken, large, tiny, missing, images[1]]), *QUIET]) == 1
+    )
+    printed = capsys.readouterr()
+    assert [Path(line.split()[1]).stem for line in printed.out.splitlines()[1:]] == ["5", "20"]
+    lines = printed.err.splitlines()
+    assert len(lines) == 4
+    for line, path, reason in zip(
+        lines, [broken, large, tiny, missing], ["cannot be read", "64x40", "48x31", "No such file"], strict=True
+    ):
+        assert str(path) in line
+        assert reason in line
+
+
+def test_compare_without_a_reference(tmp_path: Path, capsys: Capture) -> None:
+    image = save_image(tmp_path / "a.png")
+    assert main(["compare", str(tmp_path / "missing.png"), str(image), *QUIET]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "missing.png" in printed.err
+
+
+def test_map_is_hot_where_the_images_differ(tmp_path: Path, capsys: Capture) -> None:
+    reference = save_image(tmp_path / "reference.png", size=(96, 64))
+    pixels = np.asarray(Image.open(reference)).copy()
+    pixels[40:56, 72:88] = np.random.default_rng(0).integers(0, 256, (16, 16, 3))
+    changed, out = tmp_path / "changed.png", tmp_path / "maps" / "out.png"
+    Image.fromarray(pixels).save(changed)
+    assert main(["compare", str(reference), str(changed), "--map", str(out), *QUIET]) == 0
+    with Image.open(out) as image:
+        assert (image.format, image.size, image.mode) == ("PNG", (96, 64), "RGB")
+        brightness = np.asarray(image).astype(float).sum(2)
+    row, column = np.unravel_index(brightness.argmax(), brightness.shape)
+    assert 36 <= row < 60
+    assert 68 <= column < 92
+    assert brightness[40:56, 72:88].mean() > 2 * brightness[:, :40].mean()
+    largest = AFVDistance(TINY_BUNDLE, spatial=True)(read_image(changed), read_image(reference)).max()
+    printed = capsys.readouterr()
+    assert float(re.search(r"to ([\d.e-]+) \(pale", printed.err)[1]) == pytest.approx(float(largest), rel=1e-5)  # type: ignore[index]
+    assert "changed.png" in printed.out
+    assert [path.name for path in out.parent.iterdir()] == ["out.png"]
+
+
+def test_map_of_equal_images(tmp_path: Path, capsys: Capture) -> None:
+    image = save_image(tmp_path / "a.png")
+    assert main(["compare", str(image), str(image), "--map", str(tmp_path / "out.png"), *QUIET]) == 0
+    assert "from 0 (black) to 0 " in capsys.readouterr().err
+    assert np.asarray(Image.open(tmp_path / "out.png")).max() <= 0.35 * 255 + 3
+
+
+def test_map_takes_one_image(gallery: tuple[Path, list[Path]], tmp_path: Path, capsys: Capture) -> None:
+    reference, images = gallery
+    out = tmp_path / "out.png"
+    assert main(["compare", str(reference), *map(str, images), "--map", str(out), *QUIET]) == 2
+    assert "exactly one" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_dirs(folders: tuple[Path, Path], capsys: Capture) -> None:
+    assert main(["dirs", *map(str, folders), *QUIET]) == 0
+    printed = capsys.readouterr()
+    rows = list(csv.reader(io.StringIO(printed.out)))
+    assert rows[0] == ["file", "distance"]
+    assert [name for name, _ in rows[1:]] == ["a.png", "b.png", "deep/c.png"]
+    expected = [measure(folders[0] / name, folders[1] / name) for name, _ in rows[1:]]
+    assert [float(value) for _, value in rows[1:]] == pytest.approx(expected, rel=1e-5)
+    mean = re.fullmatch(r"mean distance ([\d.]+) over 3 pairs\n", printed.err)
+    assert mean
+    assert float(mean[1]) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_dirs_goes_on_after_bad_files(folders: tuple[Path, Path], tmp_path: Path, capsys: Capture) -> None:
+    save_image(folders[0] / "only0.png")
+    save_image(folders[1] / "only1.png")
+    for folder, size in zip(folders, [(48, 40), (40, 48)], strict=True):
+        (folder / "aa.png").write_text("no image")
+        save_image(folder / "size.png", size=size)
+        save_image(folder / "z, other size.png", seed=len(folder.name), noise=9, size=(32, 36))
+        (folder / ".hidden").write_text("no image, but nobody asked for it")
+    out = tmp_path / "out.csv"
+    assert main(["dirs", *map(str, folders), "--csv", str(out), *QUIET]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    names = [row[0] for row in csv.reader(io.StringIO(out.read_text()))]
+    assert names == ["file", "a.png", "b.png", "deep/c.png", "z, other size.png"]
+    assert "over 4 pairs" in printed.err
+    assert f"only0.png: only in {folders[0]}" in printed.err
+    assert f"only1.png: only in {folders[1]}" in printed.err
+    assert re.search(r"aa\.png: cannot be read", printed.err)
+    assert re.search(r"size\.png: is 40x48 pixels, to be compared with 48x40", printed.err)
+    assert "hidden" not in printed.err
+
+
+def test_dirs_batches_change_no_number(folders: tuple[Path, Path], capsys: Capture) -> None:
+    tables = []
+    for size in ("1", "2", "3"):
+        assert main(["dirs", *map(str, folders), "--batch-size", size, *QUIET]) == 0
+        tables.append(dict(list(csv.reader(io.StringIO(capsys.readouterr().out)))[1:]))
+    numbers = [{name: float(value) for name, value in table.items()} for table in tables]
+    assert len(numbers[0]) == 3
+    assert numbers[1] == pytest.approx(numbers[0], rel=1e-5)
+    assert numbers[2] == pytest.approx(numbers[0], rel=1e-5)
+
+
+def test_progress_is_on_stderr(folders: tuple[Path, Path], capsys: Capture) -> None:
+    assert main(["dirs", *map(str, folders), "--weights", TINY_BUNDLE]) == 0
+    printed = capsys.readouterr()
+    assert "0/3" in printed.err
+    assert len(printed.out.splitlines()) == 4
+
+
+def test_names_that_are_no_text_are_escaped(folders: tuple[Path, Path]) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        for folder in folders:
+            (folder / "a.png").rename(folder / name)
+    except OSError:
+        pytest.skip("the file system takes text only")
+    out = folders[0].parent / "out.csv"
+    assert main(["dirs", *map(str, folders), "--csv", str(out), *QUIET]) == 0
+    names = [row[0] for row in csv.reader(io.StringIO(out.read_text(encoding="utf-8")))]
+    assert names == ["file", "b.png", "caf\\udce9.png", "deep/c.png"]
+
+
+def test_dirs_without_a_pair(tmp_path: Path, capsys: Capture) -> None:
+    save_image(tmp_path / "0" / "a.png")
+    save_image(tmp_path / "1" / "b.png")
+    assert main(["dirs", str(tmp_path / "0"), str(tmp_path / "1"), *QUIET]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "file,distance\n"
+    assert "not one pair" in printed.err
+    assert "mean" not in printed.err

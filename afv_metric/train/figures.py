@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "Points", "draw", "points_of"]
+__all__ = ["Panel", "Points", "draw", "draw_svg", "points_of"]
 
+_DASHED = (", held-out", ", untrained")
 _MOST_POINTS = 300  # of a curve; more are replaced by means of neighbours
 
 Points = Sequence[tuple[float, float]]
@@ -19,7 +23,7 @@ Points = Sequence[tuple[float, float]]
 class Panel(NamedTuple):
     """Curves on one pair of axes.
 
-    A label ``"NAME, KIND"`` has the colour of ``"NAME"`` and is dashed.
+    A label ``"NAME, held-out"`` or ``"NAME, untrained"`` has the colour of ``"NAME"`` and is dashed.
     """
 
     title: str
@@ -41,12 +45,18 @@ def points_of(records: Sequence[Mapping[str, Any]], key: str) -> Points:
 def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
     """Draw panels in rows, with one legend; a label has one colour in all of them."""
     try:
-        from matplotlib import ticker
-        from matplotlib.figure import Figure
+        from matplotlib import rc_context
     except ImportError as error:
         raise ImportError('curves are drawn by matplotlib: pip install "afv-metric[plots]"') from error
 
-    columns = min(len(panels), columns)
+    with rc_context({"text.parse_math": False, "font.size": 9}):
+        return _draw(panels, min(len(panels), columns))
+
+
+def _draw(panels: Sequence[Panel], columns: int) -> Figure:
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
+
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.6, 2.9 * rows + 0.4), layout="constrained")
     colours: dict[str, str] = {}
@@ -54,7 +64,8 @@ def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
     for index, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, index)
         for label, points in panel.curves.items():
-            name, _, kind = label.partition(", ")
+            kind = next((kind for kind in _DASHED if label.endswith(kind)), "")
+            name = label.removesuffix(kind)
             colour = colours.setdefault(name, f"C{len(colours)}")
             few = len(points) <= 40 and not kind
             (line,) = axes.plot(
@@ -77,6 +88,20 @@ def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
         fitting = max(1, int(figure.get_figwidth() / (0.6 + 0.062 * max(map(len, labels)))))
         figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=fitting, frameon=False)
     return figure
+
+
+def draw_svg(title: str, panels: Sequence[Panel], columns: int = 3) -> str:
+    """Draw panels as an SVG element that is the same whenever it is drawn, with text as text."""
+    figure = draw(panels, columns)
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    svg = buffer.getvalue()
+    # Identifiers of groups would come back in every figure of a page.
+    svg = re.sub(r' id="(figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg)
+    return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
 def _thin(points: Points) -> Points:

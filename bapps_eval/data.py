@@ -10,8 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,18 +23,17 @@ from afv_metric.images.tensors import read_image
 __all__ = [
     "ARCHIVES",
     "FAMILIES",
+    "FOLDERS",
     "PUBLISHED",
     "SIDE",
     "SMALLEST_GROUP",
     "TASKS",
     "JudgedSet",
     "PairSet",
-    "Place",
     "SameSet",
     "TripletSet",
     "default_root",
     "distinguish",
-    "place_in_layout",
     "read_image_source",
     "read_pairs",
     "read_root",
@@ -173,49 +171,15 @@ def _number_groups(names: ArrayLike) -> NDArray[np.intp]:
     return numbers if sizes.min() >= SMALLEST_GROUP else np.zeros_like(numbers)
 
 
-class _Layout(NamedTuple):
-    """Folders of a family of one task of BAPPS."""
-
-    images: tuple[str, ...]
-    judgement: str
-    made: type[JudgedSet]
-
-
-_LAYOUTS = {
-    "2afc": _Layout(("ref", "p0", "p1"), "judge", TripletSet),
-    "jnd": _Layout(("p0", "p1"), "same", SameSet),
+# The folders of a family of each task; the last one holds the judgements.
+_LAYOUTS: dict[str, tuple[tuple[str, ...], type[JudgedSet]]] = {
+    "2afc": (("ref", "p0", "p1", "judge"), TripletSet),
+    "jnd": (("p0", "p1", "same"), SameSet),
 }
+FOLDERS = tuple(dict.fromkeys(folder for folders, _ in _LAYOUTS.values() for folder in folders))
 
 # The files of a family: by folder, by stem.
 _Files = Mapping[str, Mapping[str, Path]]
-
-
-class Place(NamedTuple):
-    """Where a file of BAPPS belongs: ``<task>/<split>/<family>/<folder>/<file>``; the task may be left out."""
-
-    task: str | None
-    split: str
-    family: str
-    folder: str
-    file: str
-
-
-def place_in_layout(name: PurePosixPath) -> Place | None:
-    """Where a file of an archive belongs in the layout of BAPPS, whatever folders stand above; None if nowhere.
-
-    Hidden files belong nowhere.
-
-    Example:
-        >>> place_in_layout(PurePosixPath("dataset/2afc/val/cnn/judge/000000.npy"))
-        Place(task='2afc', split='val', family='cnn', folder='judge', file='000000.npy')
-        >>> place_in_layout(PurePosixPath("val/cnn/p0/000000.png")).task, place_in_layout(PurePosixPath("README.md"))
-        (None, None)
-    """
-    *above, split, family, folder, file = ("", "", "", "", *name.parts)
-    known = any(folder in (*layout.images, layout.judgement) for layout in _LAYOUTS.values())
-    if not (known and split in ("val", "train")) or family.startswith(".") or file.startswith("."):
-        return None
-    return Place(above[-1] if above and above[-1] in TASKS else None, split, family, folder, file)
 
 
 def default_root() -> Path:
@@ -371,15 +335,14 @@ def read_image_source(source: Path, side: int | None = None) -> Tensor:
 
 def _list_task(parent: Path, task: str, families: Sequence[str], foreign: list[Path]) -> dict[Path, _Files]:
     """Files of every family of a task; what is no part of the layout is added to ``foreign``."""
-    layout = _LAYOUTS[task]
-    names = (*layout.images, layout.judgement)
+    names = _LAYOUTS[task][0]
     found: dict[Path, _Files] = {}
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
         if folder.name.startswith(".") or not any((folder / name).is_dir() for name in names):
             foreign.append(folder)
         elif not families or folder.name in families:
             foreign += [path for path in folder.iterdir() if path.name not in names]
-            found[folder] = {name: _by_stem(folder / name, name == layout.judgement, foreign) for name in names}
+            found[folder] = {name: _by_stem(folder / name, name == names[-1], foreign) for name in names}
     return found
 
 
@@ -400,20 +363,15 @@ def _by_stem(folder: Path, judgements: bool, foreign: list[Path]) -> dict[str, P
 
 
 def _make_set(task: str, split: str, folder: Path, files: _Files) -> JudgedSet:
-    layout = _LAYOUTS[task]
+    (*names, judgement), made = _LAYOUTS[task]
     stems = sorted(set().union(*files.values()))
     _require(folder / name / f"{stem}.*" for name, there in files.items() for stem in stems if stem not in there)
-    judged = np.array([_read_fraction(files[layout.judgement][stem]) for stem in stems])
-    images = [tuple(files[name][stem] for name in layout.images) for stem in stems]
+    judged = np.array([_read_fraction(files[judgement][stem]) for stem in stems])
+    images = [tuple(files[name][stem] for name in names) for stem in stems]
     published = PUBLISHED.get((task, split, folder.name), len(stems))
-    return layout.made(
-        f"{task}/{folder.name}",
-        folder,
-        images,
-        judged,
-        partial="" if len(stems) == published else f"{len(stems):,} of {published:,} items",
-        side=SIDE if folder.name in FAMILIES else None,
-    )
+    partial = "" if len(stems) == published else f"{len(stems):,} of {published:,} items"
+    side = SIDE if folder.name in FAMILIES else None
+    return made(f"{task}/{folder.name}", folder, images, judged, partial=partial, side=side)
 
 
 def _rank(family: str) -> tuple[int, str]:

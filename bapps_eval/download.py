@@ -26,7 +26,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from afv_metric.files import atomic_write, sha256_of
-from bapps_eval.data import ARCHIVES, TASKS, place_in_layout
+from bapps_eval.data import ARCHIVES, FOLDERS, TASKS
 
 __all__ = ["RECORD", "URL", "download"]
 
@@ -275,13 +275,16 @@ def _unpack(archive: Path, folder: Path, bar: tqdm[NoReturn]) -> None:
             for member in tar:
                 if not (member.isdir() or member.isreg()):
                     raise ValueError(f"{archive} is refused: {member.name!r} is a link or special file")
-                place = place_in_layout(PurePosixPath(tarfile.data_filter(member, str(hidden)).name))
-                if member.isdir():
+                # Whatever folders stand above <split>/<family>/<folder>/<file>; hidden files belong nowhere.
+                name = PurePosixPath(tarfile.data_filter(member, str(hidden)).name)
+                above, found, family, kind, file = ("", "", "", "", *name.parts)[-5:]
+                if member.isdir() or file.startswith("."):
                     continue
-                if place is None or place.split != split or place.task not in (None, task):
-                    strange += [member.name] if not PurePosixPath(member.name).name.startswith(".") else []
+                other = found != split or kind not in FOLDERS or above in set(TASKS) - {task}
+                if other or family.startswith("."):
+                    strange.append(member.name)
                     continue
-                target = hidden / place.family / place.folder / place.file
+                target = hidden / family / kind / file
                 written += member.size
                 if written > most or target.exists():
                     problem = (
@@ -289,8 +292,8 @@ def _unpack(archive: Path, folder: Path, bar: tqdm[NoReturn]) -> None:
                     )
                     raise ValueError(f"{archive} is refused: {problem}")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with cast("IO[bytes]", tar.extractfile(member)) as content, target.open("wb") as file:
-                    shutil.copyfileobj(content, file)
+                with cast("IO[bytes]", tar.extractfile(member)) as content, target.open("wb") as out:
+                    shutil.copyfileobj(content, out)
                 bar.update()
             while stream.read(_BLOCK):  # to the end, so that a truncated archive never passes
                 pass

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,41 +46,16 @@ class _Item(NamedTuple):
     side: int | None
 
 
-@dataclass
-class _Decoded:
-    """Items of one size: every image once, and the images of each item.
-
-    Attributes:
-        rows: Row of each item.
-        pixels: uint8 ``(u, H, W, 3)``.
-        columns: For the first images, the second and so on, their places among the pixels.
-    """
+class _Decoded(NamedTuple):
+    """Rows of items of one size, and their first images, second ones and so on, uint8 ``(K, n, H, W, 3)``."""
 
     rows: list[int]
     pixels: Tensor
-    columns: list[list[int]]
-
-    def pin_memory(self) -> _Decoded:
-        """The same in page-locked memory, from which devices copy on their own."""
-        return _Decoded(self.rows, self.pixels.pin_memory(), self.columns)
-
-    def take(self, which: slice) -> _Decoded:
-        """Some of the items, with their pixels alone."""
-        columns = [column[which] for column in self.columns]
-        places = {place: index for index, place in enumerate(dict.fromkeys(chain(*columns)))}
-        return _Decoded(self.rows[which], self.pixels[list(places)], [[places[p] for p in c] for c in columns])
-
-    def joined(self, other: _Decoded) -> _Decoded:
-        """These items and then the others."""
-        shifted = [[place + len(self.pixels) for place in column] for column in other.columns]
-        columns = [first + second for first, second in zip(self.columns, shifted, strict=True)]
-        return _Decoded(self.rows + other.rows, torch.cat([self.pixels, other.pixels]), columns)
 
     def on_device(self, device: torch.device) -> Batch:
         """Send the bytes, and make numbers of them there."""
-        pixels = self.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        images = pixels.to(torch.float32).div_(127.5).sub_(1)  # channels_last, as the bytes came
-        return Batch(np.array(self.rows, np.intp), [_pick(images, column) for column in self.columns], {})
+        images = self.pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
+        return Batch(np.array(self.rows, np.intp), list(images.permute(0, 1, 4, 2, 3)), {})
 
 
 @dataclass
@@ -92,15 +66,34 @@ class _Chunk:
     errors: dict[int, str] = field(default_factory=dict)
 
     def pin_memory(self) -> _Chunk:
-        """See :meth:`_Decoded.pin_memory`."""
-        return _Chunk([part.pin_memory() for part in self.parts], self.errors)
+        """The same in page-locked memory, from which devices copy on their own."""
+        return _Chunk([_Decoded(rows, pixels.pin_memory()) for rows, pixels in self.parts], self.errors)
 
 
 class _Decoder(Dataset[_Chunk]):
-    """Turns a list of items into what they decode to."""
+    """Reads every image of a list of items once, and sorts the items by size."""
 
     def __getitem__(self, items: Sequence[_Item]) -> _Chunk:
-        return _decode(items)
+        images: dict[Path, Tensor] = {}
+        chunk, sizes = _Chunk(), dict[torch.Size, list[_Item]]()
+        for item in items:
+            try:
+                for source in item.sources:
+                    if source not in images:
+                        images[source] = read_image_source(source, item.side)[0].permute(1, 2, 0)
+            except (OSError, ValueError, MemoryError) as error:
+                chunk.errors[item.row] = str(error) or f"{source}: {type(error).__name__}"
+                continue
+            found = {images[source].shape for source in item.sources}
+            if len(found) > 1:
+                chunk.errors[item.row] = f"these images should have one size: {', '.join(map(str, item.sources))}"
+            else:
+                sizes.setdefault(found.pop(), []).append(item)
+        for alike in sizes.values():
+            columns = zip(*(item.sources for item in alike), strict=True)
+            pixels = torch.stack([torch.stack([images[source] for source in column]) for column in columns])
+            chunk.parts.append(_Decoded([item.row for item in alike], pixels))
+        return chunk
 
 
 def batches(
@@ -116,7 +109,7 @@ def batches(
     Args:
         judged: The set.
         batch_size: Largest number of items in a batch.
-        device: Where the images should be; they travel as bytes, each once.
+        device: Where the images should be; they travel as bytes.
         workers: Processes that decode; 0 decodes in this one. By default one per core but one, at most 16,
             and no more than there are batches; none where one or two cores run the network, too.
         rows: The rows to take; all if None.
@@ -135,15 +128,15 @@ def batches(
     for chunk in _decoded(chunks, workers, device):
         if chunk.errors:
             yield Batch(np.array([*chunk.errors], np.intp), [], chunk.errors)
-        for part in chunk.parts:
-            size = part.pixels.shape[1:]
-            whole = waiting.pop(size).joined(part) if size in waiting else part
-            if len(whole.rows) > batch_size:
-                waiting[size] = whole.take(slice(batch_size, None))
-                whole = whole.take(slice(batch_size))
-            if len(whole.rows) == batch_size:
-                yield whole.on_device(device)
-            else:
+        for whole in chunk.parts:
+            size = whole.pixels.shape[2:]
+            if size in waiting:
+                before = waiting.pop(size)
+                whole = _Decoded(before.rows + whole.rows, torch.cat([before.pixels, whole.pixels], 1))
+            if len(whole.rows) >= batch_size:
+                yield _Decoded(whole.rows[:batch_size], whole.pixels[:, :batch_size]).on_device(device)
+                whole = _Decoded(whole.rows[batch_size:], whole.pixels[:, batch_size:])
+            if whole.rows:
                 waiting[size] = whole
         if sum(len(part.rows) for part in waiting.values()) > _MOST_WAITING * batch_size:
             yield from (waiting.pop(size).on_device(device) for size in list(waiting))
@@ -173,42 +166,6 @@ def _decoded(chunks: list[list[_Item]], workers: int, device: torch.device) -> I
 
 def _unchanged(chunk: Any) -> Any:
     return chunk
-
-
-def _decode(items: Sequence[_Item]) -> _Chunk:
-    """Read every image once, and sort the items by size."""
-    images: dict[Path, Tensor] = {}
-    chunk = _Chunk()
-    sizes: dict[torch.Size, list[_Item]] = {}
-    for item in items:
-        try:
-            for source in item.sources:
-                if source not in images:
-                    images[source] = read_image_source(source, item.side)[0].permute(1, 2, 0)
-        except (OSError, ValueError, MemoryError) as error:
-            chunk.errors[item.row] = str(error) or f"{source}: {type(error).__name__}"
-            continue
-        found = {images[source].shape for source in item.sources}
-        if len(found) > 1:
-            chunk.errors[item.row] = f"these images should have one size: {', '.join(map(str, item.sources))}"
-        else:
-            sizes.setdefault(found.pop(), []).append(item)
-    chunk.parts = [_gather(group, images) for group in sizes.values()]
-    return chunk
-
-
-def _gather(items: Sequence[_Item], images: Mapping[Path, Tensor]) -> _Decoded:
-    """Lay out first images, second ones and so on one after the other: unless some are shared, columns are slices."""
-    columns = [list(column) for column in zip(*(item.sources for item in items), strict=True)]
-    places = {source: place for place, source in enumerate(dict.fromkeys(chain(*columns)))}
-    pixels = torch.stack([images[source] for source in places])
-    return _Decoded([item.row for item in items], pixels, [[places[p] for p in column] for column in columns])
-
-
-def _pick(images: Tensor, places: list[int]) -> Tensor:
-    """Images by their places; neighbours are not copied."""
-    start, count = places[0], len(places)
-    return images[start : start + count] if places == list(range(start, start + count)) else images[places]
 
 
 def _cores() -> int:

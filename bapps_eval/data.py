@@ -61,7 +61,6 @@ SIDE = 64
 SMALLEST_GROUP = 10
 _log = logging.getLogger(__name__)
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-_NO_NUMBER = (OSError, ValueError, EOFError, TypeError, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +189,10 @@ def default_root() -> Path:
     if root := os.environ.get("BAPPS_ROOT"):
         return Path(root).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "afv_metric" / "bapps"
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "afv_metric" / "bapps"
+    except RuntimeError as error:
+        raise ValueError("there is no home folder to look for BAPPS in: set BAPPS_ROOT, or give --root") from error
 
 
 def read_root(
@@ -382,7 +384,7 @@ def _rank(family: str) -> tuple[int, str]:
 def _read_fraction(source: Path) -> float:
     try:
         value = float(np.lib.format.read_array(io.BytesIO(source.read_bytes()), allow_pickle=False).item())
-    except _NO_NUMBER as error:
+    except Exception as error:  # whatever numpy raises at damaged bytes
         raise ValueError(f"cannot read one number from {source}: {error}") from error
     if not 0 <= value <= 1:
         raise ValueError(f"{source} should hold a fraction of people in [0, 1], not {value}")

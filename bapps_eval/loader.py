@@ -161,7 +161,10 @@ def _decoded(chunks: list[list[_Item]], workers: int, device: torch.device) -> I
             pin_memory=device.type == "cuda",
         )
         decoded = iter(loader)
-    yield from decoded
+    try:
+        yield from decoded
+    except RuntimeError as error:
+        raise ValueError(f"a process that decodes images has ended ({error}); try it with --workers 0") from error
 
 
 def _unchanged(chunk: Any) -> Any:

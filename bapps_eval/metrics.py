@@ -94,12 +94,14 @@ class Metric:
             images = [column.contiguous() for column in images]
         height, width = images[0].shape[2:]
         count = max(1, _PIXELS // (height * width))
+        # Code of others may raise anything.
+        failures: tuple[type[Exception], ...] = (Exception,) if self.one_at_a_time else (RuntimeError, MemoryError)
         try:
             parts = [self._compare(part) for part in zip(*(column.split(count) for column in images), strict=True)]
-        except RuntimeError as error:
+        except ValueError:
+            raise
+        except failures as error:
             raise ValueError(f"{self.name} failed on images of {height}x{width}: {_first_line(error)}") from error
-        except MemoryError as error:
-            raise ValueError(f"{self.name} ran out of memory on images of {height}x{width}") from error
         return torch.cat(parts)
 
     def _compare(self, images: Sequence[Tensor]) -> Tensor:
@@ -333,8 +335,8 @@ def _find_callable(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot find the metric {name}: {error}") from error
+    except Exception as error:  # whatever a module does when it is imported
+        raise ValueError(f"cannot find the metric {name}: {_first_line(error)}") from error
     if not callable(found):
         raise ValueError(f"the metric {name} is no callable but {type(found).__name__}")
     return cast("Callable[..., Any]", found)
@@ -343,7 +345,10 @@ def _find_callable(name: str) -> Callable[..., Any]:
 def _make_callable(name: str, choice: Choice) -> list[Metric]:
     """``MODULE:CALLABLE``, see :func:`make_metrics`."""
     found = _find_callable(name)
-    compare = found() if _takes_nothing(found) else found
+    try:
+        compare = found() if _takes_nothing(found) else found
+    except Exception as error:  # whatever it does when it is made
+        raise ValueError(f"cannot make the metric {name}: {_first_line(error)}") from error
     if isinstance(compare, nn.Module):
         compare = compare.eval().requires_grad_(False).to(choice.device)
 
@@ -400,7 +405,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {

@@ -117,6 +117,13 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_root() == Path.home() / ".cache/afv_metric/bapps"
 
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ValueError, match="no home folder .*: set BAPPS_ROOT"):
+        default_root()
+
 
 @pytest.mark.parametrize("lost", ["ref/000001.png", "p0/000001.png", "p1/000001.png", "judge/000001.npy"])
 def test_root_names_what_is_missing(root: Path, lost: str) -> None:

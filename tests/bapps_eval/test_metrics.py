@@ -509,6 +509,13 @@ def map_of(first, second):
 
 class Namespace:
     largest = staticmethod(largest)
+
+def broken(first, second):
+    return {}["no such key"]
+
+class Unmakeable:
+    def __init__(self):
+        raise RuntimeError("no weights here")
 """
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -536,13 +543,26 @@ def test_own_callables_that_are_none(module: str, attribute: str, message: str) 
         make_metrics([f"{module}:{attribute}"], Choice())
 
 
+def test_own_code_that_fails_at_once_is_named(module: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot make the metric own_metrics:Unmakeable: no weights here"):
+        make_metrics([f"{module}:Unmakeable"], Choice())
+    (tmp_path / "no_python.py").write_text("def (")
+    with pytest.raises(ValueError, match="cannot find the metric no_python:metric: .*syntax"):
+        check_names(["no_python:metric"])
+
+
 def test_modules_that_are_missing() -> None:
     with pytest.raises(ValueError, match="cannot find the metric no_such_module:metric: No module named"):
         make_metrics(["no_such_module:metric"], Choice())
 
 
 @pytest.mark.parametrize(
-    ("attribute", "message"), [("float_of", r"should give a tensor \(N,\), but gave float"), ("map_of", "for 3 pairs")]
+    ("attribute", "message"),
+    [
+        ("float_of", r"should give a tensor \(N,\), but gave float"),
+        ("map_of", "for 3 pairs"),
+        ("broken", "own_metrics:broken failed on images of 40x36: 'no such key'"),
+    ],
 )
 def test_own_callables_that_give_something_else(module: str, attribute: str, message: str) -> None:
     (metric,) = make_metrics([f"{module}:{attribute}"], Choice())

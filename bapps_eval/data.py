@@ -385,7 +385,8 @@ def _read_fraction(source: Path) -> float:
     try:
         value = float(np.lib.format.read_array(io.BytesIO(source.read_bytes()), allow_pickle=False).item())
     except Exception as error:  # whatever numpy raises at damaged bytes
-        raise ValueError(f"cannot read one number from {source}: {error}") from error
+        reason = error if isinstance(error, OSError) else "it is no .npy file of one number"
+        raise ValueError(f"cannot read one number from {source}: {reason}") from error
     if not 0 <= value <= 1:
         raise ValueError(f"{source} should hold a fraction of people in [0, 1], not {value}")
     return value

@@ -113,7 +113,7 @@ def measure_batch(
         return list(zip(names, values.tolist(), strict=True))
     except Exception as error:
         if len(batch) == 1:
-            problems.add(f"{names[0]}: cannot be compared at {size_of(second[0])} pixels: {describe(error)}", error)
+            problems.add(f"{names[0]} ({size_of(second[0])} pixels): cannot be compared: {describe(error)}", error)
             return []
     return [found for pair in batch for found in measure_batch(metric, [pair], device, problems)]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,27 +89,41 @@ class _Pairs:
     ) -> None:
         self._metric, self._images, self._device, self._problems = metric, images, device, problems
         self._distances: dict[tuple[str, str], float] = {}
+        self._failed: set[str] = set()
         self._embed = functools.lru_cache(maxsize=2)(self._embed_now)
 
     def measure(self, first: _Names, second: _Names) -> None:
         """Measure all pairs of two blocks; where that fails, pair by pair."""
         try:
             rows = self._metric.distance_between(self._embed(first), self._embed(second)).tolist()
-        except Exception as error:
-            if len(first) == len(second) == 1:
-                size = size_of(self._images[first[0]])
-                self._problems.add(
-                    f"{first[0]}, {second[0]}: cannot be compared at {size} pixels: {describe(error)}", error
-                )
-                return
-        else:
-            for one, row in zip(first, rows, strict=True):
-                for other, value in zip(second, row, strict=True):
-                    self._distances[one, other] = self._distances[other, one] = value
+        except Exception:
+            self._measure_singly(first, second)
             return
-        for one in first:
-            for other in second:
-                self.measure((one,), (other,))
+        for one, row in zip(first, rows, strict=True):
+            for other, value in zip(second, row, strict=True):
+                self._distances[one, other] = self._distances[other, one] = value
+
+    def _measure_singly(self, first: _Names, second: _Names) -> None:
+        for name in dict.fromkeys((*first, *second)):
+            what = f"{name} ({size_of(self._images[name])} pixels)"
+            if name not in self._failed and not self._tried(what, lambda name=name: self._embed((name,))):
+                self._failed.add(name)
+        for one, other in itertools.product(first, second):
+            if not {one, other} & self._failed and (other, one) not in self._distances:
+                self._tried(f"{one} and {other}", lambda one=one, other=other: self._measure_pair(one, other))
+
+    def _measure_pair(self, one: str, other: str) -> None:
+        value = float(self._metric.distance_between(self._embed((one,)), self._embed((other,))))
+        self._distances[one, other] = self._distances[other, one] = value
+
+    def _tried(self, what: str, work: Callable[[], object]) -> bool:
+        """Whether something could be done; if not, it is said."""
+        try:
+            work()
+        except Exception as error:
+            self._problems.add(f"{what}: cannot be compared: {describe(error)}", error)
+            return False
+        return True
 
     def text(self, first: str, second: str) -> str:
         """The distance of a pair as it is printed; nothing if there is none."""

@@ -159,9 +159,11 @@ class _Lines(logging.Handler):
 @contextlib.contextmanager
 def _messages(quiet: bool) -> Iterator[None]:
     """Bring what is logged and warned of to stderr, without the places in the code; names print everywhere."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:  # a name may hold bytes that are no text, and a terminal may lack a character
-        reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # a name may hold bytes that are no text, and a terminal may lack a character
+            stream.reconfigure(errors="backslashreplace")
     handler, loggers = _Lines(), [logging.getLogger(name) for name in _OURS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -108,7 +108,7 @@ class CSVRows:
 
 
 def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
-    """Read the rows that an interrupted command has left; a last one that is not whole is left out.
+    """Read the whole rows, each of which ends in a number, that an interrupted command has left.
 
     Args:
         path: The file.
@@ -130,6 +130,16 @@ def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
             rows += csv.reader([record.decode("utf-8", "backslashreplace")])
             size += len(record)
             record = b""
-    if rows and (rows[0] != list(header) or any(len(row) != len(header) for row in rows)):
+    if rows and (
+        rows[0] != list(header) or any(len(row) != len(header) or not _is_number(row[-1]) for row in rows[1:])
+    ):
         raise ValueError(f"{path} is not a table that this command has begun: leave out --resume to replace it")
     return rows[1:], size
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

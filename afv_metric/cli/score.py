@@ -157,7 +157,7 @@ def _check_kept(
     other = f"{file} was begun with other images or settings: leave out --resume to replace it"
     if kept.keys() - set(common):
         raise ValueError(f"{other}; {min(kept.keys() - set(common))!r} is not in both folders")
-    telling = [name for name, value in kept.items() if float(value) != 0]
+    telling = [name for name, value in kept.items() if value != "0"]
     for batch in measure(list(dict.fromkeys([*telling[:1], *telling[-1:]]))):
         for name, value in batch:
             if not math.isclose(value, float(kept[name]), rel_tol=1e-3):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_images import QUIET, measure, save_image
 
+from afv_metric import AFVDistance, Embedding
 from afv_metric.cli import main
 from afv_metric.fisher.forms import FORMS
+from afv_metric.images.tensors import read_image
 
 Capture = pytest.CaptureFixture[str]
 
@@ -54,3 +57,48 @@ def test_a_file_is_no_folder(tmp_path: Path, capsys: Capture) -> None:
     image = save_image(tmp_path / "a.png")
     assert main(["matrix", str(image), *QUIET]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_an_image_without_memory_leaves_its_cells_empty(
+    gallery: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    embed = AFVDistance.embed
+    broken = read_image(gallery[0].parent / "40.png")
+
+    def failing(metric: AFVDistance, images: torch.Tensor) -> Embedding:
+        if any(torch.equal(image, broken[0]) for image in images):
+            raise MemoryError
+        return embed(metric, images)
+
+    monkeypatch.setattr(AFVDistance, "embed", failing)
+    assert main(["matrix", str(gallery[0].parent), "--batch-size", "4", *QUIET]) == 1
+    printed = capsys.readouterr()
+    header, *rows = csv.reader(io.StringIO(printed.out))
+    column = header.index("40.png")
+    for row in rows:
+        assert [not value for value in row[1:]] == [row[0] == "40.png" or index == column for index in range(1, 7)]
+    assert re.fullmatch(r"error: 40\.png \(48x40 pixels\): cannot be compared: out of memory.*\n", printed.err)
+
+
+def test_rows_are_kept_when_it_is_interrupted(
+    gallery: tuple[Path, list[Path]],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    out = tmp_path_factory.mktemp("tables") / "out.csv"
+    given = ["matrix", str(gallery[0].parent), "--batch-size", "2", "--csv", str(out), *QUIET]
+    assert main(given) == 0
+    whole = out.read_text().splitlines()
+    between, calls = AFVDistance.distance_between, []
+
+    def stop(metric: AFVDistance, *blocks: Embedding) -> torch.Tensor:
+        calls.append(blocks)
+        if len(calls) > 4:  # three for the first two rows
+            raise KeyboardInterrupt
+        return between(metric, *blocks)
+
+    monkeypatch.setattr(AFVDistance, "distance_between", stop)
+    assert main(given) == 130
+    assert capsys.readouterr().err == f"interrupted: 2 of 6 rows are in {out}\n"
+    assert out.read_text().splitlines() == whole[:3]

@@ -212,3 +212,142 @@ def test_dirs_without_a_pair(tmp_path: Path, capsys: Capture) -> None:
     assert printed.out == "file,distance\n"
     assert "not one pair" in printed.err
     assert "mean" not in printed.err
+
+
+def test_a_folder_stands_for_its_images(gallery: tuple[Path, list[Path]], tmp_path: Path, capsys: Capture) -> None:
+    reference, images = gallery
+    folder = tmp_path / "folder" / "deep"
+    folder.mkdir(parents=True)
+    for image in images[1:]:
+        image.rename(folder / image.name)
+    assert main(["compare", str(reference), str(images[0]), str(folder.parent), *QUIET]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [Path(line.split()[1]).stem for line in lines] == ["0", "5", "20", "40", "60"]
+    assert main(["compare", str(folder), str(reference), *QUIET]) == 2
+    assert "'afv-metric dirs' compares two folders" in capsys.readouterr().err
+
+
+def test_no_table_where_nothing_could_be_compared(tmp_path: Path, capsys: Capture) -> None:
+    image = save_image(tmp_path / "a.png")
+    assert main(["compare", str(image), str(tmp_path / "none.png"), *QUIET]) == 1
+    assert capsys.readouterr() == ("", f"error: {tmp_path / 'none.png'}: cannot be read: No such file or directory\n")
+
+
+def fail_on(monkeypatch: pytest.MonkeyPatch, width: int, error: BaseException, after: int = 0) -> None:
+    """Let the distance fail at images of a width, the first calls left out."""
+    forward, calls = AFVDistance.forward, []
+
+    def failing(metric: AFVDistance, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        calls.append(second.shape[3] == width)
+        if calls[-1] and sum(calls) > after:
+            raise error
+        return forward(metric, first, second)
+
+    monkeypatch.setattr(AFVDistance, "forward", failing)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_a_pair_without_memory_is_named_and_the_others_go_on(
+    folders: tuple[Path, Path], error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for seed, folder in enumerate(folders):
+        save_image(folder / "big.png", seed, 9 * seed, size=(64, 40))
+    fail_on(monkeypatch, 64, error)
+    assert main(["dirs", *map(str, folders), *QUIET]) == 1
+    printed = capsys.readouterr()
+    assert [row[0] for row in csv.reader(io.StringIO(printed.out))] == ["file", "a.png", "b.png", "deep/c.png"]
+    first, mean = printed.err.splitlines()
+    assert first.startswith("error: big.png (64x40 pixels): cannot be compared: out of memory")
+    assert mean.endswith("over 3 pairs")
+
+
+def test_pairs_of_a_batch_that_fails_are_tried_alone(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    forward = AFVDistance.forward
+
+    def failing(metric: AFVDistance, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        if len(second) > 1:
+            raise MemoryError
+        return forward(metric, first, second)
+
+    monkeypatch.setattr(AFVDistance, "forward", failing)
+    assert main(["dirs", *map(str, folders), *QUIET]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_an_interrupt_keeps_what_is_compared(
+    gallery: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    reference, images = gallery
+    fail_on(monkeypatch, 48, KeyboardInterrupt(), after=2)
+    assert main(["compare", str(reference), *map(str, images), "--batch-size", "1", *QUIET]) == 130
+    printed = capsys.readouterr()
+    assert [Path(line.split()[1]).stem for line in printed.out.splitlines()[1:]] == ["5", "20"]
+    assert printed.err == "interrupted: 2 of 5 images are compared\n"
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> list[str]:
+    """Arguments of ``dirs`` over ten pairs of two sizes, one of them damaged."""
+    for side in (0, 1):
+        for index in range(10):
+            size = (48, 40) if index in (1, 2, 3, 6) else (40, 40)
+            save_image(tmp_path / f"{side}" / f"{index}.png", index + 1, 9 * side * (index % 4), size)
+    (tmp_path / "1" / "4.png").write_text("no image")
+    return ["dirs", str(tmp_path / "0"), str(tmp_path / "1"), "--batch-size", "3", *QUIET]
+
+
+def test_a_table_that_was_interrupted_is_completed(
+    many: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    assert main([*many, "--csv", str(whole)]) == 1
+    said = capsys.readouterr()
+    assert len(whole.read_text().splitlines()) == 1 + 9
+    for after in (0, 1, 2, 3):
+        out.unlink(missing_ok=True)
+        with monkeypatch.context() as patch:
+            fail_on(patch, 40, KeyboardInterrupt(), after=after)
+            assert main([*many, "--csv", str(out)]) == (130 if after < 3 else 1)
+        capsys.readouterr()
+        for _ in range(2):  # what is complete stays so
+            assert main([*many, "--csv", str(out), "--resume"]) == 1
+            assert capsys.readouterr() == said
+            assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_table_of_other_images_or_settings_is_not_completed(many: list[str], tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out.csv"
+    assert main([*many, "--resume"]) == 2
+    assert "give its --csv FILE" in capsys.readouterr().err
+    assert main([*many, "--csv", str(out)]) == 1
+    text = "\n".join(out.read_text().splitlines()[:5]) + "\n"
+    for kept, arguments, message in (
+        (text, ["--form", "fisher"], r"other images or settings: .* the distance of '1.png' was [\d.]+, and is [\d.]+"),
+        (text + "z.png,0.5\n", [], "'z.png' is not in both folders"),
+        ("name,value\n", [], "is not a table that this command has begun"),
+        ("file,distance\n1.png,far\n", [], "is not a table that this command has begun"),
+    ):
+        out.write_text(kept)
+        capsys.readouterr()
+        assert main([*many, "--csv", str(out), "--resume", *arguments]) == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert out.read_text() == kept
+
+
+def test_outputs_are_tried_before_the_work(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    fail_on(monkeypatch, 48, AssertionError("computed"))
+    image = str(folders[0] / "a.png")
+    for arguments in (
+        ["dirs", *map(str, folders), "--csv", image + "/out.csv"],
+        ["matrix", str(folders[0]), "--csv", str(folders[1])],
+        ["compare", image, image, "--map", str(folders[1])],
+    ):
+        assert main([*arguments, *QUIET]) == 2
+        error = capsys.readouterr().err
+        assert re.match(r"error: --(csv|map) \S+ (is a folder|cannot be written)", error)

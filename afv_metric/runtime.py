@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["computes_bfloat16", "find_device", "parallel_map", "read_versions", "record_machine"]
 
+_MACHINES = "machines.json"
 _MOST_AT_ONCE = 8  # batches computed in threads; each holds its maps
 _Batch = TypeVar("_Batch")
 _Result = TypeVar("_Result")
@@ -84,6 +85,21 @@ def read_versions() -> dict[str, str]:
     return versions
 
 
+def read_machines(run: str | Path) -> list[dict[str, Any]]:
+    """Read what :func:`record_machine` noted in a run; nothing where it noted nothing.
+
+    Raises:
+        ValueError: If the file is none of its.
+    """
+    path = Path(run) / _MACHINES
+    if not path.is_file():
+        return []
+    try:
+        return [dict(machine) for machine in json.loads(path.read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no record of machines ({error}); move it away") from error
+
+
 def record_machine(run: str | Path, device: str | torch.device = "cpu", processes: int = 1) -> None:
     """Note in a run on what it computes: processor or GPU, threads and versions, but no name of the machine.
 
@@ -111,8 +127,8 @@ def record_machine(run: str | Path, device: str | torch.device = "cpu", processe
     elif device.type != "cpu":
         here["device"] = device.type
     here |= {"threads": torch.get_num_threads(), "processes": processes, "torch": str(torch.__version__)}
-    path = Path(run) / "machines.json"
-    before = json.loads(path.read_text()) if path.exists() else []
+    path = Path(run) / _MACHINES
+    before = read_machines(run)
     if here not in before:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps([*before, here], indent=2) + "\n")

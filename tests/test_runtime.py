@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from afv_metric.runtime import computes_bfloat16, find_device, parallel_map, read_versions, record_machine
+from afv_metric.runtime import (
+    computes_bfloat16,
+    find_device,
+    parallel_map,
+    read_machines,
+    read_versions,
+    record_machine,
+)
 
 
 def test_versions_are_those_of_the_packages():
@@ -49,6 +56,14 @@ def three_threads():
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+def test_a_file_that_is_no_record_of_machines_is_named(tmp_path):
+    assert read_machines(tmp_path) == []
+    (tmp_path / "machines.json").write_text('{"cut')
+    with pytest.raises(ValueError, match=r"machines\.json is no record of machines"):
+        record_machine(tmp_path)
+    assert (tmp_path / "machines.json").read_text() == '{"cut'
 
 
 def test_every_core_has_a_batch_and_results_come_in_order(three_threads):

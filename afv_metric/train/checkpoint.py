@@ -49,12 +49,12 @@ def checkpoint_at(run: str | Path, iteration: int) -> Path:
 
 
 def checkpoints(run: str | Path) -> dict[int, Path]:
-    """All checkpoints of a run by their iterations, oldest first; files of other names are passed over."""
+    """Find all checkpoints of a run by their iterations, oldest first; files of other names are passed over."""
     return _numbered(run, "checkpoint", ".pt")
 
 
 def sample_grids(run: str | Path) -> dict[int, Path]:
-    """All pictures of samples of a run by their iterations, oldest first; files of other names are passed over."""
+    """Find all pictures of samples of a run by their iterations, oldest first; files of other names are passed over."""
     return _numbered(run, "samples", ".png")
 
 
@@ -66,7 +66,7 @@ def _numbered(run: str | Path, stem: str, suffix: str) -> dict[int, Path]:
 
 
 def latest_checkpoint(run: str | Path) -> Path | None:
-    """The newest checkpoint of a run, or None if there is none."""
+    """Find the newest checkpoint of a run, or None if there is none."""
     return next(reversed(checkpoints(run).values()), None)
 
 
@@ -102,7 +102,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch promises none in particular; a cut file gives OSError, EOFError and others
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
             raise ValueError(f"{path} is cut short, damaged or no checkpoint ({reason})") from error
     if not isinstance(state, dict) or "iteration" not in state:
         raise ValueError(f"{path} is no checkpoint of a run")
@@ -155,7 +155,10 @@ def read_recipe(saved: Mapping[str, Any]) -> Recipe:
     unknown = sorted(saved.keys() - known)
     if unknown:
         raise ValueError(f"the recorded settings {', '.join(unknown)} are unknown: a newer afv_metric is needed")
-    return Recipe(**{name: value for name, value in _EARLIER.items() if name in known} | dict(saved))
+    settings: dict[str, Any] = {name: value for name, value in _EARLIER.items() if name in known}
+    for name, value in saved.items():
+        settings[name] = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+    return Recipe(**settings)
 
 
 def prune_checkpoints(run: str | Path, *, milestone_interval: int, best: int) -> None:

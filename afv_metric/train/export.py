@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from afv_metric.bundles.golden import with_golden_distances
 from afv_metric.fisher.forms import FormName
 from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.networks import Discriminator, Generator
+from afv_metric.runtime import read_machines
 from afv_metric.train.checkpoint import best_checkpoints, checkpoints, latest_checkpoint, load_checkpoint, read_recipe
 
 __all__ = [
@@ -63,7 +63,7 @@ def find_checkpoint(run: str | Path, which: str | int = "latest") -> Path:
         )
     raise FileNotFoundError(
         f"{run} has no checkpoint {which!r}; it keeps those of the iterations {', '.join(map(str, kept))}"
-        + (". Which is best is known where monitors have looked at held-out images" if which == "best" else "")
+        + (". Which is best is known where monitors have measured held-out images" if which == "best" else "")
     )
 
 
@@ -126,9 +126,8 @@ def export_run(
     discriminator, generator = discriminator.to(device).eval(), generator.to(device).eval()
     statistics = sample_statistics(discriminator, generator, recipe.energy, samples, seed, quiet=quiet)
     training |= {name: saved[key] for key, name in _RECORDED.items() if key in saved}
-    machines = path.parent / "machines.json"
-    if machines.exists():
-        training["machines"] = json.loads(machines.read_text())
+    if machines := read_machines(path.parent):
+        training["machines"] = machines
     bundle = Bundle(
         name=name,
         discriminator=discriminator.cpu(),

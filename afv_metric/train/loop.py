@@ -279,28 +279,31 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         began = time.perf_counter()
         chosen = torch.randint(len(images), (recipe.batch_size,), generator=shared).chunk(processes)[rank]
         pixels = images[chosen]
-        data_seconds += time.perf_counter() - began  # without the way to a device, which would wait for its work
-        real = augment(pixels.to(device).float() / 127.5 - 1, recipe.image_size, recipe.augmentation)
+        if device.type == "cuda" and torch.cuda.is_available():
+            pixels = pixels.pin_memory()  # else the copy, and so the clock, would wait for the generator's step
+        real = pixels.to(device, non_blocking=True).float() / 127.5 - 1
+        real = augment(real, recipe.image_size, recipe.augmentation)
+        data_seconds += time.perf_counter() - began
         kinds = [real.requires_grad_(recipe.r1 > 0), fake.detach().float()]
         corrupted = round(recipe.negatives * len(real))
         if corrupted:
             kinds.append(corrupt(real.detach()[torch.randperm(len(real))[:corrupted]]))
         with autocast:
             logits = discriminator(torch.cat(kinds))
-        of_real, *of_negatives = logits.float().split([len(kind) for kind in kinds])
-        loss_discriminator = discriminator_loss(recipe.loss, of_real, of_negatives)
+        real_logits, *negative_logits = logits.float().split([len(kind) for kind in kinds])
+        loss_discriminator = discriminator_loss(recipe.loss, real_logits, negative_logits)
         if recipe.r1:
-            loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(of_real, real)
+            loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(real_logits, real)
         state.step("discriminator", loss_discriminator)
 
     state.update_averages(recipe)
     with torch.no_grad():
         statistics = {"loss_d": loss_discriminator, "loss_g": loss_generator}
-        statistics |= {"real": of_real.mean(), "fake": of_negatives[0].mean()}
+        statistics |= {"real": real_logits.mean(), "fake": negative_logits[0].mean()}
         if corrupted:
-            statistics["corrupted"] = of_negatives[1].mean()
+            statistics["corrupted"] = negative_logits[1].mean()
         if len(fake) > 1:  # one image has no spread
-            statistics |= {"real_spread": of_real.mean(1).std(), "fake_spread": of_negatives[0].mean(1).std()}
+            statistics |= {"real_spread": real_logits.mean(1).std(), "fake_spread": negative_logits[0].mean(1).std()}
             statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()
         statistics["data_seconds"] = torch.tensor(data_seconds)
     return {name: value.detach() for name, value in statistics.items()}
@@ -409,7 +412,7 @@ def _roll_back(state: State, out: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list, to be looked at between iterations; a second one acts at once."""
+    """Collect SIGINT and SIGTERM in a list, which is read between iterations; a second one acts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

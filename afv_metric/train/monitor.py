@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Monitored(Protocol):
-    """What is looked at of a run; :class:`afv_metric.train.state.State` has it."""
+    """What is measured of a run; :class:`afv_metric.train.state.State` has it."""
 
     generator: Generator
     averaged_discriminator: Discriminator
@@ -55,7 +55,7 @@ class Monitored(Protocol):
 class Monitor:
     """The monitors of one run.
 
-    Real images are looked at as training sees them, augmented by the recipe, once and for all from the recipe's seed.
+    Real images are augmented as in training, once and for all, by the seed of the recipe.
     There are as many train images as held-out ones, so that the bias of the Fisher Similarity, which depends on the
     number of images (see :mod:`afv_metric.fisher.sets`), is the same for both.
 
@@ -279,7 +279,7 @@ class _Inception:
         return _Inception(score.to(device), distance.to(device))
 
     def measure(self, real: Iterator[Tensor], generated: Iterator[Tensor]) -> dict[str, float]:
-        """Both scores; the real images are looked at once."""
+        """Both scores; the real images are measured once."""
         if not self.knows_real:
             for images in real:
                 self.distance.update(_to_uint8(images), real=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
 from afv_metric.runtime import computes_bfloat16
+from afv_metric.suggestions import did_you_mean
 
 __all__ = ["check_choices", "override", "refuse_changes", "settle_precision"]
 
@@ -48,8 +49,8 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if name not in kinds or not equals:
-            known = ", ".join(field.name for field in fields(settings))  # type: ignore[arg-type]
-            raise ValueError(f"expected NAME=VALUE with one of the settings {known}; got {assignment!r}")
+            meant = did_you_mean(name, kinds) or f"; the settings are {', '.join(kinds)}"
+            raise ValueError(f"expected NAME=VALUE with the name of a setting; got {assignment!r}{meant}")
         changes[name] = _parse(name, text, kinds[name])
     return replace(settings, **changes)  # type: ignore[type-var]
 

@@ -65,7 +65,7 @@ def test_a_checkpoint_that_is_not_there(run: Path, tmp_path_factory: pytest.Temp
     with pytest.raises(FileNotFoundError, match="no checkpoint '150'; it keeps those of the iterations 100, 200, 300"):
         find_checkpoint(run, "150")
     (run / "monitors.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="known where monitors have looked"):
+    with pytest.raises(FileNotFoundError, match="known where monitors have measured"):
         find_checkpoint(run, "best")
     with pytest.raises(ValueError, match='"latest", "best" or an iteration'):
         find_checkpoint(run, "newest")

@@ -55,3 +55,9 @@ def test_keys_of_earlier_versions_have_their_names_of_today(tmp_path):
     assert read_records(tmp_path / "monitors.jsonl") == [
         {"iteration": 1, "logit/train": 2.0, "generator_drift": 3.0, "fid": 4.0}
     ]
+
+
+def test_lines_that_are_no_records_are_named(tmp_path):
+    (tmp_path / "stats.jsonl").write_bytes(b'{"iteration": 1}\n\xff\xfe\x00junk\n{"iteration": 2}\n')
+    with pytest.raises(ValueError, match=r"stats\.jsonl, line 2 is no record of an iteration"):
+        read_records(tmp_path / "stats.jsonl")

@@ -21,7 +21,8 @@ def test_overriding():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("depth=3", "one of the settings name, width"),
+        ("teacher=3", "the settings are name, width"),
+        ("iteration=5", "got 'iteration=5'; did you mean 'iterations'"),
         ("width", "expected NAME=VALUE"),
         ("width=wide", r"width must be a number \(int\)"),
         ("spectral_norm=perhaps", "must be yes or no"),

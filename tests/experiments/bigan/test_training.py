@@ -171,7 +171,7 @@ def test_there_is_nothing_to_export_without_a_checkpoint(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("depth=3", "expected NAME=VALUE with one of the settings width, .*; got 'depth=3'"),
+        ("depth=3", "expected NAME=VALUE .*; got 'depth=3'; did you mean 'width'"),
         ("width", "expected NAME=VALUE"),
         ("width=x", r"width must be a number \(int\), got 'x'"),
         ("width=0", "width must be positive, got 0"),

@@ -151,8 +151,11 @@ def _validate(options: argparse.Namespace) -> int:
 def _card(options: argparse.Namespace) -> None:
     from afv_metric.train.card import make_card, write_card
 
+    try:
+        notes = options.notes.read_text(encoding="utf-8") if options.notes else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--notes {options.notes} is no text in UTF-8: {error}") from error
     make = make_card if options.dry_run else write_card
-    notes = options.notes.read_text(encoding="utf-8") if options.notes else ""
     emit(str(make(options.bundle, options.run, agreement=options.agreement, chosen=options.chosen, notes=notes)))
 
 

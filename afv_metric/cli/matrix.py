@@ -106,11 +106,11 @@ class _Pairs:
     def _measure_singly(self, first: _Names, second: _Names) -> None:
         for name in dict.fromkeys((*first, *second)):
             what = f"{name} ({size_of(self._images[name])} pixels)"
-            if name not in self._failed and not self._tried(what, lambda name=name: self._embed((name,))):
+            if name not in self._failed and not self._tried(what, functools.partial(self._embed, (name,))):
                 self._failed.add(name)
         for one, other in itertools.product(first, second):
             if not {one, other} & self._failed and (other, one) not in self._distances:
-                self._tried(f"{one} and {other}", lambda one=one, other=other: self._measure_pair(one, other))
+                self._tried(f"{one} and {other}", functools.partial(self._measure_pair, one, other))
 
     def _measure_pair(self, one: str, other: str) -> None:
         value = float(self._metric.distance_between(self._embed((one,)), self._embed((other,))))

@@ -31,9 +31,9 @@ def try_output(path: Path | None, option: str) -> None:
         return
     if path.is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder; give the name of a file in it")
-    place = path.resolve().parent
     made: list[Path] = []
     try:
+        place = path.resolve().parent
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")
         for folder in [*reversed(place.parents), place]:
@@ -43,8 +43,8 @@ def try_output(path: Path | None, option: str) -> None:
         trial = place / f".{path.stem}-{secrets.token_hex(8)}{path.suffix}"  # as long a name as will be written
         trial.touch(exist_ok=False)
         trial.unlink()
-    except OSError as error:
-        raise OSError(f"{option} {path} cannot be written: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # a RuntimeError is what pathlib says of a link to itself
+        raise OSError(f"{option} {path} cannot be written: {getattr(error, 'strerror', error)}") from error
     finally:
         for folder in reversed(made):
             with contextlib.suppress(OSError):

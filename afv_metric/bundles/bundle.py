@@ -221,12 +221,14 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         config |= _SCHEMA_1
     try:
         return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
-    except BundleError:
-        raise
+    except BundleError as error:
+        if str(folder) in str(error):
+            raise
+        raise BundleError(f"{folder / _CONFIG}: {error}") from error
     except OSError as error:
         raise BundleError(f"the bundle in {folder} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise BundleError(f"{folder / _CONFIG} does not describe a bundle of this release: {reason}") from error
 
 

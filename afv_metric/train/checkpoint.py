@@ -104,7 +104,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         except Exception as error:  # torch promises none in particular; a cut file gives OSError, EOFError and others
             reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
             raise ValueError(f"{path} is cut short, damaged or no checkpoint ({reason})") from error
-    if not isinstance(state, dict) or "iteration" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("recipe"), dict) or "iteration" not in state:
         raise ValueError(f"{path} is no checkpoint of a run")
     return state
 

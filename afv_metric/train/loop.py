@@ -31,6 +31,7 @@ from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, sp
 from afv_metric.images.grid import save_grid
 from afv_metric.runtime import record_machine
 from afv_metric.train.checkpoint import (
+    checkpoint_at,
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
@@ -170,7 +171,11 @@ def _open_run(
 
     state = State(recipe, device)
     if saved:
-        state.from_checkpoint(saved)
+        try:
+            state.from_checkpoint(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            path, reason = checkpoint_at(out, saved["iteration"]), str(error).partition("\n")[0]
+            raise ValueError(f"{path} does not hold the state of a run with its settings ({reason})") from error
         facts |= {name: saved[name] for name in ("init", "before") if name in saved}
     else:
         if init:

@@ -263,7 +263,7 @@ def test_a_damaged_generator_is_refused_when_it_is_read(folder):
     ("changes", "message"),
     [
         ({"schema_version": 3}, "schema version 3, this release reads 1 and 2"),
-        ({"form": "l2"}, "default form must be one of"),
+        ({"form": "l2"}, r"config\.json: the default form must be one of"),
         ({"energy": "entropy"}, "energy must be"),
         ({"levels": []}, "levels must be"),
         ({"blocks": []}, "blocks must be some of 0, 1, 2, 3, or None"),

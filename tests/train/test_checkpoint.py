@@ -17,7 +17,7 @@ from afv_metric.train.checkpoint import (
 
 def _save(run, *iterations):
     for iteration in iterations:
-        save_checkpoint(run, {"iteration": iteration, "weights": torch.full((3,), float(iteration))})
+        save_checkpoint(run, {"iteration": iteration, "recipe": {}, "weights": torch.full((3,), float(iteration))})
 
 
 def _monitor(run, similarities):
@@ -79,9 +79,10 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path, content):
 
 
 def test_a_file_of_other_tensors_is_no_checkpoint(tmp_path):
-    torch.save([1, 2], tmp_path / "mine.pt")
-    with pytest.raises(ValueError, match=r"mine\.pt is no checkpoint of a run"):
-        load_checkpoint(tmp_path / "mine.pt")
+    for content in ([1, 2], {"iteration": 3, "model": torch.zeros(2)}):
+        torch.save(content, tmp_path / "mine.pt")
+        with pytest.raises(ValueError, match=r"mine\.pt is no checkpoint of a run"):
+            load_checkpoint(tmp_path / "mine.pt")
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path):

@@ -221,6 +221,14 @@ def test_a_cut_checkpoint_is_set_aside_and_the_one_before_resumed(recipe, images
     assert (parts / "damaged-checkpoint-0000005.pt").read_bytes() == cut
 
 
+def test_a_checkpoint_that_does_not_fit_is_named(recipe, images, tmp_path):
+    saved = _train(dataclasses.replace(recipe, iterations=2), images, tmp_path)
+    del saved["generator"]["norm.weight"]
+    torch.save(saved, latest_checkpoint(tmp_path))
+    with pytest.raises(ValueError, match=r"checkpoint-0000002\.pt does not hold the state of a run with its settings"):
+        train(recipe, images, tmp_path, quiet=True)
+
+
 def test_two_trainings_in_one_folder_are_refused(recipe, images, tmp_path):
     with (
         locked(tmp_path / "run"),

@@ -26,6 +26,7 @@ import importlib.util
 import json
 import logging
 import math
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from tqdm import tqdm
 from afv_metric import AFVDistance
 from afv_metric.bundles.bundle import Bundle, load_bundle, training_stages
 from afv_metric.bundles.twin import random_twin
+from afv_metric.cli.outcome import run
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.runtime import read_versions
@@ -298,8 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measure_all(bundles, sets, options.forms, peers, options.by_level, options.quiet)
     print(format_table(rows, sets))
     first = [row for row in rows if row.form in ("", options.forms[0])]
-    for run in (source for source in options.sources if checkpoints(source)):
-        print("\n".join(extrapolate(run, first, options.teraflops)))
+    for folder in (source for source in options.sources if checkpoints(source)):
+        print("\n".join(extrapolate(folder, first, options.teraflops)))
     if options.picture:
         draw(first, options.picture)
     if options.json:
@@ -310,4 +312,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

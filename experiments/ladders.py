@@ -23,6 +23,7 @@ import importlib.util
 import io
 import json
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ from tqdm import tqdm
 
 import afv_metric
 from afv_metric import DEFAULT_BUNDLE
+from afv_metric.cli.outcome import run
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images.tensors import read_image
@@ -314,4 +316,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afv_metric.files import finish_update, sha256_of
+from afv_metric.suggestions import did_you_mean, explain_lpips
 
 __all__ = ["DEFAULT_BUNDLE", "BundleError", "HubError", "find_bundle", "list_bundles"]
 
@@ -85,11 +85,10 @@ def find_bundle(
     hub_id = _HUB_ID.fullmatch(weights)
     if hub_id and not os.path.exists(path):
         return _download(hub_id["repository"], hub_id["revision"], files)
-    similar = difflib.get_close_matches(weights, shipped, n=1)
     raise ValueError(
         f"cannot find a bundle {weights!r}: expected the name of a shipped bundle ({_shipped_names()}), "
         "an existing folder, or a hub id 'owner/name[@revision]'"
-        + (f"; did you mean {similar[0]!r}?" if similar else "")
+        + (explain_lpips(weights) or did_you_mean(weights, shipped))
         + ("; this is a file, give the folder that holds it" if os.path.exists(path) else "")
     )
 

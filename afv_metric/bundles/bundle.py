@@ -59,7 +59,7 @@ class Bundle:
         sampling: Provenance of the statistics: source, seed, mode of the generator.
         training: Provenance of the weights: recipe, data, iterations, hours.
         licence: Licence of the weights and what is known of the data's.
-        golden: Distances of fixed images in every form, by which a copy is told to compute what the original did;
+        golden: Distances of fixed images in every form, by which a copy is known to compute what the original did;
             empty for bundles without.
         card: The model card, Markdown.
         hash: sha256 of ``config.json``, which holds the hashes of all tensors; empty until saved.
@@ -104,7 +104,7 @@ class Bundle:
 def reserve_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Lock the place of a bundle, and refuse one that holds something else, before any work is done for it.
 
-    A bundle is replaced: its own files alone, told by a ``config.json`` that names the hashes of the two files of
+    A bundle is replaced: its own files alone, known by a ``config.json`` that names the hashes of the two files of
     tensors. All else in the folder stays.
 
     Args:

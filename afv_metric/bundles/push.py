@@ -46,7 +46,7 @@ class Push:
     commit: str = ""
 
     def __str__(self) -> str:
-        """A line a file, and what became of them."""
+        """One line per file, and what became of them."""
         where = f"{self.endpoint}/{self.repository}, branch {self.revision}"
         made = f"made {'private' if self.private else 'public'} if it does not exist"
         width = max(map(len, self.files))

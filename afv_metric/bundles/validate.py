@@ -85,7 +85,7 @@ class Report:
         return all(check.passed is not False for check in self.checks)
 
     def __str__(self) -> str:
-        """A table, a line a check."""
+        """A table with one line per check."""
         failed = sum(check.passed is False for check in self.checks)
         outcome = f"FAILED {failed} of {len(self.checks)} checks" if failed else "passed"
         width = max(len(check.name) for check in self.checks)

@@ -53,7 +53,7 @@ def sample_statistics(
     """
     rank, count = rank_and_world_size()
     if samples < count:
-        raise ValueError(f"Fisher statistics need at least one sample a process, got {samples} for {count} processes")
+        raise ValueError(f"Fisher statistics need at least one sample per process, got {samples} for {count} processes")
     random = torch.Generator().manual_seed(seed)
     sizes = [min(_BATCH, samples - start) for start in range(0, samples, _BATCH)]
     latents = torch.cat([generator.sample_latents(size, generator=random) for size in sizes])

@@ -1,4 +1,4 @@
-"""The commands that make a bundle again, told from what it records."""
+"""The commands that make a bundle again, from what it records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_WEIGHT = ("name", "_interval", "monitor_samples", "keep_best")  # ends of th
 
 
 def commands_of(bundle: Bundle, card_options: Sequence[str] = ()) -> list[str]:
-    """Tell the commands that train, export and describe a bundle; none if it records no recipe.
+    """Give the commands that train, export and describe a bundle; none if it records no recipe.
 
     Args:
         bundle: The bundle.

@@ -49,7 +49,7 @@ def test_statistics_of_two_processes_are_those_of_one(bundle: Bundle, tmp_path: 
             "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=2, timeout=timedelta(seconds=100)
         )
         try:
-            with pytest.raises(ValueError, match="at least one sample a process, got 1 for 2 processes"):
+            with pytest.raises(ValueError, match="at least one sample per process, got 1 for 2 processes"):
                 sample_statistics(*networks, "logit", 1, 7)
             together = sample_statistics(*networks, "logit", 231, 7)
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import http.client
 import json
@@ -15,8 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn, cast
@@ -124,45 +122,17 @@ class _BrokenOffError(Exception):
     """The line is down for now."""
 
 
-@dataclass
-class _Answer:
-    """What a server sends.
-
-    Attributes:
-        start: Byte of the file that it begins with.
-        total: Bytes of the whole file, if known.
-        tag: What tells this version of the file from others, if known.
-        body: The rest of the file.
-    """
-
-    start: int
-    total: int | None
-    tag: str | None
-    body: Iterator[bytes]
-
-
 def _fetch(url: str, part: Path, bar: tqdm[NoReturn]) -> None:
     """Fetch a file, from where an earlier attempt or call ended; try again while the line is down."""
-    failures, known = 0, _tag_of(part)
+    failures = 0
     while True:
         have = part.stat().st_size if part.exists() else 0
-        tag = known.read_text() if have and known.exists() else None
         try:
-            with _ask(url, have, tag) as answer:
-                _require_space(part.parent, answer)
-                bar.initial = answer.start
-                bar.reset(answer.total)
-                bar.update(answer.start)
-                with part.open("r+b" if answer.start else "wb") as file:
-                    known.write_text(answer.tag or "")  # once nothing is left of another version
-                    file.seek(answer.start)
-                    for block in answer.body:
-                        file.write(block)
-                        bar.update(len(block))
+            total = _fetch_rest(url, part, have, bar)
             now = part.stat().st_size
-            if answer.total is None or now == answer.total:
+            if total is None or now == total:
                 return
-            raise _BrokenOffError(f"the connection ended at {now:,} of {answer.total:,} bytes")
+            raise _BrokenOffError(f"the connection ended at {now:,} of {total:,} bytes")
         except _BrokenOffError as error:
             now = part.stat().st_size if part.exists() else 0
             failures = failures + 1 if now <= have else 0
@@ -174,13 +144,12 @@ def _fetch(url: str, part: Path, bar: tqdm[NoReturn]) -> None:
             time.sleep(_PAUSE * 2**failures)
 
 
-@contextlib.contextmanager
-def _ask(url: str, have: int, tag: str | None) -> Iterator[_Answer]:
-    """Ask for a file without the bytes that are there."""
+def _fetch_rest(url: str, part: Path, have: int, bar: tqdm[NoReturn]) -> int | None:
+    """Add to a part what it lacks, or begin anew if it is of another version; returns the length of the whole file."""
     headers = {"User-Agent": "afv_metric"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if tag:
+        if _tag_of(part).exists() and (tag := _tag_of(part).read_text()):
             headers["If-Range"] = tag
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
@@ -188,42 +157,43 @@ def _ask(url: str, have: int, tag: str | None) -> Iterator[_Answer]:
         error.close()
         _, total = _parse_range(error.headers)
         if error.code == 416 and total == have:
-            yield _Answer(have, total, tag, iter(()))
-        elif error.code == 416:
-            # What is there is longer than the file, and so of another one.
-            with _ask(url, 0, None) as answer:
-                yield answer
-        elif error.code in _PASSING:
+            return total
+        if error.code == 416:  # what is there is longer than the file, and so of another one
+            return _fetch_rest(url, part, 0, bar)
+        if error.code in _PASSING:
             raise _BrokenOffError(f"{error.code} {error.reason}") from error
-        else:
-            raise ConnectionError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
-        return
+        raise ConnectionError(f"cannot fetch {url}: the server says {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenOffError(str(error)) from error
     with response:
-        tag = response.headers["ETag"]
-        tag = tag if tag and not tag.startswith("W/") else None
+        tag, length = response.headers["ETag"] or "", response.headers["Content-Length"]
+        start, total = 0, int(length) if length else None
         if response.status == 206:
             start, total = _parse_range(response.headers)
             if start != have:
                 raise ConnectionError(f"cannot fetch {url}: asked for byte {have:,}, the server sends byte {start}")
-            yield _Answer(have, total, tag, _blocks(response))
-        else:
-            length = response.headers["Content-Length"]
-            yield _Answer(0, int(length) if length else None, tag, _blocks(response))
+        _require_space(part.parent, start, total)
+        bar.initial = start
+        bar.reset(total)
+        bar.update(start)
+        with part.open("r+b" if start else "wb") as file:
+            _tag_of(part).write_text("" if tag.startswith("W/") else tag)  # once nothing is left of another version
+            file.seek(start)
+            while block := _read_block(response):
+                file.write(block)
+                bar.update(len(block))
+    return total
 
 
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The body, block by block."""
+def _read_block(response: http.client.HTTPResponse) -> bytes:
     try:
-        while block := response.read(_BLOCK):
-            yield block
+        return response.read(_BLOCK)
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenOffError(str(error)) from error
 
 
-def _parse_range(headers: Message) -> tuple[int | None, int | None]:
-    """First byte and length of the whole file in ``Content-Range``, as far as they are told.
+def _parse_range(headers: Message) -> tuple[int, int | None]:
+    """First byte (0 if unknown) and length of the whole file in ``Content-Range``.
 
     Example:
         >>> headers = Message()
@@ -233,14 +203,12 @@ def _parse_range(headers: Message) -> tuple[int | None, int | None]:
     """
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", headers["Content-Range"] or "")
     start, total = found.groups() if found else (None, None)
-    return int(start) if start else None, int(total) if total else None
+    return int(start or 0), int(total) if total else None
 
 
-def _require_space(folder: Path, answer: _Answer) -> None:
+def _require_space(folder: Path, start: int, total: int | None) -> None:
     """See that there is room for the rest of an archive and for what is in it."""
-    if answer.total is None:
-        return
-    needed = answer.total - answer.start + int(_UNPACKED_SHARE * answer.total)
+    needed = 0 if total is None else total - start + int(_UNPACKED_SHARE * total)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(

@@ -274,12 +274,6 @@ def _normalize_channels(maps: Tensor) -> Tensor:
     return maps / (maps.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
-# The functions of piq that are larger for images that are nearer; its losses are distances.
-_PIQ_SIMILARITIES = frozenset(
-    ["dss", "fsim", "haarpsi", "information_weighted_ssim", "multi_scale_ssim", "psnr", "srsim", "ssim", "vif_p", "vsi"]
-)
-
-
 def _make_piq(name: str, choice: Choice) -> list[Metric]:
     """``piq:NAME``: a function, such as ``vif_p``, or a class of losses, such as ``HaarPSILoss``; ``dists`` is one."""
     found = _attribute(_import(name, "piq"), "DISTS" if name == "dists" else name.partition(":")[2])
@@ -288,8 +282,7 @@ def _make_piq(name: str, choice: Choice) -> list[Metric]:
         compare: Any = found(reduction="none") if is_module else partial(found, data_range=1.0, reduction="none")
     if is_module:
         compare = compare.eval().requires_grad_(False).to(choice.device)
-    sign = -1 if found.__name__ in _PIQ_SIMILARITIES else 1
-    return [_tried(name, lambda img0, img1: sign * compare(img1, img0).flatten(), choice.device)]
+    return [_tried(name, lambda reference, distorted: compare(distorted, reference).flatten(), choice.device)]
 
 
 def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
@@ -298,37 +291,33 @@ def _make_torchmetrics(name: str, choice: Choice) -> list[Metric]:
     A batch at once would be another number for some of them, which pool over it.
     """
     found = _attribute(_import(name, _TORCHMETRICS), name.partition(":")[2])
-    classes = {key.lower(): value for key, value in vars(_import(name, "torchmetrics.image")).items()}
-    higher_is_nearer = getattr(classes.get(found.__name__.replace("_", "")), "higher_is_better", None)
-    if higher_is_nearer is None:
-        raise ValueError(f"torchmetrics does not say which way round {name} is; write a function: MODULE:CALLABLE")
     parameters = inspect.signature(found).parameters
     settings: dict[str, Any] = {"data_range": 1.0} if "data_range" in parameters else {}
     if "normalize" in parameters and parameters["normalize"].default is False:
         settings["normalize"] = True  # images in [0, 1], as for all the others
 
-    def distance(img0: Tensor, img1: Tensor) -> Tensor:
-        pairs = zip(img1.split(1), img0.split(1), strict=True)
-        values = torch.stack([found(distorted, reference, **settings).mean() for distorted, reference in pairs])
-        return -values if higher_is_nearer else values
+    def compare(reference: Tensor, distorted: Tensor) -> Tensor:
+        pairs = zip(distorted.split(1), reference.split(1), strict=True)
+        return torch.stack([found(*pair, **settings).mean() for pair in pairs])
 
-    return [_tried(name, distance, choice.device)]
+    return [_tried(name, compare, choice.device)]
 
 
-def _tried(name: str, distance: Distance, device: str) -> Metric:
-    """A metric of another package on values in [0, 1], once it has shown that it compares the right way round."""
+def _tried(name: str, compare: Distance, device: str) -> Metric:
+    """A metric of another package on values in [0, 1], turned so that a noisy copy is farther than the image itself."""
 
-    def compare(img0: Tensor, img1: Tensor) -> Tensor:
-        return distance(_to_unit_range(img0).clamp(0, 1), _to_unit_range(img1).clamp(0, 1))
+    def measure(img0: Tensor, img1: Tensor) -> Tensor:
+        return compare(_to_unit_range(img0).clamp(0, 1), _to_unit_range(img1).clamp(0, 1))
 
     generator = torch.Generator().manual_seed(0)
     image = F.interpolate(torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1, 256, mode="bilinear")
     noisy = (image + 0.3 * torch.randn(image.shape, generator=generator)).clamp(-1, 1)
     with _explained(name), torch.inference_mode():
-        same, apart = (float(compare(image.to(device), other.to(device))) for other in (image, noisy))
-    if same > apart:
-        raise ValueError(f"{name} finds a noisy copy nearer than the image itself; write a function: MODULE:CALLABLE")
-    return Metric(name, compare, one_at_a_time=True)
+        same, apart = (float(measure(image.to(device), other.to(device))) for other in (image, noisy))
+    if not same < apart and not same > apart:
+        raise ValueError(f"{name} does not tell an image from a noisy copy; write a function: MODULE:CALLABLE")
+    sign = 1 if same < apart else -1
+    return Metric(name, lambda img0, img1: sign * measure(img0, img1), one_at_a_time=True)
 
 
 def _find_callable(name: str) -> Callable[..., Any]:
@@ -453,9 +442,8 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     ``afv``, ``afv-random`` and ``d-pool`` give one metric per bundle.
 
     ``piq:NAME`` and ``torchmetrics:NAME`` are functions of these packages (of piq losses too) with their own settings,
-    called with images in [0, 1], the distorted one first. Similarities are negated: those of torchmetrics whose class
-    says ``higher_is_better``, and in piq ssim, psnr and their kin. What then finds a noisy copy of an image nearer than
-    the image itself is refused.
+    called with images in [0, 1], the distorted one first. What is larger for an image and itself than for a noisy copy
+    is a similarity, and negated.
 
     ``MODULE:CALLABLE`` is imported, from the current folder too. It takes two tensors ``(N, 3, H, W)`` in [-1, 1], the
     reference first, and gives distances ``(N,)``. A class, or whatever can be called without arguments, is called

@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO, cast
 
 from tqdm import tqdm
 
@@ -94,13 +94,12 @@ def run(command: Callable[[], int | None], *, debug: bool = False, quiet: bool =
             say(f"error: {describe(error)}")
             return WRONG
         finally:
-            _settle_stdout()
+            _settle(sys.stdout)
 
 
 def say(text: str) -> None:
     """Write a line to stderr, above the progress bars."""
-    with contextlib.suppress(OSError):  # nobody listens any more
-        tqdm.write(text, file=sys.stderr)
+    tqdm.write(text, file=sys.stderr)
 
 
 def emit(text: str, end: str = "\n") -> bool:
@@ -112,7 +111,7 @@ def emit(text: str, end: str = "\n") -> bool:
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
-        _settle_stdout()
+        _settle(sys.stdout)
         return False
     except OSError as error:
         raise OSError(error.errno, error.strerror, "stdout") from error
@@ -149,6 +148,26 @@ def if_interrupted(explain: Callable[[], str]) -> Iterator[None]:
         raise
 
 
+class _Stderr:
+    """Stderr for messages and progress bars, without which the work goes on if nobody reads them any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            _settle(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        _settle(self._stream)
+
+
 class _Lines(logging.Handler):
     """Says what is logged."""
 
@@ -169,12 +188,13 @@ def _messages(quiet: bool) -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    show = warnings.showwarning
+    show, stderr = warnings.showwarning, sys.stderr
+    sys.stderr = cast("TextIO", _Stderr(stderr))
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         yield
     finally:
-        warnings.showwarning = show
+        warnings.showwarning, sys.stderr = show, stderr
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -197,10 +217,10 @@ def _terminations() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _settle_stdout() -> None:
-    """Leave Python nothing to flush, and so to complain of, at its end."""
+def _settle(stream: TextIO) -> None:
+    """Flush a stream; one whose reader has left gets none from now on, so that Python does not complain at its end."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

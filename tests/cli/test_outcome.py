@@ -131,6 +131,25 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert (process.returncode, errors, (tmp_path / "done").read_text()) == (1, "", "True False")
 
 
+def test_messages_that_nobody_reads_do_not_end_the_work(tmp_path: Path) -> None:
+    program = """
+import sys
+from tqdm import tqdm
+from afv_metric.cli.outcome import run, say
+def work():
+    for _ in tqdm(range(99), mininterval=0):
+        say("x" * 999)
+    open(sys.argv[1], "w").write("done")
+sys.exit(run(work))
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", program, str(tmp_path / "done")]
+    done = subprocess.run(command, stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert (done.returncode, (tmp_path / "done").read_text()) == (0, "done")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_named() -> None:
     with open("/dev/full", "w") as full:

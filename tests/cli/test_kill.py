@@ -1,4 +1,4 @@
-"""A table of ``dirs`` is complete up to its last row and can be resumed, whenever the process that writes it is killed."""
+"""A table of ``dirs`` is whole up to its last row and can be resumed, whenever the process that writes it is killed."""
 
 from __future__ import annotations
 

@@ -83,6 +83,8 @@ class AFVDistance(nn.Module):
         reduction: ``"none"``, ``"mean"`` or ``"sum"`` over the batch (and the map).
         normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
         chunk_size: Pairs worked on at a time, all if None; bounds memory and changes no result.
+        check: What values far outside the range, or NaN, are: ``"error"`` (for images that require a gradient a
+            warning), ``"warn"``, or False: nothing is checked.
 
     Attributes:
         form: The form in use.
@@ -115,6 +117,7 @@ class AFVDistance(nn.Module):
         reduction: Reduction = "none",
         normalize: bool = False,
         chunk_size: int | None = None,
+        check: Literal["error", "warn", False] = "error",
     ) -> None:
         super().__init__()
         bundle = weights if isinstance(weights, Bundle) else load_bundle(weights)
@@ -122,6 +125,8 @@ class AFVDistance(nn.Module):
             raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
+        if check not in ("error", "warn", False):
+            raise ValueError(f'check must be "error", "warn" or False, got {check!r}')
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 or None, got {chunk_size}")
         if pooling is not None and not 1 <= pooling < math.inf:
@@ -131,7 +136,7 @@ class AFVDistance(nn.Module):
         self.levels = bundle.levels
         self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
         self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
-        self.chunk_size = chunk_size
+        self.chunk_size, self.check = chunk_size, check
         self.engine = FisherEngine(deepcopy(bundle.discriminator), bundle.energy)
         # The vectors of eq. 6 belong to every bundle, whatever the form of the distance.
         self.fisher = FisherForm(self.engine, bundle.statistics, bundle.epsilon)
@@ -140,7 +145,7 @@ class AFVDistance(nn.Module):
             self.compared = POSITION_FORMS[self.form](
                 self.engine, bundle.statistics, bundle.epsilon, self.pooling, bundle.blocks
             )
-        self._range_checked = self._range_warned = False
+        self._range_warned = False
         self.train(False)
 
     def train(self, mode: bool = True) -> AFVDistance:
@@ -198,7 +203,6 @@ class AFVDistance(nn.Module):
                 values = values[..., : first.shape[2], : first.shape[3]]
             total = share * values if total is None else total + share * values
         assert total is not None
-        self._range_checked = True
         # Kernels may round a batch of one and a batch of many differently; equal images are at 0 all the same.
         identical = (first == second).flatten(1).all(1)
         total = total.masked_fill(identical.view(-1, *[1] * (total.ndim - 1)), 0)
@@ -234,7 +238,6 @@ class AFVDistance(nn.Module):
                 for layer in chunks[0]
             }
             levels.append(EmbeddedLevel(share, level_weights, layers))
-        self._range_checked = True
         height, width = prepared.shape[2:]
         return Embedding(self.form, (height, width), levels)
 
@@ -294,7 +297,6 @@ class AFVDistance(nn.Module):
             stream = comparison.stream(comparison.see(chunk, weights))
             parts = [self.fisher.vector(self.engine, signals) for signals in stream]
             chunks.append(torch.cat(parts[::-1], 1))
-        self._range_checked = True
         return torch.cat(chunks)
 
     def _prepare(self, images: Tensor, normalize: bool | None, name: str) -> Tensor:
@@ -305,9 +307,10 @@ class AFVDistance(nn.Module):
                 f"{name} is on {prepared.device} and the metric on {self._like.device}; "
                 f"move one of them, as in metric.to({str(prepared.device)!r})"
             )
-        if not torch.compiler.is_compiling() and (images.device.type == "cpu" or not self._range_checked):
-            warned = check_range(images.detach(), normalize=normalize, name=name, warn=not self._range_warned)
-            self._range_warned = self._range_warned or warned
+        if not torch.compiler.is_compiling():
+            self._range_warned = check_range(
+                images, normalize=normalize, name=name, check=self.check, warned=self._range_warned
+            )
         return prepared
 
     def _weights(self, images: Tensor, count: int, mask: Tensor | None = None) -> Tensor | None:

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from afv_metric.images.tensors import read_image
+from afv_metric.images import ImageError, read_image
+from afv_metric.images.listing import is_image_name
 
 __all__ = [
     "ARCHIVES",
@@ -60,7 +61,6 @@ ARCHIVES = {
 SIDE = 64
 SMALLEST_GROUP = 10
 _log = logging.getLogger(__name__)
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,8 +324,8 @@ def read_image_source(source: Path, side: int | None = None) -> Tensor:
     """
     try:
         image = read_image(source)
-    except _BROKEN_IMAGE as error:
-        raise ValueError(f"cannot read the image {source}: {error}") from error
+    except (ImageError, OSError) as error:
+        raise ValueError(f"cannot read the image {source}: {getattr(error, 'reason', error)}") from error
     height, width = image.shape[2:]
     if side is None or side == min(height, width):
         return image
@@ -350,10 +350,9 @@ def _list_task(parent: Path, task: str, families: Sequence[str], foreign: list[P
 
 def _by_stem(folder: Path, judgements: bool, foreign: list[Path]) -> dict[str, Path]:
     """The images or judgements of a folder by their stems."""
-    suffixes = {".npy"} if judgements else Image.registered_extensions()
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes or path.is_dir():
+        if not is_image_name(path.name) or (judgements and path.suffix.lower() != ".npy") or path.is_dir():
             foreign.append(path)
         elif path.stem in files:
             raise ValueError(f"{files[path.stem]} and {path.name} are two files for one item")

@@ -23,7 +23,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from afv_metric import DEFAULT_BUNDLE, AFVDistance, load_bundle
 from afv_metric.fisher.forms import FORMS
-from afv_metric.images.tensors import read_image
+from afv_metric.images import read_image
 
 
 def reconstruct(

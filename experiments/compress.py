@@ -36,15 +36,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.files import atomic_write, save_figure, sha256_of
 from afv_metric.fisher.vectors import ScoreFeatures, Sketch, UInt8Images, extract, store
-from afv_metric.images.cache import draw_images, load_images, square_image
+from afv_metric.images.cache import draw_images, load_images
+from afv_metric.images.reading import Reader
 from experiments.intervals import format_share, mean_interval
 from experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
 
@@ -546,11 +545,8 @@ def _look_up(options: argparse.Namespace, bundle: Bundle, folder: Path) -> list[
     """The nearest images of the index for each file."""
     index = load_index(folder)
     size = index.settings["image_size"]
-    images = []
-    for path in options.query:
-        with Image.open(path) as image:
-            images.append(pil_to_tensor(square_image(image, size)))
-    found = search_index(index, bundle, torch.stack(images), min(_NEAREST, len(index.names)), device=options.device)
+    images = torch.cat([Reader().read(path, square=size) for path in options.query])
+    found = search_index(index, bundle, images, min(_NEAREST, len(index.names)), device=options.device)
     return [
         {"query": str(path), "names": [index.names[row] for row in rows], "distances": distances}
         for path, rows, distances in zip(options.query, found.rows.tolist(), found.distances.tolist(), strict=True)

@@ -43,7 +43,7 @@ from afv_metric import DEFAULT_BUNDLE
 from afv_metric.cli.outcome import run
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
-from afv_metric.images.tensors import read_image
+from afv_metric.images import read_image
 from bapps_eval.data import spread
 from bapps_eval.formats import finite, format_number
 from bapps_eval.metrics import Choice, Metric, make_metrics

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from afv_metric import AFVDistance
-from afv_metric.images.tensors import read_image
+from afv_metric.images import read_image
 
 TINY_BUNDLE = str(Path(__file__).parent / "data" / "tiny-bundle")
 QUIET = ["--weights", TINY_BUNDLE, "--quiet"]

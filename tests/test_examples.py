@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from afv_metric import AFVDistance
-from afv_metric.images.tensors import read_image
+from afv_metric.images import read_image
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "examples" / "images"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tqdm import tqdm
 
 from afv_metric.cli.options import add_batch_size, add_device, add_quiet
-from afv_metric.cli.outcome import Problems, describe
+from afv_metric.cli.outcome import Problems, describe, say
 
 if TYPE_CHECKING:
     import torch
@@ -54,22 +54,28 @@ def printable(name: str) -> str:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """Files in a folder and the folders in it, sorted, by relative path; hidden ones are left out."""
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder")
-    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {
-        name.as_posix(): path for name, path in paths.items() if not any(part.startswith(".") for part in name.parts)
-    }
+    """Images of a folder and the folders in it by relative path, sorted; what else is there is said in one line."""
+    from afv_metric.images.listing import list_images
+
+    listing = list_images(folder)
+    if not listing.files:
+        raise ValueError(listing.lack())
+    if listing.summary():
+        say(listing.summary())
+    return {name: Path(path) for name, path in listing.files.items()}
 
 
-def read_item(path: Path, problems: Problems, like: Tensor | None = None) -> Tensor | None:
+def read_item(path: Path, problems: Problems, like: Tensor | None = None, square: int | None = None) -> Tensor | None:
     """Read an image that the metric takes, of the size of another one, or say what is the matter with it."""
-    from afv_metric.images.tensors import SMALLEST_SIDE, read_image
+    from afv_metric.images import ImageError, Reader
+    from afv_metric.images.tensors import SMALLEST_SIDE
 
     try:
-        image = read_image(path)
-    except Exception as error:  # Pillow lets the errors of its decoders through, which are of all kinds.
+        image = Reader().read(path, square=square)
+    except ImageError as error:
+        problems.add(f"{path}: cannot be read: it {error.reason}", error)
+        return None
+    except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         problems.add(f"{path}: cannot be read: {reason}", error)
         return None

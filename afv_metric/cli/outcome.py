@@ -26,7 +26,6 @@ WRONG = 2  # usage or input
 INTERRUPTED = 130
 
 _OURS = ("afv_metric", "bapps_eval", "experiments")
-_OF_PATHLIB = ("Could not determine home directory", "Symlink loop")  # plain RuntimeErrors, but the user's
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -133,7 +132,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, MemoryError) or any(part in text.lower() for part in _NO_MEMORY):
         return "out of memory; a smaller image, batch or number of threads (OMP_NUM_THREADS) needs less"
     ours = type(error).__module__.partition(".")[0] in _OURS
-    if ours or isinstance(error, (OSError, ValueError, ImportError)) or text.startswith(_OF_PATHLIB):
+    if ours or isinstance(error, (OSError, ValueError, ImportError)):
         return text or type(error).__name__
     first = (text.splitlines() or [""])[0]
     return f"unexpected {type(error).__name__}: {first}; --debug shows where it arose: please report it"

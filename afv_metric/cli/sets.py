@@ -50,7 +50,7 @@ def _sets(options: argparse.Namespace) -> int:
 
     from afv_metric.bundles.bundle import load_bundle
     from afv_metric.fisher.engine import FisherEngine
-    from afv_metric.fisher.sets import block_scores, compare_sets, middle_square, similarity_at
+    from afv_metric.fisher.sets import block_scores, compare_sets, similarity_at
     from afv_metric.images.tensors import to_network_range
     from afv_metric.runtime import find_device
 
@@ -65,9 +65,9 @@ def _sets(options: argparse.Namespace) -> int:
 
     def squares(paths: Sequence[Path]) -> Iterator[tuple[Tensor]]:
         for path in paths:
-            image = read_item(path, problems)
+            image = read_item(path, problems, square=size)
             if image is not None:
-                yield (middle_square(to_network_range(image, normalize=False, dtype=torch.float32), size),)
+                yield (to_network_range(image, normalize=False, dtype=torch.float32),)
 
     def blocks(paths: Sequence[Path]) -> Iterator[Iterator[Tensor]]:
         drawn = chance.sample(paths, min(options.count or len(paths), len(paths)))

@@ -36,7 +36,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root
@@ -49,7 +48,6 @@ __all__ = [
     "compare_sets",
     "fisher_similarity",
     "mean_scores",
-    "middle_square",
     "set_distance",
     "similarity_at",
 ]
@@ -282,29 +280,3 @@ def _products(sets: tuple[BlockScores, BlockScores], statistics: FisherStatistic
             total = total + vectors @ vectors.T
             parameters += variance.numel()
     return total / parameters
-
-
-def middle_square(images: Tensor, size: int) -> Tensor:
-    """The middle square of images whose shorter side is scaled to ``size``: images of any size made comparable.
-
-    Scaling is bilinear, over all pixels that fall on one when images shrink (antialiased). What was cut or scaled
-    differently before, or compressed, still tells two sets apart.
-
-    Args:
-        images: ``(N, C, H, W)``, floating point.
-        size: Side of the squares in pixels.
-
-    Returns:
-        ``(N, C, size, size)``; the images themselves where they are such squares.
-
-    Example:
-        >>> middle_square(torch.arange(8.0).expand(1, 1, 4, 8), 4)[0, 0, 0]
-        tensor([2., 3., 4., 5.])
-    """
-    height, width = images.shape[2:]
-    shorter = min(height, width)
-    if shorter != size:
-        height, width = (round(side * size / shorter) for side in (height, width))
-        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
-    top, left = (height - size) // 2, (width - size) // 2
-    return images[..., top : top + size, left : left + size]

@@ -1,13 +1,8 @@
 """Training images: decoded once into a file that is mapped into memory, and split.
 
-Where they may come from is told in :mod:`afv_metric.images.sources`. What becomes of an image:
-
-- Its EXIF orientation is applied. Grey is repeated, palettes are looked up, CMYK is converted as Pillow does, and
-  transparency is dropped; of 16 bits the upper 8 are kept, and 32 bits a channel, whose range is unknown, are refused.
-- The middle square is scaled to ``size`` by area averages (a JPEG of more than twice the size is first reduced while it
-  is decoded). A smaller image is enlarged: by repeating pixels if it fits a whole number of times, so that averages
-  of 2x2 pixels give a 32x32 image back exactly, else bicubically.
-- Damaged images, and those of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, are skipped and named in a report.
+Where they may come from is described in :mod:`afv_metric.images.sources`, how they are read in
+:mod:`afv_metric.images.reading`, and what becomes of one in :mod:`afv_metric.images.tiles`. Images that cannot be read
+are skipped, and named in a report.
 """
 
 from __future__ import annotations
@@ -22,7 +17,6 @@ import os
 import re
 import secrets
 import shutil
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,19 +28,20 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
-from PIL import Image, ImageOps, UnidentifiedImageError
+from filelock import FileLock
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.files import finish_file
-from afv_metric.images.sources import IMAGE_SUFFIXES, Contents, Picture, Source, class_folders, find_source
-from afv_metric.images.tensors import to_rgb, upright
+from afv_metric.images.reading import ImageError, Reader
+from afv_metric.images.sources import Contents, Picture, Source, class_folders, find_source
+from afv_metric.images.tiles import Tiling, resize_and_center_crop
 
-__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "square_image"]
+__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out"]
 
 FEWEST_IMAGES = 64
-_VERSION = 1  # of the cache and the rules above; another one is built anew
+_VERSION = 2  # of the cache and the rules above; another one is built anew
 _log = logging.getLogger(__name__)
 
 
@@ -89,11 +84,12 @@ class ImageSet(NamedTuple):
     """Decoded images.
 
     Attributes:
-        images: The pixels; ``images[chosen]`` copies a batch, uint8 ``(n, 3, size, size)``.
+        images: The pixels; ``images[chosen]`` copies a batch, uint8 ``(n, C, size, size)``.
         labels: Class of each image, int64 ``(N,)``; ``None`` unless all sources have classes.
         classes: Names of the classes; those of several sources one after the other, each with its source.
         names: Name of each image: its source, and the path inside it.
         fingerprint: Hash of the pixels of the whole set, wherever and whenever it was decoded.
+        pictures: Number of the file that each is cut from, int64 ``(N,)``; None if no file gives two.
     """
 
     images: Rows
@@ -101,10 +97,17 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...]
     names: Sequence[str]
     fingerprint: str
+    pictures: Tensor | None = None
 
 
 def load_images(
-    sources: str | Path | Sequence[str | Path], size: int, *, cache: str | Path | None = None, quiet: bool = False
+    sources: str | Path | Sequence[str | Path],
+    size: int,
+    *,
+    reader: Reader | None = None,
+    tiling: Tiling | None = None,
+    cache: str | Path | None = None,
+    quiet: bool = False,
 ) -> ImageSet:
     """Decode images, or find them decoded by an earlier call; see :mod:`afv_metric.images.cache` for all rules.
 
@@ -115,6 +118,9 @@ def load_images(
     Args:
         sources: Folders and archives, joined in this order.
         size: Side of the decoded squares in pixels; twice what the networks see, for room to crop.
+        reader: Rules to read the files by; default: those of :class:`~afv_metric.images.reading.Reader` as it is.
+        tiling: How large images are cut into squares at native resolution and coarser ones; None: the middle square of
+            each alone.
         cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
             or ``~/.cache``.
         quiet: Show no progress bar.
@@ -124,22 +130,23 @@ def load_images(
 
     Raises:
         FileNotFoundError: If there is nothing at a path.
-        ValueError: If a source is of no known kind, damaged, or fewer than :data:`FEWEST_IMAGES` images can be read.
+        ValueError: If a source is of no known kind, damaged, or fewer than :data:`FEWEST_IMAGES` squares come of it.
         OSError: If the cache cannot hold the images; nothing of them is left there.
     """
     paths = [sources] if isinstance(sources, (str, Path)) else sources
     found = [find_source(Path(path).expanduser()) for path in paths]
-    key = _cache_key(found, size)
+    rules = _Rules(size, reader or Reader(), tiling)
+    key = _cache_key(found, rules)
     folder = Path(cache) if cache is not None else _default_cache()
     images = _open_entry(folder / key)
     if images is None:
         try:
-            images = _build_entry(folder, key, found, size, quiet)
+            images = _build_entry(folder, key, found, rules, quiet)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             _log.warning("cannot write to %s (%s); the decoded images stay in memory", folder, error.strerror)
-            images = _decode_into_memory(found, size, quiet)
+            images = _decode_into_memory(found, rules, quiet)
     where = " and ".join(f"{source.path} ({source.kind})" for source in found)
     _log.info(
         "%d images%s from %s", len(images.names), f" in {len(images.classes)} classes" * bool(images.classes), where
@@ -148,7 +155,7 @@ def load_images(
 
 
 def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Keep a random share of the images aside.
+    """Keep a random share of the images aside, whole files where they are cut into tiles.
 
     Args:
         images: The images; none is copied.
@@ -163,11 +170,13 @@ def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet,
     """
     if not 0 <= share < 1:
         raise ValueError(f"held_out is a share of the images in [0, 1), got {share}")
-    count = len(images.names)
+    pictures = torch.arange(len(images.names)) if images.pictures is None else images.pictures
+    numbers = pictures.unique()
+    count = len(numbers)
     held_out = min(max(1, round(share * count)), count - 1) if share else 0
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    kept, aside = order[held_out:].sort().values, order[:held_out].sort().values
-    return _take(images, kept), _take(images, aside)
+    aside = torch.isin(pictures, numbers[order[:held_out]])
+    return _take(images, (~aside).nonzero().flatten()), _take(images, aside.nonzero().flatten())
 
 
 def draw_images(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -192,55 +201,51 @@ def draw_images(images: ImageSet, count: int, seed: int) -> ImageSet:
 def _take(images: ImageSet, rows: Tensor) -> ImageSet:
     names = [images.names[row] for row in rows.tolist()]
     labels = None if images.labels is None else images.labels[rows]
-    return images._replace(images=images.images.take(rows), labels=labels, names=names)
+    pictures = None if images.pictures is None else images.pictures[rows]
+    return images._replace(images=images.images.take(rows), labels=labels, names=names, pictures=pictures)
+
+
+class _Rules(NamedTuple):
+    """What becomes of a file."""
+
+    size: int
+    reader: Reader
+    tiling: Tiling | None
+
+    def text(self) -> str:
+        """Tells rules apart; empty for the usual ones."""
+        return repr(self[1:]) if self[1:] != (Reader(), None) else ""
 
 
 class _Decoded(NamedTuple):
-    """One image, or why there is none."""
+    """The squares of one file, or why there is none."""
 
     name: str
-    pixels: bytes
-    checksum: int
+    squares: Sequence[NDArray[np.uint8]]
     shorter_side: int
     reason: str
 
 
-def _decode(picture: Picture, size: int) -> _Decoded:
+def _decode(picture: Picture, rules: _Rules) -> _Decoded:
+    size, reader, tiling = rules
     try:
-        with picture.open() as image:
-            shorter = min(image.size)
-            pixels = square_image(image, size).tobytes()
-    except UnidentifiedImageError:
-        return _Decoded(picture.name, b"", 0, 0, "no image that Pillow reads")
-    except Exception as error:  # Pillow raises nearly everything on damaged files
-        return _Decoded(picture.name, b"", 0, 0, str(error) or type(error).__name__)
-    return _Decoded(picture.name, pixels, zlib.crc32(pixels), shorter, "")
+        levels = reader.levels(picture.open(), name=picture.name, square=None if tiling else size)
+        squares = tiling.cut(levels, size) if tiling else [resize_and_center_crop(levels, size)]
+    except ImageError as error:
+        return _Decoded(picture.name, (), 0, error.reason)
+    except (OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return _Decoded(picture.name, (), 0, reason)
+    return _Decoded(picture.name, squares, min(levels.shape[:2]), "")
 
 
-def square_image(image: Image.Image, size: int) -> Image.Image:
-    """What becomes of an opened image: its middle square, upright, in RGB, scaled as the module's notes say.
-
-    Args:
-        image: As :func:`PIL.Image.open` gives it; a JPEG may be reduced while it is decoded.
-        size: Side of the square in pixels.
-
-    Raises:
-        OSError: If the image is damaged, or has 32 bits a channel.
-    """
-    image.draft(None, (2 * size, 2 * size))
-    picture = to_rgb(upright(image))
-    shorter = min(picture.size)
-    repeats = shorter >= size or size % shorter == 0
-    return ImageOps.fit(picture, (size, size), Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC)
-
-
-def _decode_all(pictures: Iterable[Picture], size: int) -> Iterator[_Decoded]:
+def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[_Decoded]:
     """Decode in threads, in order, and only a few images ahead of the caller."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[Future[_Decoded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for picture in pictures:
-            waiting.append(pool.submit(_decode, picture, size))
+            waiting.append(pool.submit(_decode, picture, rules))
             if len(waiting) > 4 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -252,11 +257,13 @@ class _Index:
     """What is known of the images besides their pixels."""
 
     size: int
+    channels: int = 0  # not known before the first image
     names: list[str] = field(default_factory=list)
     labels: list[int] | None = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     checksums: list[int] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    pictures: list[int] = field(default_factory=list)
 
     def add_names(self, source: Source, names: Sequence[str], class_names: Mapping[str, str], prefix: str) -> None:
         """Append the images of one more source, in the order of their pixels."""
@@ -271,33 +278,38 @@ class _Index:
         self.classes += [prefix + class_names.get(folder, folder) for folder in ordered]
 
     def image_set(self, pixels: np.ndarray[Any, Any]) -> ImageSet:
-        """Put the pixels to it: uint8 ``(N, size, size, 3)``."""
+        """Put the pixels to it: uint8 ``(N, size, size, C)``."""
         labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
         fingerprint = hashlib.sha256(np.array(self.checksums, "<u4").tobytes()).hexdigest()
-        return ImageSet(Rows(torch.from_numpy(pixels)), labels, tuple(self.classes), self.names, fingerprint)
+        pictures = torch.tensor(self.pictures) if self.pictures and self.pictures[-1] + 1 < len(self.names) else None
+        return ImageSet(Rows(torch.from_numpy(pixels)), labels, tuple(self.classes), self.names, fingerprint, pictures)
 
 
 def _decode_into(
-    file: IO[bytes], sources: Sequence[Source], contents: Sequence[Contents], index: _Index, quiet: bool
+    file: IO[bytes], sources: Sequence[Source], contents: Sequence[Contents], index: _Index, rules: _Rules, quiet: bool
 ) -> None:
     """Write the pixels of all readable images one after the other."""
     numbers = [of.number for of in contents if of.number is not None]
     total = sum(numbers) if len(numbers) == len(contents) else None
     small = 0
-    Image.init()  # threads that load Pillow's plugins together may miss one
-    with warnings.catch_warnings(), tqdm(desc="decoding", total=total, disable=quiet, unit="image") as bar:
-        warnings.simplefilter("ignore")  # Pillow's, about files that are read all the same
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with tqdm(desc="decoding", total=total, disable=quiet, unit="image") as bar:
         for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
             names: list[str] = []
-            for decoded in _decode_all(pictures, index.size):
+            for decoded in _decode_all(pictures, rules):
                 bar.update()
-                if decoded.reason:
-                    index.broken[f"{source.name}/{decoded.name}"] = decoded.reason
+                channels = {square.shape[2] for square in decoded.squares}
+                index.channels = index.channels or next(iter(channels), 0)
+                if decoded.reason or channels != {index.channels}:
+                    differs = f"has {min(channels, default=0)} channels, the images before it {index.channels}"
+                    index.broken[f"{source.name}/{decoded.name}"] = decoded.reason or differs
                     continue
-                file.write(decoded.pixels)
-                names.append(decoded.name)
-                index.checksums.append(decoded.checksum)
+                number = index.pictures[-1] + 1 if index.pictures else 0
+                for place, square in enumerate(decoded.squares):
+                    pixels = np.ascontiguousarray(square).tobytes()
+                    file.write(pixels)
+                    index.checksums.append(zlib.crc32(pixels))
+                    index.pictures.append(number)
+                    names.append(f"{decoded.name}#{place}" if len(decoded.squares) > 1 else decoded.name)
                 small += 2 * decoded.shorter_side < index.size
             index.add_names(source, names, class_names, f"{source.name}/" if len(sources) > 1 else "")
     _refuse_too_few(sources, len(index.names), index.broken)
@@ -308,13 +320,14 @@ def _decode_into(
 def _refuse_too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> None:
     if count >= FEWEST_IMAGES:
         return
-    found = f"{' and '.join(str(source.path) for source in sources)}: {count} images can be read"
+    found = f"{' and '.join(str(source.path) for source in sources)}: {count} squares of images can be read"
     if broken:
         name, reason = next(iter(broken.items()))
         found += f", {len(broken)} are broken (the first is {name}: {reason})"
-    elif not count:
-        found += f" (looked for files that end in {', '.join(IMAGE_SUFFIXES)})"
-    raise ValueError(f"{found}; training needs at least {FEWEST_IMAGES} images, and thousands to be good")
+    raise ValueError(
+        f"{found}; at least {FEWEST_IMAGES} are needed, and thousands to train well. Large images give many squares "
+        "when they are cut into tiles (--tiles)."
+    )
 
 
 def _default_cache() -> Path:
@@ -323,12 +336,12 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afv_metric" / "images"
 
 
-def _cache_key(sources: Sequence[Source], size: int) -> str:
+def _cache_key(sources: Sequence[Source], rules: _Rules) -> str:
     """Name of the folder: which sources, and after the last dash in which state."""
     readable = re.sub(r"\W+", "_", "+".join(source.name for source in sources))[:40]
-    which = "\0".join(str(source.path.resolve()) for source in sources)
+    which = "\0".join([*(str(source.path.resolve()) for source in sources), *filter(None, [rules.text()])])
     state = "\0".join([str(_VERSION), *(source.state() for source in sources)])
-    return f"{readable}-{_short_hash(which)}-{size}-{_short_hash(state)}"
+    return f"{readable}-{_short_hash(which)}-{rules.size}-{_short_hash(state)}"
 
 
 def _short_hash(text: str) -> str:
@@ -341,7 +354,7 @@ def _open_entry(entry: Path) -> ImageSet | None:
         return None
     try:
         index = _Index(**json.loads((entry / "index.json").read_text()))
-        shape = (len(index.names), index.size, index.size, 3)
+        shape = (len(index.names), index.size, index.size, index.channels)
         if (entry / "pixels.bin").stat().st_size != math.prod(shape):
             raise ValueError("pixels.bin has another size than index.json says")
         # "c" maps it for reading; numpy calls such arrays writable, as torch wants them.
@@ -359,19 +372,21 @@ def _log_broken(index: _Index, more: str) -> None:
     _log.warning("skipped %d of %d images that cannot be read; %s", broken, len(index.names) + broken, more)
 
 
-def _decode_into_memory(sources: Sequence[Source], size: int, quiet: bool) -> ImageSet:
-    index, buffer = _Index(size), io.BytesIO()
-    _decode_into(buffer, sources, [source.read() for source in sources], index, quiet)
+def _decode_into_memory(sources: Sequence[Source], rules: _Rules, quiet: bool) -> ImageSet:
+    index, buffer = _Index(rules.size), io.BytesIO()
+    _decode_into(buffer, sources, [source.read() for source in sources], index, rules, quiet)
     if index.broken:
         _log_broken(index, ", ".join(index.broken))
-    return index.image_set(np.frombuffer(buffer.getbuffer(), np.uint8).reshape(-1, size, size, 3))
+    return index.image_set(
+        np.frombuffer(buffer.getbuffer(), np.uint8).reshape(-1, rules.size, rules.size, index.channels)
+    )
 
 
-def _build_entry(folder: Path, key: str, sources: Sequence[Source], size: int, quiet: bool) -> ImageSet:
+def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rules, quiet: bool) -> ImageSet:
     """Decode into a new folder of the cache, unless another process has done so in the meantime."""
     folder.mkdir(parents=True, exist_ok=True)
     which = key.rpartition("-")[0]
-    with WeakFileLock(folder / f"{which}.lock"):
+    with FileLock(folder / f"{which}.lock"):
         if (images := _open_entry(folder / key)) is not None:
             return images
         # Whoever holds the lock is the only one who builds: these are of another state, or a killed process left them.
@@ -380,7 +395,7 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], size: int, q
         building = folder / f".{key}-{secrets.token_hex(4)}"
         building.mkdir()
         try:
-            _write_entry(building, sources, size, quiet)
+            _write_entry(building, sources, rules, quiet)
             building.rename(folder / key)
         except OSError as error:
             raise OSError(
@@ -394,15 +409,16 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], size: int, q
         return images
 
 
-def _write_entry(entry: Path, sources: Sequence[Source], size: int, quiet: bool) -> None:
+def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: bool) -> None:
     contents = [source.read() for source in sources]
-    needed = sum(of.number or 0 for of in contents) * size * size * 3
+    number = sum(of.number or 0 for of in contents)
+    needed = number * rules.size**2 * (rules.reader.channels or 1)
     free = shutil.disk_usage(entry).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
-    index = _Index(size)
+    index = _Index(rules.size)
     with (entry / "pixels.bin").open("wb") as file:
-        _decode_into(file, sources, contents, index, quiet)
+        _decode_into(file, sources, contents, index, rules, quiet)
     (entry / "index.json").write_text(json.dumps(vars(index)))
     if index.broken:
         (entry / "broken.json").write_text(json.dumps(index.broken, indent=1) + "\n")

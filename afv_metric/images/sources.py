@@ -6,8 +6,8 @@ What a path is taken for, by what is there:
   torchvision keeps them, after its own check of their MD5 sums. Nothing is downloaded.
 - A folder with ``train/`` and either ``meta.bin`` or ``ILSVRC2012_devkit_t12.tar.gz``: ``train/`` of torchvision's
   ImageNet.
-- Any other folder: all images below it, at any depth, in sorted order. Hidden files and folders are passed over.
-- A file: a tar, compressed or not, or a zip. A tar inside a tar, as in ImageNet's own, is read as a folder.
+- Any other folder: all images below it, in sorted order, see :mod:`afv_metric.images.listing`.
+- A file: a tar, compressed or not, or a zip.
 
 Classes are folders, as in torchvision's ``ImageFolder``: the first folder below those that all images of a source
 share. If images lie beside the class folders, or all in one folder, there are no classes.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import lzma
 import os
 import tarfile
@@ -28,12 +29,13 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, ImageNet
 
-__all__ = ["IMAGE_SUFFIXES", "LARGEST_MEMBER", "Contents", "Picture", "Source", "class_folders", "find_source"]
+from afv_metric.images.listing import is_image_name, list_images
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+__all__ = ["LARGEST_MEMBER", "Contents", "Picture", "Source", "class_folders", "find_source"]
+
+_log = logging.getLogger(__name__)
 LARGEST_MEMBER = 1 << 28  # bytes; a larger file in an archive is no picture, or is made to fill the memory
 
 
@@ -42,11 +44,12 @@ class Picture(NamedTuple):
 
     Attributes:
         name: Its path inside its source, with forward slashes. It is never used as a path: it may be ``../../x.png``.
-        open: Gives the image; may be called in another thread, and raises what Pillow raises.
+        open: Gives its path, its bytes or its pixels for a :class:`~afv_metric.images.reading.Reader`; may be called in
+            another thread, and raises ``ValueError`` if it is too large.
     """
 
     name: str
-    open: Callable[[], Image.Image]
+    open: Callable[[], Any]
 
 
 class Contents(NamedTuple):
@@ -116,7 +119,7 @@ def find_source(path: Path) -> Source:
     about = any((path / name).is_file() for name in ("meta.bin", "ILSVRC2012_devkit_t12.tar.gz"))
     if about and (path / "train").is_dir():
         return _image_net(path)
-    files = _files_below(path)
+    files = _list(path)
     return Source(path, "folder", files, lambda: _files(files))
 
 
@@ -146,7 +149,7 @@ def _cifar(path: Path, root: Path, dataset: Any) -> Source:
             raise ValueError(f"{root / dataset.base_folder} is not complete, or damaged: {error}") from error
         labelled = zip(known.data, known.targets, strict=True)
         pictures = (
-            Picture(f"{known.classes[label]}/{index:05d}", partial(Image.fromarray, pixels))
+            Picture(f"{known.classes[label]}/{index:05d}", partial(_identity, pixels))
             for index, (pixels, label) in enumerate(labelled)
         )
         return Contents(len(known), pictures)
@@ -164,28 +167,25 @@ def _image_net(path: Path) -> Source:
         synonyms = dict(zip(known.wnids, map(", ".join, known.classes), strict=True))
         return _files(files)._replace(class_names=synonyms)
 
-    files = _files_below(path / "train")
+    files = list_images(path / "train").files
     return Source(path, "ImageNet", files, read)
 
 
 def _files(files: Mapping[str, str]) -> Contents:
-    return Contents(len(files), (Picture(name, partial(Image.open, path)) for name, path in files.items()))
+    return Contents(len(files), (Picture(name, partial(_identity, path)) for name, path in files.items()))
 
 
-def _files_below(root: Path) -> dict[str, str]:
-    # With text in place of Path objects, which would take three times as long: there may be a million files.
-    found: list[tuple[tuple[str, ...], str]] = []
-    seen: set[str] = set()
-    for top, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(top)
-        if real in seen:  # by a link: do not go in circles
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(top).relative_to(root).parts
-        found += [((*inside, name), os.path.join(top, name)) for name in files if _is_image_name(name)]
-    return {"/".join(parts): path for parts, path in sorted(found)}
+def _identity(found: Any) -> Any:
+    return found
+
+
+def _list(folder: Path) -> Mapping[str, str]:
+    listing = list_images(folder)
+    if not listing.files:
+        raise ValueError(listing.lack())
+    if listing.summary():
+        _log.warning("%s", listing.summary())
+    return listing.files
 
 
 def _stamp(path: str) -> str:
@@ -194,11 +194,6 @@ def _stamp(path: str) -> str:
     except OSError as error:  # a link to nowhere, say: it will count as a broken image
         return str(error.errno)
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _is_image_name(name: str) -> bool:
-    last = name.rpartition("/")[2]
-    return last.lower().endswith(IMAGE_SUFFIXES) and not last.startswith(".")
 
 
 def _archive(path: Path) -> Source:
@@ -215,7 +210,7 @@ def _zip(path: Path) -> Contents:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise _damaged(path, error) from error
-    members = [member for member in archive.infolist() if _is_image_name(member.filename)]
+    members = [member for member in archive.infolist() if is_image_name(member.filename)]
     # The archive is closed when the last picture is forgotten.
     return Contents(
         len(members),
@@ -227,32 +222,23 @@ def _zip(path: Path) -> Contents:
 
 
 def _pictures_in_tar(path: Path) -> Iterator[Picture]:
+    """The images of a tar from front to back; links are passed over."""
     try:
-        with path.open("rb") as file:
-            yield from _pictures_in_stream(file)
+        with tarfile.open(path, mode="r|*") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory
+                content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+                if content is not None and is_image_name(member.name):
+                    data = content.read() if member.size <= LARGEST_MEMBER else b""
+                    yield Picture(member.name, partial(_open, partial(bytes, data), member.size))
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise _damaged(path, error) from error
 
 
-def _pictures_in_stream(file: IO[bytes], folder: str = "") -> Iterator[Picture]:
-    """The images of a tar from front to back; links are passed over."""
-    with tarfile.open(fileobj=file, mode="r|*") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory
-            content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
-            if content is None:
-                continue
-            if _is_image_name(member.name):
-                data = content.read() if member.size <= LARGEST_MEMBER else b""
-                yield Picture(folder + member.name, partial(_open, partial(bytes, data), member.size))
-            elif member.name.endswith(".tar"):
-                yield from _pictures_in_stream(content, f"{folder}{member.name.removesuffix('.tar')}/")
-
-
-def _open(read: Callable[[], bytes], size: int) -> Image.Image:
+def _open(read: Callable[[], bytes], size: int) -> IO[bytes]:
     if size > LARGEST_MEMBER:
         raise ValueError(f"{size} bytes, more than the {LARGEST_MEMBER} that a file in an archive may have")
-    return Image.open(io.BytesIO(read()))
+    return io.BytesIO(read())
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -1,14 +1,12 @@
-"""From what callers have to what the networks take: ranges, greyscale, sizes, files."""
+"""From tensors that callers have to what the networks take: ranges, greyscale, sizes."""
 
 from __future__ import annotations
 
-import os
+import math
 import warnings
-from typing import IO
+from typing import Literal
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,10 +14,7 @@ __all__ = [
     "SMALLEST_SIDE",
     "check_range",
     "pad_to_multiple",
-    "read_image",
     "to_network_range",
-    "to_rgb",
-    "upright",
     "weights_of_padded",
 ]
 
@@ -36,7 +31,7 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
             (in [0, 1] if ``normalize``), or uint8 in [0, 255].
         normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
         dtype: Floating-point type to compute in.
-        name: What to call the images in errors.
+        name: Name of the images in errors.
 
     Returns:
         ``(N, 3, H, W)`` in [-1, 1].
@@ -52,7 +47,10 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
         tensor([1.])
     """
     if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(images).__name__}; see torchvision.io.read_image")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(images).__name__}; afv_metric.images.read_image makes one of a "
+            "file, an array or Pillow's image"
+        )
     if not (images.is_floating_point() or images.dtype == torch.uint8):
         raise TypeError(f"{name} must be floating point in [-1, 1] or uint8 in [0, 255], got {images.dtype}")
     if images.ndim == 3:
@@ -77,24 +75,33 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
     return images.expand(-1, 3, -1, -1)
 
 
-def check_range(images: Tensor, *, normalize: bool, name: str = "images", warn: bool = True) -> bool:
-    """Catch images in another range than they are said to be.
+def check_range(
+    images: Tensor,
+    *,
+    normalize: bool,
+    name: str = "images",
+    check: Literal["error", "warn", False] = "error",
+    warned: bool = False,
+) -> bool:
+    """Check that pixel values match the declared range.
 
-    A small overshoot is no mistake and passes. Values far outside are an error; images of which no value is negative,
-    given without ``normalize``, may be right and get a warning.
+    A small overshoot passes. What is likely a mistake gets a warning: values clearly beyond the range, as those of
+    images normalised by the mean and deviation of ImageNet; hardly a negative value without ``normalize``. What must be
+    one, values far outside or not numbers, is an error; for predictions, which require a gradient, a warning as well.
 
     Args:
         images: Images as the caller gave them; uint8 is always right.
-        normalize: Whether they are said to be in [0, 1] rather than [-1, 1].
-        name: What to call the images in messages.
-        warn: Whether to warn.
+        normalize: Whether they are declared to be in [0, 1] rather than [-1, 1].
+        name: Name of the images in messages.
+        check: ``"warn"`` turns errors into warnings; False checks nothing.
+        warned: Whether a warning was given before; then no other is.
 
     Returns:
-        Whether a warning was given.
+        Whether a warning has been given, now or before.
 
     Raises:
         ValueError: If values are above 4, as in [0, 255], or below -4, or below -0.5 with ``normalize``,
-            or not numbers.
+            or NaN or infinite, unless ``check`` or the gradient makes that a warning.
 
     Example:
         >>> check_range(torch.tensor([-1.0, 1.0000001]), normalize=False)
@@ -104,26 +111,35 @@ def check_range(images: Tensor, *, normalize: bool, name: str = "images", warn: 
         ...
         ValueError: images have values from 0 to 255, ...
     """
-    if images.dtype == torch.uint8 or images.numel() == 0:
-        return False
-    low, high = (float(value) for value in torch.aminmax(images))
-    if normalize:
-        expected, right = "[0, 1], as normalize=True says", low >= -0.5 and high <= 4
-    else:
-        expected, right = "[-1, 1]", low >= -4 and high <= 4
-    if not right:
-        raise ValueError(
-            f"{name} have values from {low:.4g} to {high:.4g}, expected {expected}. Give floating point in [-1, 1], "
-            "floating point in [0, 1] with normalize=True, or uint8 in [0, 255]."
-        )
-    if not warn or normalize or low < 0 or high <= 0:
-        return False
-    warnings.warn(
-        f"{name} have values from {low:.4g} to {high:.4g}, none negative: if they are in [0, 1], pass normalize=True. "
-        "This is said once.",
-        stacklevel=6,  # the caller of the metric, behind two frames of ours and three of nn.Module
-    )
-    return True
+    strict = check == "error" and not images.requires_grad
+    if not check or images.dtype == torch.uint8 or images.numel() == 0 or (warned and not strict):
+        return warned
+    images = images.detach()
+    low, high = torch.stack(torch.aminmax(images)).tolist()
+    least, expected = (0.0, "[0, 1], as normalize=True says") if normalize else (-1.0, "[-1, 1]")
+    overshoot = (1 - least) / 8
+    values = f"{name} have values from {low:.4g} to {high:.4g}"
+    forms = "Give floating point in [-1, 1], floating point in [0, 1] with normalize=True, or uint8 in [0, 255]."
+    wrong, message = False, ""
+    if not math.isfinite(low + high):
+        count = images.numel() - int(images.isfinite().sum())
+        wrong, message = True, f"{name} have {count} of {images.numel()} values that are NaN or infinite."
+    elif high > 4 or low < (-0.5 if normalize else -4):
+        wrong, message = True, f"{values}, expected {expected}. {forms}"
+    elif not warned and (high > 1 + overshoot or low < least - overshoot):
+        message = f"{values}, clearly beyond {expected}: undo a normalisation by mean and deviation first. {forms}"
+    elif not warned and not normalize and high > 0 and _hardly_negative(images, low, high):
+        message = f"{values}, hardly one negative: if they are in [0, 1], pass normalize=True."
+    if wrong and strict:
+        raise ValueError(message)
+    if message and not warned:
+        # The caller of the metric is behind two frames of ours and three of nn.Module.
+        warnings.warn(f"{message} This is said once.", stacklevel=6)
+    return warned or bool(message)
+
+
+def _hardly_negative(images: Tensor, low: float, high: float) -> bool:
+    return low >= 0 or (high > 0.25 and float((images < -0.05).float().mean()) < 0.01)
 
 
 def pad_to_multiple(images: Tensor, multiple: int, mode: str = "replicate") -> Tensor:
@@ -131,8 +147,11 @@ def pad_to_multiple(images: Tensor, multiple: int, mode: str = "replicate") -> T
 
     Args:
         images: ``(N, C, H, W)``.
-        multiple: Of which the sides will be.
+        multiple: Height and width are padded up to a multiple of this.
         mode: ``"constant"`` for weights of pixels, which are 0 for what is added.
+
+    Returns:
+        ``(N, C, H', W')``; the images themselves where both sides are multiples already.
 
     Example:
         >>> pad_to_multiple(torch.zeros(1, 3, 33, 36), 4).shape
@@ -157,41 +176,3 @@ def weights_of_padded(images: Tensor, multiple: int) -> Tensor | None:
     ones = images.new_ones(1, 1, *images.shape[2:])
     weights = pad_to_multiple(ones, multiple, "constant")
     return None if weights is ones else weights
-
-
-def read_image(file: str | os.PathLike[str] | IO[bytes]) -> Tensor:
-    """Read an image file as uint8 ``(1, 3, H, W)``, :func:`upright` and in the colours of :func:`to_rgb`.
-
-    Args:
-        file: Its path, or the file itself, open for reading bytes.
-
-    Raises:
-        OSError: If the file is missing, is not an image that Pillow reads, or has 32 bits a channel.
-    """
-    with Image.open(file) as image:
-        pixels = np.array(to_rgb(upright(image)))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says, which is how viewers show it."""
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # damaged EXIF data say nothing about the pixels
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Give an image 8-bit red, green and blue; greyscale becomes grey, transparency is dropped.
-
-    Greyscale of 16 bits keeps its upper 8.
-
-    Raises:
-        OSError: If it has 32 bits a channel, whose range is unknown.
-    """
-    if image.mode in ("I", "F"):
-        raise OSError(f"the image has 32 bits a channel (mode {image.mode}); convert it to 8 or 16 bits first")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")

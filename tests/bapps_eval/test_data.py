@@ -205,7 +205,7 @@ def test_images_of_bapps_are_resized_as_the_official_scripts_do(tmp_path: Path, 
     resize = transforms.Compose([transforms.Resize(64), transforms.PILToTensor()])
     for height, width in ((256, 256), (100, 171), (131, 64), (64, 64), (48, 40)):
         path = tmp_path / f"{height}.png"
-        Image.fromarray(rng.integers(256, size=(height, width, 4), dtype=np.uint8)).save(path)
+        Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
         with Image.open(path) as image:
             expected = resize(image.convert("RGB"))
         assert torch.equal(read_image_source(path, 64)[0], expected)

@@ -83,7 +83,7 @@ def test_an_item_that_cannot_be_read_is_named_and_the_others_come(tmp_path: Path
     errors = {row: error for batch in found for row, error in batch.errors.items()}
     assert errors.keys() == {2, 4}
     assert re.match(r"these images should have one size: .*2a.png, .*2b.png", errors[2])
-    assert re.match(r"cannot read the image .*4b.png: cannot identify", errors[4])
+    assert re.match(r"cannot read the image .*4b.png: is no image that Pillow reads", errors[4])
     assert all(len(batch.images) == (0 if batch.errors else 2) for batch in found)
 
 

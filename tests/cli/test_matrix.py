@@ -15,7 +15,7 @@ from cli_images import QUIET, measure, save_image
 from afv_metric import AFVDistance, Embedding
 from afv_metric.cli import main
 from afv_metric.fisher.forms import FORMS
-from afv_metric.images.tensors import read_image
+from afv_metric.images import read_image
 
 Capture = pytest.CaptureFixture[str]
 
@@ -56,7 +56,7 @@ def test_matrix_leaves_other_sizes_empty(gallery: tuple[Path, list[Path]], tmp_p
 def test_a_file_is_no_folder(tmp_path: Path, capsys: Capture) -> None:
     image = save_image(tmp_path / "a.png")
     assert main(["matrix", str(image), *QUIET]) == 2
-    assert "is not a folder" in capsys.readouterr().err
+    assert "is a file; a folder of images was expected" in capsys.readouterr().err
 
 
 def test_an_image_without_memory_leaves_its_cells_empty(

@@ -35,7 +35,6 @@ def raising(error: BaseException) -> None:
         (MemoryError(), 2, "error: out of memory; "),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 2, "error: out of memory; "),
         (RuntimeError("mat1 and mat2\nmore"), 2, "error: unexpected RuntimeError: mat1 and mat2; --debug shows"),
-        (RuntimeError("Could not determine home directory."), 2, "error: Could not determine home directory."),
         (KeyError("width"), 2, "error: unexpected KeyError: 'width'; --debug shows"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Interrupted("stopped and saved", 143), 143, "stopped and saved"),

@@ -16,7 +16,7 @@ from judged_sets import save_pairs
 from PIL import Image
 
 from afv_metric import AFVDistance
-from afv_metric.images.tensors import read_image
+from afv_metric.images import read_image
 from afv_metric.train.checkpoint import save_checkpoint
 from afv_metric.train.export import export_run
 from afv_metric.train.recipes import Recipe

@@ -19,7 +19,6 @@ from afv_metric.fisher.sets import (
     compare_sets,
     fisher_similarity,
     mean_scores,
-    middle_square,
     set_distance,
     similarity_at,
 )
@@ -219,19 +218,3 @@ def test_images_needed():
     assert SetComparison((100, 50), 0.05, (0.01, 0.02), (0.0, 0.03)).images_for(0.1) is None
     assert similarity_at(found.corrected) == pytest.approx(math.exp(-0.2))
     assert similarity_at(-1) == 1
-
-
-def test_middle_square_scales_the_shorter_side():
-    images = make_images(2, 48, 96)
-    half = middle_square(images, 24)
-    assert half.shape == (2, 3, 24, 24)
-    torch.testing.assert_close(half, middle_square(images[..., 24:72], 24), atol=0.2, rtol=0)
-    ramp = torch.arange(96.0).expand(1, 3, 48, 96)
-    for turned in (ramp, ramp.mT):
-        square = middle_square(turned, 24)
-        inner = square[0, 0] if turned is ramp else square[0, 0].T
-        torch.testing.assert_close(inner, torch.arange(24.5, 72, 2).expand(24, 24))
-    assert middle_square(images[..., :40, :33], 64).shape == (2, 3, 64, 64)
-    assert torch.equal(middle_square(images[..., :48], 48), images[..., :48])
-    stripes = torch.tensor([-1.0, 1.0, 1.0, -1.0]).repeat(32).expand(1, 3, 128, 128)
-    assert middle_square(stripes, 32).abs().max() < 0.3  # antialiased

@@ -1,41 +1,7 @@
-import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
 
-from afv_metric.images.tensors import check_range, pad_to_multiple, read_image, to_network_range
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
-def test_files_of_any_mode_become_rgb(tmp_path, mode):
-    Image.new("RGB", (7, 5), (10, 10, 10)).convert(mode).save(tmp_path / "image.png")
-    image = read_image(tmp_path / "image.png")
-    assert image.shape == (1, 3, 5, 7)
-    assert image.dtype == torch.uint8
-    assert image.unique().tolist() == [10]
-
-
-def test_pixels_are_read_as_they_are(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    assert np.array_equal(read_image(tmp_path / "image.png")[0].permute(1, 2, 0).numpy(), pixels)
-
-
-def test_sixteen_bits_keep_the_upper_eight(tmp_path):
-    Image.fromarray(np.full((5, 7), 200 * 256 + 99, np.uint16)).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png").unique().tolist() == [200]
-
-
-def test_thirty_two_bits_are_refused(tmp_path):
-    Image.fromarray(np.zeros((5, 7), np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(OSError, match="32 bits a channel"):
-        read_image(tmp_path / "float.tiff")
-
-
-def test_files_that_are_no_images_are_refused(tmp_path):
-    (tmp_path / "image.png").write_text("not an image")
-    with pytest.raises(OSError, match="cannot identify image file"):
-        read_image(tmp_path / "image.png")
+from afv_metric.images.tensors import check_range, pad_to_multiple, to_network_range
 
 
 def test_gradients_pass_through_the_range():
@@ -56,7 +22,7 @@ def test_ranges():
     ("low", "high", "normalize", "wrong"),
     [
         (-1.0, 1.0, False, False),
-        (-1.5, 1.5, False, False),
+        (-1.2, 1.2, False, False),
         (-5.0, 1.0, False, True),
         (0.0, 255.0, False, True),
         (-1e-6, 1.0000001, True, False),
@@ -85,17 +51,36 @@ def test_padding_repeats_the_edge():
     assert pad_to_multiple(padded, 4) is padded
 
 
-def test_files_are_turned_as_their_orientation_says(tmp_path):
-    picture = Image.fromarray((np.arange(40 * 33 * 3) % 251).astype(np.uint8).reshape(40, 33, 3))
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # a quarter turn clockwise shows it upright
-    picture.save(tmp_path / "turned.png", exif=exif)
-    picture.save(tmp_path / "plain.png")
-    turned, plain = read_image(tmp_path / "turned.png"), read_image(tmp_path / "plain.png")
-    assert torch.equal(turned, plain.rot90(-1, (2, 3)))
-
-
 @pytest.mark.parametrize("normalize", [False, True])
-def test_images_that_are_not_numbers_are_refused(normalize):
-    with pytest.raises(ValueError, match="from nan to nan"):
+def test_values_that_are_not_numbers_are_counted(normalize):
+    with pytest.raises(ValueError, match="1 of 2 values that are NaN or infinite"):
         check_range(torch.tensor([0.0, torch.nan]), normalize=normalize)
+
+
+def test_images_normalised_by_imagenet_are_warned_of_once():
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(1, 3, 64, 64, generator=generator) - 0.45) / 0.225
+    with pytest.warns(UserWarning, match="clearly beyond .* undo a normalisation"):
+        assert check_range(images, normalize=False)
+    assert check_range(images, normalize=False, warned=True)  # silently
+
+
+@pytest.mark.parametrize("undershoot", [0.0, -0.02, -0.3])
+def test_hardly_a_negative_value_is_warned_of(undershoot):
+    images = torch.linspace(0, 1, 4096)
+    images[:9] = undershoot
+    with pytest.warns(UserWarning, match="hardly one negative: .* pass normalize=True"):
+        assert check_range(images, normalize=False)
+    assert not check_range(torch.linspace(-0.2, 1, 4096), normalize=False)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 9.0])
+def test_predictions_and_check_warn_turn_errors_into_one_warning(value):
+    images = torch.tensor([-0.5, value])
+    for settings, given in (({"check": "warn"}, images), ({"check": "error"}, images.clone().requires_grad_())):
+        with pytest.warns(UserWarning, match="NaN or infinite" if value > 9 or value != value else "from -0.5 to 9"):
+            assert check_range(given, normalize=False, **settings)
+        assert check_range(given, normalize=False, warned=True, **settings)
+    assert not check_range(images, normalize=False, check=False)
+    with pytest.raises(ValueError, match="NaN or infinite|expected"):
+        check_range(images, normalize=False, warned=True)

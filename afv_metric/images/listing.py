@@ -1,0 +1,188 @@
+"""Which files of a folder are images: one rule for scoring, sets, training and judged data.
+
+- A file counts by its suffix, in any case: whatever Pillow decodes, NumPy's ``.npy`` and ``.npz``, and the formats of
+  the extras (DICOM, NIfTI, HEIF). Formats that hold drawings or films, such as EPS and MPEG, do not count.
+- Folders are entered at any depth, linked ones as well, except where a link leads back to a folder above it.
+- Hidden files and folders and those that systems leave behind (``Thumbs.db``, ``@eaDir``, ``__MACOSX``) are passed
+  over, as is every other file: captions, tables, archives. They are counted, so that one line can say it.
+- Links to nowhere are named; one with the name of an image is an image that cannot be read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+__all__ = ["Listing", "image_suffixes", "is_image_name", "list_images"]
+
+ARRAYS = (".npy", ".npz")
+DICOM = (".dcm", ".dicom")
+NIFTI = (".nii", ".nii.gz")
+HEIF = (".heic", ".heif", ".hif")
+_NO_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow names these, but has no decoder of its own
+_SYSTEM = {
+    "$recycle.bin",
+    "#recycle",
+    "@eadir",
+    "__macosx",
+    "desktop.ini",
+    "ehthumbs.db",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+}
+
+_Folder = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]  # path, its parts below the root, folders above
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images below a folder, and what else is there.
+
+    Attributes:
+        root: The folder.
+        files: Path of each image by its name: the path below the folder, with forward slashes; sorted by its parts.
+        passed_over: Number of other files and folders of each kind: a suffix, ``hidden``, ``system`` or
+            ``circular link``.
+        dead_links: Names of the links to nowhere.
+    """
+
+    root: Path
+    files: Mapping[str, str]
+    passed_over: Counter[str] = field(default_factory=Counter)
+    dead_links: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line about what is not among the images; empty if there is nothing to say.
+
+        Example:
+            >>> Listing(Path("scans"), {}, Counter({".txt": 3, "hidden": 1}), ("a.png",)).summary()
+            'scans: passed over 4 other files (3 .txt, 1 hidden), 1 dead link (a.png)'
+        """
+        parts = []
+        if self.passed_over:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.passed_over.most_common(5))
+            more = ", ..." if len(self.passed_over) > 5 else ""
+            parts.append(f"{_count(self.passed_over.total(), 'other file')} ({kinds}{more})")
+        if self.dead_links:
+            more = ", ..." if len(self.dead_links) > 3 else ""
+            parts.append(f"{_count(len(self.dead_links), 'dead link')} ({', '.join(self.dead_links[:3])}{more})")
+        return f"{self.root}: passed over {', '.join(parts)}" if parts else ""
+
+    def lack(self) -> str:
+        """Why there is no image, and what to do; for the error of whoever needs some."""
+        archives = sum(self.passed_over[suffix] for suffix in (".tar", ".tgz", ".tar.gz", ".zip"))
+        if archives:
+            return (
+                f"{self.root} holds no image, but {_count(archives, 'archive')}: train on them by their own paths, "
+                "or unpack them first"
+            )
+        told = f" ({self.summary().partition(': ')[2]})" if self.summary() else ""
+        return f"{self.root} holds no image{told}: expected files such as .png, .jpg, .tif, .webp, .npy or .dcm"
+
+
+def list_images(folder: str | os.PathLike[str]) -> Listing:
+    """Find the images of a folder, see :mod:`afv_metric.images.listing` for the rules.
+
+    Args:
+        folder: The folder; it may be a link.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        NotADirectoryError: If it is a file.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        missing = not root.exists()
+        raise (FileNotFoundError if missing else NotADirectoryError)(
+            f"there is no folder {root}" if missing else f"{root} is a file; a folder of images was expected"
+        )
+    found: list[tuple[tuple[str, ...], str]] = []
+    passed_over: Counter[str] = Counter()
+    dead: list[str] = []
+    # With text in place of Path objects, which would take three times as long: there may be a million files.
+    waiting: list[_Folder] = [(str(root), (), frozenset([_identity(os.stat(root))]))]
+    while waiting:
+        top, inside, above = waiting.pop()
+        with os.scandir(top) as entries:
+            for entry in entries:
+                parts = (*inside, entry.name)
+                if entry.name.startswith("."):
+                    passed_over["hidden"] += 1
+                elif entry.name.lower() in _SYSTEM:
+                    passed_over["system"] += 1
+                elif (mode := _mode(entry)) is None:
+                    dead.append("/".join(parts))
+                    if is_image_name(entry.name):
+                        found.append((parts, entry.path))
+                elif stat.S_ISDIR(mode):
+                    identity = _identity(os.stat(entry.path))
+                    if identity in above:
+                        passed_over["circular link"] += 1
+                    else:
+                        waiting.append((entry.path, parts, above | {identity}))
+                elif not stat.S_ISREG(mode):
+                    passed_over["special"] += 1  # a pipe, say, that would block whoever opens it
+                elif is_image_name(entry.name):
+                    found.append((parts, entry.path))
+                else:
+                    passed_over[_suffix(entry.name)] += 1
+    return Listing(root, {"/".join(parts): path for parts, path in sorted(found)}, passed_over, tuple(sorted(dead)))
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Suffixes, in lower case, of all files that count as images; some need an extra to be read.
+
+    Example:
+        >>> {".png", ".jfif", ".npy", ".dcm", ".nii.gz"} <= set(image_suffixes()), ".pdf" in image_suffixes()
+        (True, False)
+    """
+    Image.init()
+    pillow = {
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_PIXELS
+    }
+    return tuple(sorted(pillow.union(ARRAYS, DICOM, NIFTI, HEIF, [".avif"])))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a path ends as an image's does, and is neither hidden nor of a system.
+
+    Example:
+        >>> [is_image_name(name) for name in ("a/b.JPG", "a/._b.jpg", "__MACOSX/b.jpg", "b.txt")]
+        [True, False, False, False]
+    """
+    *folders, last = name.split("/")
+    if last.startswith(".") or any(folder.lower() in _SYSTEM for folder in folders):
+        return False
+    return last.lower().endswith(image_suffixes())
+
+
+def _mode(entry: os.DirEntry[str]) -> int | None:
+    """Kind of an entry, behind its links; None if they lead nowhere."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _suffix(name: str) -> str:
+    lower = name.lower()
+    return ".tar.gz" if lower.endswith(".tar.gz") else os.path.splitext(lower)[1] or "without suffix"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,94 @@
+"""Squares of images: the middle one, which all sizes have in common, and tiles that cover a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+__all__ = ["Tiling", "resize_and_center_crop"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a large image becomes many squares, so that its texture is seen as it is.
+
+    Squares of the native image cover all of it, those of the image at half its size as well, and so on down to the
+    middle square of the whole, which is all that there is of an image whose shorter side is below twice the square's.
+    Images count by their area, up to ``most``.
+
+    Attributes:
+        most: Tiles per image at most, evenly spread over places and scales.
+        least_deviation: Tiles with a smaller standard deviation, in levels of 0 to 255, are empty and left out, such as
+            the black borders of scans.
+
+    Raises:
+        ValueError: If ``most`` is below 1.
+
+    Example:
+        >>> grain = np.random.default_rng(0).integers(0, 256, (256, 128, 1), np.uint8)
+        >>> len(Tiling().cut(grain, 32))  # 8 x 4 tiles, 4 x 2 at half the size, the middle square
+        41
+    """
+
+    most: int = 1024
+    least_deviation: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.most < 1:
+            raise ValueError(f"an image gives at least one tile, got {self.most}")
+
+    def cut(self, pixels: NDArray[Any], size: int) -> list[NDArray[Any]]:
+        """The tiles of an image ``(H, W, C)``, native ones first; the middle square if all are empty."""
+        tiles, level = [], pixels
+        while min(level.shape[:2]) >= 2 * size:
+            tops, lefts = (
+                np.linspace(0, side - size, -(-side // size)).round().astype(int) for side in level.shape[:2]
+            )
+            tiles += [level[top : top + size, left : left + size] for top in tops for left in lefts]
+            level = _halve(level)
+        middle = resize_and_center_crop(pixels, size)
+        tiles = [tile for tile in (*tiles, middle) if tile.std((0, 1)).max() >= self.least_deviation] or [middle]
+        count = min(self.most, len(tiles))
+        return [tiles[place * len(tiles) // count] for place in range(count)]
+
+
+def resize_and_center_crop(pixels: NDArray[Any], size: int) -> NDArray[Any]:
+    """The middle square of an image, scaled to ``size``: the rule of training, sets and experiments.
+
+    It shrinks by area averages. A smaller image is enlarged: by repeating pixels if it fits a whole number of times, so
+    that averages of 2x2 pixels give a 32x32 image back exactly, else bicubically.
+
+    Args:
+        pixels: uint8 ``(H, W, C)``.
+        size: Side of the square in pixels.
+
+    Returns:
+        uint8 ``(size, size, C)``.
+
+    Example:
+        >>> ramp = np.arange(8, dtype=np.uint8)[None, :, None].repeat(4, 0)
+        >>> resize_and_center_crop(ramp, 4)[0, :, 0].tolist()
+        [2, 3, 4, 5]
+    """
+    shorter = min(pixels.shape[:2])
+    repeats = shorter >= size or size % shorter == 0
+    method = Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC
+    return _by_pillow(lambda image: ImageOps.fit(image, (size, size), method), pixels)
+
+
+def _halve(pixels: NDArray[Any]) -> NDArray[Any]:
+    return _by_pillow(lambda image: image.reduce(2), pixels)
+
+
+def _by_pillow(change: Callable[[Image.Image], Image.Image], pixels: NDArray[Any]) -> NDArray[Any]:
+    """Change an image of any number of channels, which Pillow does alike for all of them."""
+    if pixels.shape[2] == 3:
+        return np.asarray(change(Image.fromarray(pixels)))
+    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., channel])) for channel in range(pixels.shape[2])]
+    return np.stack([np.asarray(change(plane)) for plane in planes], -1)

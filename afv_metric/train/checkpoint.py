@@ -59,10 +59,9 @@ def sample_grids(run: str | Path) -> dict[int, Path]:
 
 
 def _numbered(run: str | Path, stem: str, suffix: str) -> dict[int, Path]:
-    found = (
-        (re.fullmatch(rf"{stem}-(\d+){suffix}", path.name, re.ASCII), path) for path in Path(run).glob(f"{stem}-*")
-    )
-    return dict(sorted((int(name[1]), path) for name, path in found if name and path.is_file()))
+    name = re.compile(rf"{stem}-(\d{{7,}}){re.escape(suffix)}", re.ASCII)  # as checkpoint_at pads them
+    found = ((name.fullmatch(path.name), path) for path in Path(run).glob(f"{stem}-*") if path.is_file())
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def latest_checkpoint(run: str | Path) -> Path | None:

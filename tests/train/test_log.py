@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -34,11 +35,14 @@ def test_tensorboard_gets_the_same_numbers_where_it_is_installed(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_events_of_a_branch_that_was_given_up_are_void(tmp_path):
+def test_events_of_a_branch_that_was_given_up_are_void(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    clock = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
     for begun, steps in ((0, (10, 20, 30)), (20, (25,))):
+        clock[0] += 1  # TensorBoard reads files in the order of their names, which begin with the second
         writer = Log(tmp_path, begun)
         for step in steps:
             writer.write("stats", step, 1.0, {"real": step / 10})

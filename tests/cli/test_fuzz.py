@@ -44,7 +44,7 @@ _VALUES = [
     "l2",
     "afv",
 ]
-_OUTPUTS = ("--out", "--csv", "--map", "--json", "--html", "--markdown", "--results")
+_OUTPUTS = ("--out", "--csv", "--map", "--json", "--html", "--markdown", "--results", "--cache")
 _FOLDER_LIKE = ("data", "root", "runs", "run", "bundle")
 _LEFT_OUT = ("--help", "--debug", "--download", "--dry-run", "--workers", "--samples", "--set")
 _SMALL = "width=4 generator_width=4 latent_size=8 batch_size=8 iterations=1 monitor_samples=8 held_out=0.25"
@@ -137,7 +137,11 @@ def draw_arguments(command: str, paths: list[Path], out: Path, chance: random.Ra
         count = 0 if action.nargs == 0 else chance.choice([1, 1, 2]) if action.nargs in ("+", "*") else 1
         values = [draw_value(action, paths, chance) for _ in range(count)]
         if count and name in _OUTPUTS:
-            values = [str(chance.choice([out / "new", out / "deep" / "new.csv", out, paths[0] / "below.csv"]))]
+            values = [
+                str(
+                    chance.choice([out / "new", out / "deep" / "new.csv", out, paths[0].parent / "whole.png" / "below"])
+                )
+            ]
         arguments += [*([name] if name else []), *values]
     arguments += _ALWAYS.get(command, [])
     if chance.random() < 0.1:

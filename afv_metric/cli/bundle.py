@@ -7,7 +7,18 @@ import contextlib
 from pathlib import Path
 
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.cli.options import FORMS, add_device, add_quiet, count, real, whole
+from afv_metric.cli.options import (
+    FORMS,
+    add_device,
+    add_quiet,
+    add_reading,
+    add_tiles,
+    count,
+    reader_of,
+    real,
+    tiling_of,
+    whole,
+)
 from afv_metric.cli.outcome import DONE, SOME_FAILED, emit, say
 
 __all__ = ["add_adapt", "add_card", "add_export", "add_push", "add_validate"]
@@ -46,6 +57,8 @@ def add_adapt(command: argparse.ArgumentParser) -> None:
     command.add_argument("--samples", type=count(), default=5_000, help="crops of the images (5000)")
     command.add_argument("--seed", type=whole, default=0, help="seed of the crops (0)")
     command.add_argument("--cache", type=Path, help="folder for the decoded images")
+    add_tiles(command)
+    add_reading(command)
     add_device(command)
     add_quiet(command)
     command.set_defaults(command=_adapt)
@@ -131,7 +144,10 @@ def _adapt(options: argparse.Namespace) -> None:
             options.name or options.out.resolve().name,
             samples=options.samples,
             seed=options.seed,
+            reader=reader_of(options),
+            tiling=tiling_of(options),
             cache=options.cache,
+            cache_gb=options.cache_gb,
             device=find_device(options.device),
             quiet=options.quiet,
         )

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from afv_metric.cli.options import add_batch_size, add_device, add_quiet
+from afv_metric.cli.options import add_batch_size, add_device, add_quiet, add_reading
 from afv_metric.cli.outcome import Problems, describe, say
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from afv_metric.images.reading import Reader
     from afv_metric.metric import AFVDistance
 
 __all__ = [
@@ -28,7 +29,8 @@ _Named = TypeVar("_Named", bound=tuple[Any, ...])
 
 
 def add_batches(command: argparse.ArgumentParser) -> None:
-    """Add where to compute, how much at a time, and silence."""
+    """Add how to read, where to compute, how much at a time, and silence."""
+    add_reading(command)
     add_device(command)
     add_batch_size(command, 16)
     add_quiet(command)
@@ -65,13 +67,15 @@ def list_files(folder: Path) -> dict[str, Path]:
     return {name: Path(path) for name, path in listing.files.items()}
 
 
-def read_item(path: Path, problems: Problems, like: Tensor | None = None, square: int | None = None) -> Tensor | None:
+def read_item(
+    path: Path, reader: Reader, problems: Problems, like: Tensor | None = None, square: int | None = None
+) -> Tensor | None:
     """Read an image that the metric takes, of the size of another one, or say what is the matter with it."""
-    from afv_metric.images import ImageError, Reader
+    from afv_metric.images import ImageError
     from afv_metric.images.tensors import SMALLEST_SIDE
 
     try:
-        image = Reader().read(path, square=square)
+        image = reader.read(path, square=square)
     except ImageError as error:
         problems.add(f"{path}: cannot be read: it {error.reason}", error)
         return None

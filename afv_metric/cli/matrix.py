@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afv_metric.cli.items import add_batches, as_progress, list_files, load_metric, printable, read_item, size_of
-from afv_metric.cli.options import add_form, add_weights
+from afv_metric.cli.options import add_form, add_weights, reader_of
 from afv_metric.cli.outcome import Problems, describe, if_interrupted
 from afv_metric.cli.outputs import CSVRows, try_output
 
@@ -40,10 +40,10 @@ def _matrix(options: argparse.Namespace) -> int:
     files = list_files(options.folder)
     try_output(options.csv, "--csv")
     metric = load_metric(options)
-    problems = Problems(options.debug)
+    problems, reader = Problems(options.debug), reader_of(options)
     images = {}
     for name, path in files.items():
-        image = read_item(path, problems)
+        image = read_item(path, reader, problems)
         if image is not None:
             images[printable(name)] = image
     groups: dict[str, list[str]] = defaultdict(list)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 
+if TYPE_CHECKING:
+    from afv_metric.images.reading import Reader
+    from afv_metric.images.tiles import Tiling
+
 __all__ = [
-    "FORMS", "add_batch_size", "add_device", "add_form", "add_json", "add_quiet", "add_weights", "count", "real",
-    "whole",
+    "FORMS", "add_batch_size", "add_device", "add_form", "add_json", "add_quiet", "add_reading", "add_tiles",
+    "add_weights", "count", "reader_of", "real", "tiling_of", "whole",
 ]  # fmt: skip
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -106,3 +111,53 @@ def add_json(command: argparse.ArgumentParser) -> None:
 def add_quiet(command: argparse.ArgumentParser) -> None:
     """Add silence."""
     command.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Add how image files are read; :func:`reader_of` takes the answers."""
+    group = command.add_argument_group("reading", "how image files are read")
+    group.add_argument(
+        "--range", type=real, nargs=2, metavar=("LOW", "HIGH"),
+        help="values that are black and white, of files of more than 8 bits whose format does not tell",
+    )  # fmt: skip
+    group.add_argument("--window", action="store_true", help="the range of a DICOM file is its own window")
+    group.add_argument(
+        "--frame",
+        type=whole,
+        metavar="N",
+        help="frame, page or slice, from 0 (default: the first; of a volume the middle)",
+    )
+    group.add_argument("--no-colour-management", action="store_true", help="embedded colour profiles are ignored")
+    group.add_argument("--most-pixels", type=count(), metavar="N", help="larger images are refused")
+
+
+def reader_of(options: argparse.Namespace) -> Reader:
+    """The rules that the options of :func:`add_reading` ask for."""
+    from afv_metric.images.reading import MOST_PIXELS, DataRange, Reader
+
+    return Reader(
+        data_range=DataRange(*options.range) if options.range else None,
+        frame=options.frame,
+        window=options.window,
+        colour_management=not options.no_colour_management,
+        most_pixels=options.most_pixels or MOST_PIXELS,
+    )
+
+
+def add_tiles(command: argparse.ArgumentParser) -> None:
+    """Add how large images are cut; :func:`tiling_of` takes the answers."""
+    command.add_argument(
+        "--tiles", type=count(), metavar="N",
+        help="cut large images into at most N squares each, at native resolution and coarser ones "
+        "(default: the middle square of each alone)",
+    )  # fmt: skip
+    command.add_argument(
+        "--cache-gb", type=real, metavar="GB", help="bound on the decoded images; fewer tiles where needed"
+    )
+
+
+def tiling_of(options: argparse.Namespace) -> Tiling | None:
+    """The tiling that the options of :func:`add_tiles` ask for."""
+    from afv_metric.images.tiles import Tiling
+
+    return Tiling(options.tiles) if options.tiles else None

@@ -21,7 +21,7 @@ from afv_metric.cli.items import (
     printable,
     read_item,
 )
-from afv_metric.cli.options import add_form, add_json, add_weights
+from afv_metric.cli.options import add_form, add_json, add_weights, reader_of
 from afv_metric.cli.outcome import Problems, emit, if_interrupted, say
 from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
 
@@ -65,15 +65,15 @@ def _compare(options: argparse.Namespace) -> int:
         raise ValueError(f"--map takes exactly one image to compare, got {len(paths)}")
     try_output(options.map, "--map")
     metric = load_metric(options)
-    problems = Problems(options.debug)
-    reference = read_item(options.reference, problems)
+    problems, reader = Problems(options.debug), reader_of(options)
+    reference = read_item(options.reference, reader, problems)
     if reference is None:
         return problems.status
     found: list[tuple[str, float]] = []
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for path in as_progress(paths, options):
-            image = read_item(path, problems, like=reference)
+            image = read_item(path, reader, problems, like=reference)
             if image is not None:
                 yield printable(str(path)), reference, image
 
@@ -96,7 +96,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _write_map(options: argparse.Namespace, path: Path, reference: Tensor, problems: Problems) -> None:
     from afv_metric.cli.heat_map import save_heat_map
 
-    image = read_item(path, problems)
+    image = read_item(path, reader_of(options), problems)
     if image is not None:
         values = load_metric(options, spatial=True)(image.to(options.device), reference.to(options.device))
         largest = save_heat_map(values[0, 0].cpu().numpy(), image[0].float().mean(0).numpy(), options.map)
@@ -113,13 +113,13 @@ def _dirs(options: argparse.Namespace) -> int:
     rows, size = kept_rows(options.csv, _HEADER) if options.resume else ([], 0)
     values = dict(rows)
     metric = load_metric(options)
-    problems = Problems(options.debug)
+    problems, reader = Problems(options.debug), reader_of(options)
 
     def measure(names: list[str]) -> Iterator[list[tuple[str, float]]]:
         def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
             for name in as_progress(names, options):
-                first = read_item(files[0][name], problems)
-                second = read_item(files[1][name], problems, like=first)
+                first = read_item(files[0][name], reader, problems)
+                second = read_item(files[1][name], reader, problems, like=first)
                 if first is not None and second is not None:
                     yield name, first, second
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from afv_metric.cli.items import add_batches, as_progress, batches, list_files, read_item
-from afv_metric.cli.options import add_json, add_weights, count, whole
+from afv_metric.cli.options import add_json, add_weights, count, reader_of, whole
 from afv_metric.cli.outcome import Problems, emit, say
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def _sets(options: argparse.Namespace) -> int:
     engine = FisherEngine(bundle.discriminator, bundle.energy).to(device)
     size = options.size or bundle.discriminator.config.image_size
     chance = random.Random(options.seed)
-    problems = Problems(options.debug)
+    problems, reader = Problems(options.debug), reader_of(options)
 
     def squares(paths: Sequence[Path]) -> Iterator[tuple[Tensor]]:
         for path in paths:
-            image = read_item(path, problems, square=size)
+            image = read_item(path, reader, problems, square=size)
             if image is not None:
                 yield (to_network_range(image, normalize=False, dtype=torch.float32),)
 

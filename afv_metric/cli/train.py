@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.cli.options import add_device, add_quiet
+from afv_metric.cli.options import add_device, add_quiet, add_reading, add_tiles, reader_of, tiling_of
 from afv_metric.cli.outcome import Interrupted, emit
 from afv_metric.cli.outputs import try_output
 from afv_metric.suggestions import did_you_mean
@@ -53,6 +53,8 @@ def add_train(command: argparse.ArgumentParser) -> None:
         help="images judged by people, as afv-metric eval reads them: watch the agreement with them",
     )  # fmt: skip
     command.add_argument("--cache", type=Path, help="folder for the decoded images")
+    add_tiles(command)
+    add_reading(command)
     command.add_argument(
         "--on-divergence", choices=["stop", "rollback"], default="stop",
         help="when training fails: stop, or go back two checkpoints and on with half the rates",
@@ -99,7 +101,10 @@ def _train(options: argparse.Namespace) -> None:
                 held_out=options.held_out,
                 init=init,
                 evaluate=_evaluation(options.judged) if rank_and_world_size()[0] == 0 else None,
+                reader=reader_of(options),
+                tiling=tiling_of(options),
                 cache=options.cache,
+                cache_gb=options.cache_gb,
                 on_divergence=options.on_divergence,
                 device=device,
                 quiet=options.quiet,

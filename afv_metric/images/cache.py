@@ -21,7 +21,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -107,6 +107,7 @@ def load_images(
     reader: Reader | None = None,
     tiling: Tiling | None = None,
     cache: str | Path | None = None,
+    cache_gb: float | None = None,
     quiet: bool = False,
 ) -> ImageSet:
     """Decode images, or find them decoded by an earlier call; see :mod:`afv_metric.images.cache` for all rules.
@@ -123,6 +124,7 @@ def load_images(
             each alone.
         cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
             or ``~/.cache``.
+        cache_gb: Bound on their size in units of 10^9 bytes; images give fewer tiles where it needs be.
         quiet: Show no progress bar.
 
     Returns:
@@ -136,6 +138,8 @@ def load_images(
     paths = [sources] if isinstance(sources, (str, Path)) else sources
     found = [find_source(Path(path).expanduser()) for path in paths]
     rules = _Rules(size, reader or Reader(), tiling)
+    if cache_gb is not None:
+        rules = _bounded(rules, found, cache_gb)
     key = _cache_key(found, rules)
     folder = Path(cache) if cache is not None else _default_cache()
     images = _open_entry(folder / key)
@@ -215,6 +219,17 @@ class _Rules(NamedTuple):
     def text(self) -> str:
         """Tells rules apart; empty for the usual ones."""
         return repr(self[1:]) if self[1:] != (Reader(), None) else ""
+
+
+def _bounded(rules: _Rules, sources: Sequence[Source], cache_gb: float) -> _Rules:
+    """The rules with as many tiles per image as the bound has room for."""
+    if any(source.path.is_file() for source in sources):
+        raise ValueError("how many images an archive holds is not known before it is read: unpack it for --cache-gb")
+    number = sum(source.read().number or 0 for source in sources)
+    most = int(cache_gb * 1e9 / (rules.size**2 * (rules.reader.channels or 3)) / number)
+    if most < 1:
+        raise ValueError(f"{cache_gb:g} GB (--cache-gb) have no room for a square of each of {number:,} images")
+    return rules._replace(tiling=replace(rules.tiling, most=min(rules.tiling.most, most)) if rules.tiling else None)
 
 
 class _Decoded(NamedTuple):

@@ -143,7 +143,7 @@ class Reader:
 
         With ``square`` a JPEG that is much larger is reduced while it is decoded, to at least twice that side.
         """
-        levels: _Array = self._named(self._levels_of, source, name, square)
+        levels: _Array = self._named(source, name, square)
         return levels
 
     def count_frames(self, source: Source, *, name: str | None = None) -> int:
@@ -156,17 +156,17 @@ class Reader:
             return frames[0]
         return 1
 
-    def _named(self, work: Any, source: Source, name: str | None, *rest: Any) -> Any:
+    def _named(self, source: Source, name: str | None, square: int | None) -> _Array:
         """Give every error of the decoders, which are of all kinds, the name of the file."""
+        if not isinstance(source, str | os.PathLike | np.ndarray | Image.Image) and not hasattr(source, "read"):
+            raise TypeError(f"an image is a path, a file, an array or Pillow's image, got {type(source).__name__}")
         if name is None:
             own = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
             own = own or getattr(source, "filename", None)
             name = os.fsdecode(own) if isinstance(own, str | os.PathLike) else f"the {type(source).__name__}"
         try:
-            return work(source, name, *rest)
-        except (ImageError, _CountedError, MemoryError, TypeError) as error:
-            if isinstance(error, TypeError) and isinstance(source, str | os.PathLike):
-                raise ImageError(name, f"cannot be decoded: {error}") from error
+            return self._levels_of(source, name, square)
+        except (ImageError, _CountedError, MemoryError):
             raise
         except UnidentifiedImageError as error:
             raise ImageError(name, "is no image that Pillow reads; convert it, to PNG or TIFF say") from error
@@ -185,11 +185,9 @@ class Reader:
         elif isinstance(source, str | os.PathLike):
             with open(source, "rb") as opened:
                 levels = self._of_file(opened, name, square)
-        elif hasattr(source, "read"):
+        else:
             file = source if source.seekable() else io.BytesIO(source.read())
             levels = self._of_file(file, name, square)
-        else:
-            raise TypeError(f"an image is a path, a file, an array or Pillow's image, got {type(source).__name__}")
         return _with_channels(levels, self.channels, name)
 
     def _of_file(self, file: IO[bytes], name: str, square: int | None) -> _Array:
@@ -267,7 +265,8 @@ class Reader:
         return self._levels(values, name)
 
     def _of_tiff(self, file: IO[bytes], name: str) -> _Array:
-        with _extra("tifffile", "geo", name).TiffFile(file) as tiff:
+        tifffile = _extra("tifffile", "geo", name)
+        with _silent("tifffile"), tifffile.TiffFile(file) as tiff:
             page = tiff.pages[self._chosen(len(tiff.pages), name)]
             self._refuse_large((page.imagewidth, page.imagelength), name)
             values = page.asarray()
@@ -319,11 +318,13 @@ class Reader:
     def _of_nifti(self, file: IO[bytes], name: str) -> _Array:
         nibabel = _extra("nibabel", "medical", name)
         path = getattr(file, "name", None)
-        if isinstance(path, str) and path.lower().endswith(NIFTI):
-            volume = nibabel.load(path)  # reads the slice alone
-        else:
-            data = file.read()
-            volume = nibabel.Nifti1Image.from_bytes(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        with _silent("nibabel.global"):
+            if isinstance(path, str) and path.lower().endswith(NIFTI):
+                volume = nibabel.load(path)  # reads the slice alone
+            else:
+                data = file.read()
+                data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+                volume = nibabel.Nifti1Image.from_bytes(data)
         width, height, *further = volume.shape
         self._refuse_large((width, height), name)
         middle = further[0] // 2 if further else 0
@@ -534,6 +535,19 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _silent(logger: str) -> Iterator[None]:
+    """Without what a library logs of a damaged file: what matters it raises as well."""
+    theirs = logging.getLogger(logger)
+    with _opening:
+        level = theirs.level
+        theirs.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            theirs.setLevel(level)
 
 
 def _opened(file: IO[bytes]) -> Image.Image:

@@ -17,6 +17,8 @@ from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import load_images
+from afv_metric.images.reading import Reader
+from afv_metric.images.tiles import Tiling
 from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.recipes import Recipe
 
@@ -32,7 +34,10 @@ def adapt_bundle(
     *,
     samples: int = 5_000,
     seed: int = 0,
+    reader: Reader | None = None,
+    tiling: Tiling | None = None,
     cache: str | Path | None = None,
+    cache_gb: float | None = None,
     device: str | torch.device = "cpu",
     quiet: bool = False,
 ) -> Bundle:
@@ -47,7 +52,10 @@ def adapt_bundle(
         name: Name of the new bundle.
         samples: Crops. ``fisher`` takes 10,000 for variances that are certain to 2 %; the other forms take few.
         seed: Seed of the crops.
+        reader: Rules to read the files by.
+        tiling: How large images are cut; None: the middle square of each alone.
         cache: Folder for the decoded images.
+        cache_gb: Bound on the size of the decoded images.
         device: Where to compute.
         quiet: Show no progress bar.
 
@@ -62,7 +70,7 @@ def adapt_bundle(
         raise ValueError(f"Fisher statistics need at least one sample, got {samples}")
     recipe = read_recipe(bundle.training["recipe"]) if "recipe" in bundle.training else Recipe()
     size = bundle.discriminator.config.image_size
-    images = load_images(data, 2 * size, cache=cache, quiet=quiet)
+    images = load_images(data, 2 * size, reader=reader, tiling=tiling, cache=cache, cache_gb=cache_gb, quiet=quiet)
 
     def batches() -> Iterator[Tensor]:
         count = len(images.images)
@@ -87,6 +95,8 @@ def adapt_bundle(
             "data_fingerprint": images.fingerprint,
             "augmentation": recipe.augmentation,
             "seed": seed,
+            **({"data_range": list(vars(reader.data_range).values())} if reader and reader.data_range else {}),
+            **({"tiles": tiling.most} if tiling else {}),
         },
         card=f"# {name}\n",
         hash="",

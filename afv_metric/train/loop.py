@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,8 @@ from afv_metric.files import atomic_write, locked
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
 from afv_metric.images.grid import save_grid
+from afv_metric.images.reading import Reader
+from afv_metric.images.tiles import Tiling
 from afv_metric.runtime import record_machine
 from afv_metric.train.checkpoint import (
     checkpoint_at,
@@ -79,7 +82,10 @@ def train(
     held_out: Paths = (),
     init: Bundle | None = None,
     evaluate: Callable[[Bundle], dict[str, float]] | None = None,
+    reader: Reader | None = None,
+    tiling: Tiling | None = None,
     cache: str | Path | None = None,
+    cache_gb: float | None = None,
     on_divergence: Literal["stop", "rollback"] = "stop",
     device: str | torch.device = "cpu",
     quiet: bool = False,
@@ -97,7 +103,10 @@ def train(
         init: Bundle, with its generator, whose two networks a new run starts from.
         evaluate: Scores of a bundle by name, for the monitors alone, see :class:`~afv_metric.train.monitor.Monitor`;
             :func:`bapps_eval.watch.make_evaluation` makes one of images judged by people.
+        reader: Rules to read the files by.
+        tiling: How large images are cut; None: the middle square of each alone.
         cache: Folder for the decoded images.
+        cache_gb: Bound on the size of the decoded images.
         on_divergence: What to do when a network collapses or a number is not finite: ``"stop"``, or ``"rollback"``
             to the checkpoint before the last and go on with half the learning rates.
         device: Where to train.
@@ -116,7 +125,8 @@ def train(
     device, out, rank = torch.device(device), Path(out), rank_and_world_size()[0]
     quiet = quiet or rank > 0
     with locked(out) if rank == 0 else nullcontext():
-        run = _open_run(recipe, data, out, held_out, init, evaluate, cache, device, quiet)
+        load = partial(_load_in_turns, reader=reader, tiling=tiling, cache=cache, cache_gb=cache_gb, quiet=quiet)
+        run = _open_run(recipe, data, out, held_out, init, evaluate, load, device, quiet)
         if run:
             _run_to_the_end(run, out, on_divergence, device, quiet)
     return out
@@ -139,7 +149,7 @@ def _open_run(
     held_out: Paths,
     init: Bundle | None,
     evaluate: Callable[[Bundle], dict[str, float]] | None,
-    cache: str | Path | None,
+    load: Callable[[Paths, int], ImageSet],
     device: torch.device,
     quiet: bool,
 ) -> _Run | None:
@@ -157,9 +167,9 @@ def _open_run(
     if saved and saved["iteration"] >= recipe.iterations:
         _log.info("%s has done its %d iterations already", out, saved["iteration"])
         return None
-    everything = _load_in_turns(data, 2 * recipe.image_size, cache, quiet)
+    everything = load(data, 2 * recipe.image_size)
     if held_out:
-        images, aside = everything, _load_in_turns(held_out, 2 * recipe.image_size, cache, quiet)
+        images, aside = everything, load(held_out, 2 * recipe.image_size)
     else:
         images, aside = split_held_out(everything, recipe.held_out, recipe.seed)
     images = draw_images(images, recipe.images, recipe.seed)
@@ -384,13 +394,13 @@ def _read_begun(out: Path) -> dict[str, Any] | None:
     return dict(begun)
 
 
-def _load_in_turns(data: Paths, size: int, cache: str | Path | None, quiet: bool) -> ImageSet:
+def _load_in_turns(data: Paths, size: int, **settings: Any) -> ImageSet:
     """The first process decodes into the cache, the others then find it there."""
     sources = [data] if isinstance(data, (str, Path)) else list(data)
     rank, processes = rank_and_world_size()
     if rank:
         distributed.barrier()
-    images = load_images(sources, size, cache=cache, quiet=quiet)
+    images = load_images(sources, size, **settings)
     if processes > 1 and rank == 0:
         distributed.barrier()
     return images

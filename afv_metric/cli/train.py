@@ -84,14 +84,14 @@ def _train(options: argparse.Namespace) -> None:
     if options.recipe not in RECIPES:
         hint = did_you_mean(options.recipe, RECIPES)
         raise ValueError(f"there is no recipe {options.recipe!r}, only {', '.join(RECIPES)}{hint}")
+    if not options.show and (options.data is None or options.out is None):
+        raise ValueError("training needs --data, folders or archives of images, and --out, a folder for the run")
     chosen = options.init or (DEFAULT_BUNDLE if options.recipe == "folder" else "none")
     init = None if chosen == "none" else load_bundle(chosen, generator=True)
     recipe = _shaped_as(init, RECIPES[options.recipe]).override(options.set)
     if options.show:
         emit(json.dumps(asdict(recipe), indent=2))
         return
-    if options.data is None or options.out is None:
-        raise ValueError("training needs --data, folders or archives of images, and --out, a folder for the run")
     try:
         with init_distributed(find_device(options.device)) as device:
             train(

@@ -47,5 +47,13 @@ def test_few_large_scans_are_enough_for_a_bundle(
     assert main([*command, "--out", str(tmp_path / "new"), "--tiles", "100"]) == 0
     sampling = load_bundle(tmp_path / "new").sampling
     assert (sampling["data_range"], sampling["tiles"]) == ([0.0, 4095.0], 100)
+    pair = [str(scans / "0.png"), str(scans / "1.png"), "--weights", str(tmp_path / "new"), "--quiet"]
+    printed = []
+    for more, said in (([], False), (["--range", "0", "4095"], False), (["--range", "0", "9000"], True)):
+        assert main(["compare", *pair, *more]) == 0
+        out, errors = capsys.readouterr()
+        assert ("adapted to images of the range 0 4095, not of this --range" in errors) == said
+        printed.append(out)
+    assert printed[0] == printed[1] != printed[2]
     assert main([*command, "--out", str(tmp_path / "no"), "--tiles", "100", "--cache-gb", "1e-5"]) == 2
     assert "1e-05 GB (--cache-gb) have no room for a square of each of 4 images" in capsys.readouterr().err

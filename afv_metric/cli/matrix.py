@@ -53,8 +53,8 @@ def _matrix(options: argparse.Namespace) -> int:
         problems.add(f"{options.folder}: holds no image")
         return problems.status
     if len(groups) > 1:
-        listing = "; ".join(f"{size}: {', '.join(group)}" for size, group in groups.items())
-        problems.add(f"images of different sizes are not compared, {listing}")
+        sizes = "; ".join(f"{size}: {_shortened(group)}" for size, group in groups.items())
+        problems.add(f"images of different sizes are not compared, {sizes}")
 
     pairs = _Pairs(metric, images, options.device, problems)
     blocks = [
@@ -65,7 +65,9 @@ def _matrix(options: argparse.Namespace) -> int:
     names, ready, written = list(images), set[str](), 0
     with (
         if_interrupted(
-            lambda: f"interrupted: {written} of {len(names)} rows are{f' in {options.csv}' * bool(options.csv)}"
+            lambda: (
+                f"interrupted: {written} of {len(names)} rows are {f'in {options.csv}' if options.csv else 'written'}"
+            )
         ),
         CSVRows(options.csv, ["", *names]) as table,
     ):
@@ -79,6 +81,10 @@ def _matrix(options: argparse.Namespace) -> int:
                     return problems.status
                 written += 1
     return problems.status
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class _Pairs:

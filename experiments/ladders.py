@@ -44,6 +44,7 @@ from afv_metric.cli.outcome import run
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images import read_image
+from afv_metric.images.listing import list_images
 from bapps_eval.data import spread
 from bapps_eval.formats import finite, format_number
 from bapps_eval.metrics import Choice, Metric, make_metrics
@@ -143,7 +144,7 @@ def choose_images(folder: Path, count: int) -> list[Path]:
     Raises:
         ValueError: If there are not as many.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in Image.registered_extensions())
+    paths = [Path(path) for path in list_images(folder).files.values()]
     if not 1 <= count <= len(paths):
         raise ValueError(f"--count must be from 1 to the number of images in {folder}, {len(paths)}; got {count}")
     return [paths[index] for index in spread(len(paths), count)]

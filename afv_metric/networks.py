@@ -10,7 +10,7 @@ whose kernel is in both cases made of the four one-pixel shifts of the 3x3 kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -30,35 +30,52 @@ __all__ = [
 ]
 
 
+_POOLED_BLOCKS = {32: 2, 64: 3}  # of the discriminator, by the side of the images
+_DOUBLINGS = {32: 3, 64: 4}  # of the generator, from 4x4 on
+
+
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """Shape of a :class:`Discriminator`.
 
     Attributes:
-        width: Channels of every hidden layer (the paper: 128; 256 for its best results).
+        width: Channels of every residual block, or one number per block (the paper: 128; 256 for its best results).
         image_size: Side of the training images in pixels, 32 or 64; 64 adds one residual block.
         slope: Negative slope of the leaky ReLU; 0 is the ReLU of the paper.
-        head: What the training loss sees: ``"pooled"``, one energy an image (the paper), or ``"position"``,
-            the energy at every position of the last map. The energy of an image is the mean either way.
-        gain: Factor on the energy; relieves the Lipschitz bound that spectral normalisation sets.
+        head: What the training loss sees: ``"pooled"``, one logit per image (the paper), or ``"position"``,
+            the logit at every position of the last map. The logit of an image is the mean either way.
+        gain: Factor on the logit; relieves the Lipschitz bound that spectral normalisation sets.
         spectral_norm: Whether every convolution is spectrally normalised (training) or plain (a bundle).
+        strided_stem: Whether the first block halves its input in its first convolution rather than in its second
+            (the paper): no map but the image itself is then at full resolution.
     """
 
-    width: int = 128
+    width: int | tuple[int, ...] = 128
     image_size: int = 32
     slope: float = 0.0
     head: Literal["pooled", "position"] = "pooled"
     gain: float = 1.0
     spectral_norm: bool = True
+    strided_stem: bool = False
 
     def __post_init__(self) -> None:
-        _check_shape(self.width, self.image_size)
+        object.__setattr__(self, "width", _checked_width(self.width, self.image_size, _POOLED_BLOCKS, 2))
         if not 0 <= self.slope < 1:
             raise ValueError(f"slope must be in [0, 1), got {self.slope}")
         if self.head not in ("pooled", "position"):
             raise ValueError(f'head must be "pooled" or "position", got {self.head!r}')
         if not self.gain > 0:
             raise ValueError(f"gain must be positive, got {self.gain}")
+
+    @property
+    def pooled_blocks(self) -> int:
+        """Number of residual blocks that halve their input; two more follow that do not."""
+        return _POOLED_BLOCKS[self.image_size]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each residual block."""
+        return _widths(self.width, self.pooled_blocks + 2)
 
     def plain(self) -> DiscriminatorConfig:
         """The same shape with ordinary weights, as a bundle stores it."""
@@ -70,26 +87,43 @@ class GeneratorConfig:
     """Shape of a :class:`Generator`.
 
     Attributes:
-        width: Channels of every hidden layer.
+        width: Channels of every residual block, or one number per block.
         latent_size: Length of the latent vector z (the paper: 128).
         image_size: Side of the generated images in pixels, 32 or 64.
     """
 
-    width: int = 128
+    width: int | tuple[int, ...] = 128
     latent_size: int = 128
     image_size: int = 32
 
     def __post_init__(self) -> None:
-        _check_shape(self.width, self.image_size)
+        object.__setattr__(self, "width", _checked_width(self.width, self.image_size, _DOUBLINGS, 0))
         if self.latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {self.latent_size}")
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each residual block."""
+        return _widths(self.width, _DOUBLINGS[self.image_size])
 
-def _check_shape(width: int, image_size: int) -> None:
-    if width < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
-    if image_size not in (32, 64):
+
+def _checked_width(
+    width: int | Sequence[int], image_size: int, blocks: Mapping[int, int], more: int
+) -> int | tuple[int, ...]:
+    if image_size not in blocks:
         raise ValueError(f"image_size must be 32 or 64, got {image_size}")
+    count = blocks[image_size] + more
+    if not isinstance(width, int):  # JSON has lists for tuples
+        width = tuple(width)
+        if len(width) != count:
+            raise ValueError(f"width must be one number, or {count} for images of {image_size} pixels; got {width}")
+    if min(_widths(width, count)) < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+    return width
+
+
+def _widths(width: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+    return (width,) * count if isinstance(width, int) else width
 
 
 def sum_of_shifts(kernel: Tensor) -> Tensor:
@@ -144,27 +178,31 @@ class UpsampledConv2d(nn.Conv2d):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block: [activation,] 3x3 conv, activation, 3x3 conv, plus a 3x3 conv shortcut; pooled if asked.
+    """Residual block: [activation,] 3x3 conv, activation, 3x3 conv, plus a 3x3 conv shortcut; halved where it pools.
 
     Args:
         in_channels: Channels of the input.
-        config: Width, slope and normalisation.
-        first: The first block of the network sees the image itself, without an activation before it.
-        pooled: Whether both branches end in 2x2 mean pooling.
+        channels: Channels of the other maps.
+        slope: Negative slope of the leaky ReLU.
+        first: Whether the input is the image itself, which no activation precedes.
+        pools: Which of the two convolutions, 1 or 2, is followed by 2x2 mean pooling, as the shortcut is; 0 for none.
     """
 
-    def __init__(self, in_channels: int, config: DiscriminatorConfig, *, first: bool, pooled: bool) -> None:
+    def __init__(self, in_channels: int, channels: int, slope: float, *, first: bool, pools: int) -> None:
         super().__init__()
         self.first = first
-        self.pooled = pooled
-        self.slope = config.slope
-        last = PooledConv2d if pooled else nn.Conv2d
-        self.conv1 = nn.Conv2d(in_channels, config.width, 3, padding=1)
-        self.conv2 = last(config.width, config.width, 3, padding=1)
-        self.shortcut = last(in_channels, config.width, 3, padding=1)
+        self.pools = pools
+        self.slope = slope
+
+        def convolution(inputs: int, pooled: bool) -> nn.Conv2d:
+            return (PooledConv2d if pooled else nn.Conv2d)(inputs, channels, 3, padding=1)
+
+        self.conv1 = convolution(in_channels, pools == 1)
+        self.conv2 = convolution(channels, pools == 2)
+        self.shortcut = convolution(in_channels, pools > 0)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map ``(N, C_in, H, W)`` to ``(N, width, H', W')``, halved where the block pools."""
+        """Map ``(N, C_in, H, W)`` to ``(N, channels, H', W')``, halved where the block pools."""
         hidden = input if self.first else F.leaky_relu(input, self.slope)
         hidden = F.leaky_relu(self.conv1(hidden), self.slope)
         out: Tensor = self.conv2(hidden) + self.shortcut(input)
@@ -172,31 +210,31 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The discriminator D(x; theta), whose scalar output is read as an energy: p(x) is proportional to exp D(x).
+    """The discriminator D(x; theta). Its logit is a log-density up to a constant: p(x) is proportional to exp D(x).
 
-    Residual blocks down to 1/4 (1/8 for 64x64) of the image's size, then activation, mean over positions and a
-    1x1 convolution. It is fully convolutional: images of any size from 32x32 on can be given.
+    (In the paper's words D is the *negative* energy.) Residual blocks down to 1/4 (1/8 for 64x64) of the image's size,
+    then activation, mean over positions and a 1x1 convolution. It is fully convolutional: images of any size from 32x32
+    on can be given.
 
     Args:
-        config: Width, image size, slope, head, gain and normalisation.
+        config: Widths, image size, slope, head, gain and normalisation.
 
     Example:
         >>> discriminator = Discriminator(DiscriminatorConfig(width=8, head="position"))
-        >>> discriminator(torch.zeros(2, 3, 32, 32)).shape, discriminator.energy(torch.zeros(2, 3, 48, 40)).shape
+        >>> discriminator(torch.zeros(2, 3, 32, 32)).shape, discriminator.logit(torch.zeros(2, 3, 48, 40)).shape
         (torch.Size([2, 64]), torch.Size([2]))
     """
 
     def __init__(self, config: DiscriminatorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or DiscriminatorConfig()
-        pools = 2 if config.image_size == 32 else 3
-        self.blocks = nn.Sequential(
-            *(
-                DiscriminatorBlock(config.width if index else 3, config, first=index == 0, pooled=index < pools)
-                for index in range(pools + 2)
-            )
-        )
-        self.head = nn.Conv2d(config.width, 1, 1)
+        blocks = []
+        for index, (inputs, channels) in enumerate(zip((3, *config.widths), config.widths, strict=False)):
+            first = index == 0
+            pools = (1 if first and config.strided_stem else 2) if index < config.pooled_blocks else 0
+            blocks.append(DiscriminatorBlock(inputs, channels, config.slope, first=first, pools=pools))
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(config.widths[-1], 1, 1)
         if config.spectral_norm:
             for layer in list(self.convolutions()):
                 parametrizations.spectral_norm(layer)
@@ -212,10 +250,10 @@ class Discriminator(nn.Module):
     @property
     def stride(self) -> int:
         """Pixels of the image for one position of the last map, along each axis."""
-        return int(2 ** sum(block.pooled for block in self.residual_blocks()))
+        return int(2**self.config.pooled_blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The energies that the training loss sees.
+        """The logits that the training loss sees.
 
         Args:
             images: ``(N, 3, H, W)`` in [-1, 1].
@@ -223,27 +261,27 @@ class Discriminator(nn.Module):
         Returns:
             ``(N, 1)`` for the pooled head; ``(N, H/stride * W/stride)`` for the head at every position.
         """
-        return self.energies_of(self.last_maps(images))
+        return self.logits_of(self.last_maps(images))
 
     def last_maps(self, images: Tensor) -> Tensor:
         """What the head sees: ``(N, 3, H, W)`` to ``(N, width, H/stride, W/stride)``."""
         return F.leaky_relu(self.blocks(images), self.config.slope)
 
-    def energies_of(self, maps: Tensor) -> Tensor:
-        """The energies of images, as :meth:`forward` gives them, from their :meth:`last_maps`."""
+    def logits_of(self, maps: Tensor) -> Tensor:
+        """The logits of images, as :meth:`forward` gives them, from their :meth:`last_maps`."""
         if self.config.head == "pooled":
             maps = maps.mean((2, 3), keepdim=True)
-        energies: Tensor = self.head(maps)
-        return energies.flatten(1) * self.config.gain
+        logits: Tensor = self.head(maps)
+        return logits.flatten(1) * self.config.gain
 
-    def energy(self, images: Tensor) -> Tensor:
-        """The energy D(x) of each image: the mean over positions, ``(N,)``."""
-        energies: Tensor = self(images)
-        return energies.mean(1)
+    def logit(self, images: Tensor) -> Tensor:
+        """The logit D(x) of each image: the mean over positions, ``(N,)``."""
+        logits: Tensor = self(images)
+        return logits.mean(1)
 
     @torch.no_grad()
     def baked_state(self) -> dict[str, Tensor]:
-        """Plain weights with the same energies: spectral norms and gain folded in, one entry a weight and bias.
+        """Plain weights with the same logits: spectral norms and gain folded in, one entry per weight and bias.
 
         The spectral norms are those of evaluation mode: the stored singular vectors, with no further iteration.
         """
@@ -264,7 +302,7 @@ class Discriminator(nn.Module):
         Example:
             >>> trained = Discriminator(DiscriminatorConfig(width=4, gain=8.0)).eval()
             >>> images = torch.rand(2, 3, 32, 32)
-            >>> torch.allclose(trained.energy(images), trained.baked().energy(images), atol=1e-5)
+            >>> torch.allclose(trained.logit(images), trained.baked().logit(images), atol=1e-5)
             True
         """
         with torch.device("meta"):
@@ -277,7 +315,7 @@ class Discriminator(nn.Module):
         """Start this network, normalised or not, from the weights of a :meth:`baked` one.
 
         Args:
-            state: ``state_dict`` of a baked discriminator of the same width and image size.
+            state: ``state_dict`` of a baked discriminator of the same widths and image size.
 
         Raises:
             RuntimeError: If names or shapes differ.
@@ -303,16 +341,16 @@ class Discriminator(nn.Module):
 class GeneratorBlock(nn.Module):
     """Residual block: batch norm, ReLU, doubling, 3x3 conv, twice normalised; with a doubled 3x3 conv shortcut."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv1 = UpsampledConv2d(width, width, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.shortcut = UpsampledConv2d(width, width, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = UpsampledConv2d(in_channels, channels, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = UpsampledConv2d(in_channels, channels, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map ``(N, width, H, W)`` to ``(N, width, 2 H, 2 W)``."""
+        """Map ``(N, C_in, H, W)`` to ``(N, channels, 2 H, 2 W)``."""
         hidden = self.conv1(F.relu(self.norm1(input)))
         hidden = self.conv2(F.relu(self.norm2(hidden)))
         out: Tensor = hidden + self.shortcut(input)
@@ -323,7 +361,7 @@ class Generator(nn.Module):
     """The generator G(z), which samples approximately from the energy-based model of the discriminator.
 
     Args:
-        config: Width, latent size and image size.
+        config: Widths, latent size and image size.
 
     Example:
         >>> generator = Generator(GeneratorConfig(width=8, latent_size=16)).eval()
@@ -334,11 +372,12 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GeneratorConfig()
-        self.project = nn.ConvTranspose2d(config.latent_size, config.width, 4)
-        count = 3 if config.image_size == 32 else 4
-        self.blocks = nn.Sequential(*(GeneratorBlock(config.width) for _ in range(count)))
-        self.norm = nn.BatchNorm2d(config.width)
-        self.to_image = nn.Conv2d(config.width, 3, 3, padding=1)
+        widths = config.widths
+        self.project = nn.ConvTranspose2d(config.latent_size, widths[0], 4)
+        pairs = zip((widths[0], *widths), widths, strict=False)
+        self.blocks = nn.Sequential(*(GeneratorBlock(*pair) for pair in pairs))
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.to_image = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def sample_latents(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``count`` latents z ~ N(0, I) on the CPU, moved to the network's device: ``(count, latent_size)``."""

@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 TINY_BUNDLE = Path(__file__).parent / "data" / "tiny-bundle"
 
 
-def make_discriminator(width: int = 4, seed: int = 0, **settings: object) -> Discriminator:
+def make_discriminator(width: int | tuple[int, ...] = 4, seed: int = 0, **settings: object) -> Discriminator:
     """A baked discriminator in float64; a large gain keeps its energies away from 0."""
     torch.manual_seed(seed)
     config = DiscriminatorConfig(width=width, **{"slope": 0.2, "gain": 8.0, **settings})  # type: ignore[arg-type]

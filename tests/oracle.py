@@ -33,9 +33,12 @@ def energy(discriminator: Discriminator, image: Tensor, kind: str = "logit", con
     maps = image
     for index, block in enumerate(discriminator.blocks):
         hidden = maps if index == 0 else F.leaky_relu(maps, slope)
-        hidden = F.leaky_relu(layer(f"blocks.{index}.conv1", hidden), slope)
-        out = layer(f"blocks.{index}.conv2", hidden) + layer(f"blocks.{index}.shortcut", maps)
-        maps = F.avg_pool2d(out, 2) if block.pooled else out
+        hidden = layer(f"blocks.{index}.conv1", hidden)
+        hidden = F.leaky_relu(F.avg_pool2d(hidden, 2) if block.pools == 1 else hidden, slope)
+        inner, shortcut = layer(f"blocks.{index}.conv2", hidden), layer(f"blocks.{index}.shortcut", maps)
+        maps = (F.avg_pool2d(inner, 2) if block.pools == 2 else inner) + (
+            F.avg_pool2d(shortcut, 2) if block.pools else shortcut
+        )
     energies = layer("head", F.leaky_relu(maps, slope))
     mean = energies.mean() if weights is None else (energies * weights).sum() / weights.sum()
     return mean.sigmoid() if kind == "sigmoid" else mean
@@ -105,7 +108,8 @@ def untied_scores(discriminator: Discriminator, image: Tensor, kind: str = "logi
     result = []
     for name, gradient in zip(names, gradients, strict=True):
         index, _, part = name.removeprefix("blocks.").partition(".")
-        pooled = part in ("conv2", "shortcut") and discriminator.blocks[int(index)].pooled
+        pools = 0 if name == "head" else discriminator.blocks[int(index)].pools
+        pooled = pools > 0 and part in (f"conv{pools}", "shortcut")
         result.append(gradient * positions / training * (4 if pooled else 1))
     return result
 

@@ -53,7 +53,7 @@ def test_discriminator_is_the_plain_network(image_size, slope):
     discriminator = make_discriminator(image_size=image_size, slope=slope)
     images = make_images(2, 64, 48)
     expected = torch.stack([energy(discriminator, image[None]) for image in images])
-    torch.testing.assert_close(discriminator.energy(images), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(discriminator.logit(images), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_parameter_counts_are_those_of_the_paper():
@@ -69,7 +69,7 @@ def test_head_shapes_and_equal_energy(head):
     discriminator = Discriminator(DiscriminatorConfig(width=4, head=head)).eval()
     images = torch.rand(2, 3, 40, 36)
     assert discriminator(images).shape == ((2, 1) if head == "pooled" else (2, 90))
-    torch.testing.assert_close(discriminator.energy(images), discriminator.baked().energy(images))
+    torch.testing.assert_close(discriminator.logit(images), discriminator.baked().logit(images))
 
 
 def test_baking_keeps_energies_and_leaves_the_network_alone():
@@ -81,7 +81,7 @@ def test_baking_keeps_energies_and_leaves_the_network_alone():
     assert not plain.training
     assert all(torch.equal(value, before[name]) for name, value in discriminator.state_dict().items())
     images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(plain.energy(images), discriminator.eval().energy(images))
+    torch.testing.assert_close(plain.logit(images), discriminator.eval().logit(images))
 
 
 @pytest.mark.parametrize("spectral_norm", [True, False])
@@ -94,7 +94,7 @@ def test_a_network_starts_from_a_baked_one(spectral_norm):
     source.eval()
     target = Discriminator(DiscriminatorConfig(width=4, gain=8.0, spectral_norm=spectral_norm))
     target.load_baked(source.baked().state_dict())
-    torch.testing.assert_close(target.eval().energy(images), source.energy(images), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(target.eval().logit(images), source.logit(images), rtol=1e-3, atol=1e-3)
 
 
 def test_starting_from_another_shape_is_refused():

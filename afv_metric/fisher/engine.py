@@ -32,12 +32,12 @@ class BlockActivations(NamedTuple):
     Attributes:
         maps: Input of the block.
         hidden: Input of its second convolution.
-        means: :func:`mean_of_neighbours` of both, where the block pools.
+        means: :func:`mean_of_neighbours` of both, where the layers that see them pool.
     """
 
     maps: Tensor
     hidden: Tensor
-    means: tuple[Tensor, Tensor] | tuple[None, None]
+    means: tuple[Tensor | None, Tensor | None]
 
 
 class EndActivations(NamedTuple):
@@ -140,7 +140,9 @@ class FisherEngine(nn.Module):
 
     def reduction(self, layer: int) -> int:
         """Side, in pixels of the image, of one position of a layer's input."""
-        return int(2 ** sum(block.pooled for block in self.blocks[: self.block_of(layer)]))
+        block, part = divmod(layer, 3)
+        halvings = sum(block.pools > 0 for block in self.blocks[:block])
+        return int(2 ** (halvings + (part == 1 and self.blocks[block].pools == 1)))
 
     def forward(self, images: Tensor, weights: Tensor | None = None, depth: int | None = None) -> Activations:
         """Forward pass.
@@ -158,7 +160,10 @@ class FisherEngine(nn.Module):
             hidden = F.leaky_relu(_convolve(block.conv1, hidden), self.slope, inplace=True)
             if len(blocks) + 1 == depth:
                 return Activations([*blocks, BlockActivations(maps, hidden, (None, None))], None)
-            means = (mean_of_neighbours(maps), mean_of_neighbours(hidden)) if block.pooled else (None, None)
+            means = (
+                mean_of_neighbours(maps) if block.pools else None,
+                mean_of_neighbours(hidden) if block.pools == 2 else None,
+            )
             blocks.append(BlockActivations(maps, hidden, means))
             maps = _convolve(block.conv2, hidden, means[1]) + _convolve(block.shortcut, maps, means[0])
         if weights is None:
@@ -333,7 +338,8 @@ def _backward_kernel(layer: nn.Conv2d) -> Tensor:
 
 
 def _convolve(layer: nn.Conv2d, maps: Tensor, means: Tensor | None = None) -> Tensor:
-    if means is not None:
+    if isinstance(layer, PooledConv2d):
+        means = mean_of_neighbours(maps) if means is None else means
         return F.conv2d(means, layer.weight, layer.bias, stride=2)
     return F.conv2d(maps, layer.weight, layer.bias, padding=layer.kernel_size[0] // 2)
 

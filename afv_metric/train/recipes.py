@@ -19,8 +19,9 @@ class Recipe:
 
     Attributes:
         name: Name of the recipe.
-        width: Channels of the discriminator D.
-        generator_width: Channels of the generator G; about half of D's keeps D ahead of G.
+        width: Channels of the discriminator D: one number, or one per residual block (``--set width=32,32,64,64``).
+        strided_stem: Whether D's first block halves the image in its first convolution; the paper's does in its second.
+        generator_width: Channels of the generator G, likewise; about half of D's keeps D ahead of G.
         latent_size: Length of the latent vector z.
         image_size: Side of the images that D and G see, in pixels: 32 or 64.
         slope: Negative slope of D's leaky ReLU; 0 is the ReLU of the paper.
@@ -61,8 +62,9 @@ class Recipe:
     """
 
     name: str = "imagenet"
-    width: int = 64
-    generator_width: int = 24
+    width: int | tuple[int, ...] = (32, 32, 64, 64)
+    strided_stem: bool = True
+    generator_width: int | tuple[int, ...] = 24
     latent_size: int = 128
     image_size: int = 32
     slope: float = 0.2
@@ -121,7 +123,9 @@ class Recipe:
     @property
     def discriminator(self) -> DiscriminatorConfig:
         """Shape of the discriminator."""
-        return DiscriminatorConfig(self.width, self.image_size, self.slope, self.head, self.gain, self.spectral_norm)
+        return DiscriminatorConfig(
+            self.width, self.image_size, self.slope, self.head, self.gain, self.spectral_norm, self.strided_stem
+        )
 
     @property
     def generator(self) -> GeneratorConfig:
@@ -147,6 +151,7 @@ class Recipe:
 _PUBLISHED = Recipe(
     name="imagenet-paper",
     width=128,
+    strided_stem=False,
     generator_width=128,
     slope=0.0,
     head="pooled",

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -29,7 +29,7 @@ def check_choices(settings: Any) -> None:
         ValueError: If one is not.
     """
     for name, kind in get_type_hints(type(settings)).items():
-        choices = get_args(kind)
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
         if choices and getattr(settings, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(settings, name)!r}")
 
@@ -112,4 +112,10 @@ def _parse(name: str, text: str, kind: Any) -> Any:
             return kind(text)
         except ValueError:
             raise ValueError(f"{name} must be a number ({kind.__name__}), got {text!r}") from None
+    if kind == int | tuple[int, ...]:
+        try:
+            numbers = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            raise ValueError(f"{name} must be a number (int), or several as in 32,64; got {text!r}") from None
+        return numbers if len(numbers) > 1 else numbers[0]
     return text

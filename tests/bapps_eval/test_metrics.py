@@ -251,7 +251,7 @@ def test_d_pool_compares_what_the_energy_is_read_off() -> None:
     discriminator.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean((2, 3))))
     with torch.no_grad():
         for image in images:
-            discriminator.energy(image)
+            discriminator.logit(image)
     (metric,) = make_metrics(["d-pool"], Choice([str(TINY_BUNDLE)]))
     expected = [((seen[0] - other) ** 2).sum(1).tolist() for other in seen[1:]]
     assert metric.distances(images).T.tolist() == [pytest.approx(column, rel=1e-4) for column in expected]

@@ -70,7 +70,7 @@ def test_pooled_features_are_what_the_energy_is_linear_in(bundle, images):
     features = PooledFeatures(bundle)
     pooled = features(as_float(images))
     head = bundle.discriminator.head
-    expected = bundle.discriminator.energy(as_float(images))
+    expected = bundle.discriminator.logit(as_float(images))
     energies = F.linear(pooled, head.weight.flatten(1), head.bias)[:, 0]
     torch.testing.assert_close(energies, expected.flatten(), rtol=1e-4, atol=1e-5)
     assert features.size == pooled.shape[1]

@@ -113,7 +113,7 @@ def test_energies_are_means_of_the_averaged_discriminator(state, images, values)
     _, generated = _generated(state)
     real = {"train": _small(images[0], range(0, 20, 2)), "held_out": _small(images[1], range(10))}
     for name, some in (real | {"generated": generated}).items():
-        expected = float(state.averaged_discriminator.energy(some).mean())
+        expected = float(state.averaged_discriminator.logit(some).mean())
         assert values[f"logit/{name}"] == pytest.approx(expected, rel=1e-4)
     assert abs(values["logit/negatives"] - values["logit/train"]) > 1e-4
 
@@ -232,7 +232,7 @@ def test_without_held_out_images_their_monitors_are_left_out(state, images):
 def test_a_set_smaller_than_the_batches_and_larger_ones_give_means(state, images):
     few = Monitor(replace(RECIPE, monitor_samples=7), *images).measure(state)
     _, generated = _generated(state, replace(RECIPE, monitor_samples=7))
-    expected = float(state.averaged_discriminator.energy(generated).mean())
+    expected = float(state.averaged_discriminator.logit(generated).mean())
     assert few["logit/generated"] == pytest.approx(expected, rel=1e-4)
 
 

@@ -17,7 +17,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -58,7 +57,7 @@ class Rivals:
         torch.manual_seed(0)
         discriminator = Discriminator(DiscriminatorConfig(width=width, slope=0.2, gain=8.0)).baked()
         self.parameters = {name: value.detach() for name, value in discriminator.named_parameters()}
-        self.engine = FisherEngine(deepcopy(discriminator))
+        self.engine = FisherEngine(discriminator)
         self.statistics = collect_statistics(self.engine, [torch.rand(16, 3, 32, 32) * 2 - 1])
         form = FisherForm(self.engine, self.statistics, EPSILON)
         # Chunks whose scores of one layer fit into the processor's cache; they bound memory, and change no number.

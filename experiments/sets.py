@@ -19,7 +19,6 @@ import csv
 import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def score_sets(
     Yields:
         The scores of each set in single precision, on the CPU.
     """
-    engine = FisherEngine(deepcopy(bundle.discriminator), bundle.energy).to(device)
+    engine = FisherEngine(bundle.discriminator, bundle.output)
 
     def score(blocks: Sequence[Tensor]) -> BlockScores:
         batches = ((_read(images, rows).to(device) for rows in block.split(_BATCH)) for block in blocks)

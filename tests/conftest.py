@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.frozen import FrozenTensors
 from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig
 
@@ -73,6 +74,9 @@ def fake_gpu(*modules: torch.nn.Module) -> Iterator[None]:
         except RuntimeError:
             pytest.skip("here even a GPU that is not real needs a driver: torch 2.6 does")
         for module in (part for whole in modules for part in whole.modules()):
+            for frozen in _frozen_tensors(module):
+                fakes = {name: torch.empty_like(value, device="cuda") for name, value in frozen._tensors.items()}
+                frozen._copies[torch.device("cuda:0"), torch.float32] = fakes
             for name, weight in module._parameters.items():
                 if weight is not None:
                     fake = torch.empty_like(weight, device="cuda")
@@ -80,3 +84,10 @@ def fake_gpu(*modules: torch.nn.Module) -> Iterator[None]:
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else torch.empty_like(buffer, device="cuda")
         yield
+
+
+def _frozen_tensors(module: torch.nn.Module) -> list[FrozenTensors]:
+    """Those of a metric's form, or of an engine."""
+    owners = [module, getattr(module, "_form", None), getattr(module, "engine", None)]
+    owners.append(getattr(owners[1], "engine", None))
+    return [value for owner in owners if owner for value in vars(owner).values() if isinstance(value, FrozenTensors)]

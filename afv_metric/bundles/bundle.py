@@ -26,16 +26,17 @@ from torch import Tensor
 from afv_metric.bundles.resolve import BundleError, find_bundle
 from afv_metric.bundles.tensors import read_tensors, write_tensors
 from afv_metric.files import atomic_update, finish_update, locked, sha256_of
-from afv_metric.fisher.engine import Energy
-from afv_metric.fisher.forms import FORMS, FormName
+from afv_metric.fisher.engine import Output
+from afv_metric.fisher.forms import FORMS, FormName, Term
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
 
-SCHEMA_VERSION = 2
-# What bundles of the first schema did, which had no such fields.
+SCHEMA_VERSION = 3
+# What bundles of earlier schemas did, which had no such fields.
 _SCHEMA_1 = {"pooling": 2.0, "blocks": None}
+_SCHEMA_2: dict[str, Any] = {"terms": None}
 _CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
 
 
@@ -48,11 +49,12 @@ class Bundle:
         discriminator: Baked discriminator.
         generator: Generator whose samples the statistics describe, in evaluation mode; None if it was not loaded.
         statistics: Fisher statistics.
-        energy: ``"logit"`` or ``"sigmoid"``: what the discriminator was trained as.
+        output: What the Fisher score is the gradient of: the ``"logit"``, or its ``"sigmoid"`` where the network was
+            trained with one.
         form: Default form of the distance.
         levels: Weight of each level of the image pyramid, finest first; level k is the image at 1 / 2^k of its size.
-        blocks: Residual blocks whose layers count in the forms ``local`` and ``activation``, from 0 on; all layers, the
-            head too, if None.
+        blocks: Residual blocks whose layers count in the form ``local``, from 0 on; all layers, the head too, if None.
+        terms: Terms of the form ``activation``; if None, the directions of the layers of ``blocks`` at all ``levels``.
         pooling: Exponent of their pooling over positions: 1 is the mean, 2 the root mean square, and the larger it is,
             the more the places count where two images differ most.
         epsilon: Relative floor of the whitening, see :func:`~afv_metric.fisher.statistics.inverse_root`.
@@ -69,10 +71,11 @@ class Bundle:
     discriminator: Discriminator
     generator: Generator | None
     statistics: FisherStatistics
-    energy: Energy = "logit"
+    output: Output = "logit"
     form: FormName = "activation"
     levels: tuple[float, ...] = (1.0,)
     blocks: tuple[int, ...] | None = None
+    terms: tuple[Term, ...] | None = None
     pooling: float = 2.0
     epsilon: float = 0.03
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -85,8 +88,8 @@ class Bundle:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise BundleError(f"the default form must be one of {', '.join(FORMS)}; got {self.form!r}")
-        if self.energy not in ("logit", "sigmoid"):
-            raise BundleError(f'the energy must be "logit" or "sigmoid", got {self.energy!r}')
+        if self.output not in ("logit", "sigmoid"):
+            raise BundleError(f'the output must be "logit" or "sigmoid", got {self.output!r}')
         if not self.levels or min(self.levels) < 0 or not sum(self.levels) > 0:
             raise BundleError(f"levels must be non-negative weights with a positive sum, got {self.levels}")
         known = range(len(self.discriminator.residual_blocks()))
@@ -98,6 +101,18 @@ class Bundle:
             raise BundleError(f"pooling must be a finite exponent of at least 1, got {self.pooling}")
         if not self.epsilon > 0:
             raise BundleError(f"epsilon must be positive, got {self.epsilon}")
+        last = 3 * len(known)
+        if self.terms is not None and not (self.terms and all(max(term.layers) <= last for term in self.terms)):
+            raise BundleError(f"terms must name layers from 0 to {last}, the head; got {self.terms}")
+
+    @property
+    def activation_terms(self) -> tuple[Term, ...]:
+        """Terms of the form ``activation``."""
+        if self.terms is not None:
+            return self.terms
+        head = 3 * len(self.discriminator.residual_blocks())
+        layers = tuple(layer for layer in range(head + 1) if self.blocks is None or layer // 3 in self.blocks)
+        return tuple(Term("direction", level, layers, weight) for level, weight in enumerate(self.levels) if weight)
 
 
 @contextlib.contextmanager
@@ -212,13 +227,15 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
             f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again"
         ) from error
     found = config.get("schema_version") if isinstance(config, dict) else None
-    if found not in (1, SCHEMA_VERSION):
+    if not isinstance(found, int) or not 1 <= found <= SCHEMA_VERSION:
         raise BundleError(
-            f"{folder / _CONFIG} has schema version {found!r}, this release reads 1 and {SCHEMA_VERSION}; "
+            f"{folder / _CONFIG} has schema version {found!r}, this release reads 1 to {SCHEMA_VERSION}; "
             "a newer bundle needs a newer afv_metric"
         )
     if found == 1:
         config |= _SCHEMA_1
+    if found <= 2:
+        config |= _SCHEMA_2 | {"output": config.get("energy")}
     try:
         return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
     except BundleError as error:
@@ -263,10 +280,11 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
         discriminator=discriminator.eval(),
         generator=network.eval() if with_generator else None,
         statistics=_statistics_from(discriminator, model, config["statistics"]["count"]),
-        energy=config["energy"],
+        output=config["output"],
         form=config["form"],
         levels=tuple(config["levels"]),
         blocks=None if config["blocks"] is None else tuple(config["blocks"]),
+        terms=None if config["terms"] is None else tuple(Term(**term) for term in config["terms"]),
         pooling=config["pooling"],
         epsilon=config["epsilon"],
         sampling={name: value for name, value in config["statistics"].items() if name != "count"},
@@ -285,10 +303,11 @@ def _to_config(bundle: Bundle) -> dict[str, Any]:
         "name": bundle.name,
         "discriminator": asdict(bundle.discriminator.config),
         "generator": asdict(bundle.generator.config),
-        "energy": bundle.energy,
+        "output": bundle.output,
         "form": bundle.form,
         "levels": list(bundle.levels),
         "blocks": None if bundle.blocks is None else list(bundle.blocks),
+        "terms": None if bundle.terms is None else [asdict(term) for term in bundle.terms],
         "pooling": bundle.pooling,
         "epsilon": bundle.epsilon,
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},

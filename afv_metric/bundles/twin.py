@@ -44,7 +44,7 @@ def random_twin(bundle: Bundle, *, samples: int | None = None, quiet: bool = Tru
         torch.manual_seed(seed)
         discriminator = Discriminator(config).baked()
     count = bundle.statistics.count if samples is None else samples
-    statistics = sample_statistics(discriminator, bundle.generator, bundle.energy, count, seed, quiet=quiet)
+    statistics = sample_statistics(discriminator, bundle.generator, bundle.output, count, seed, quiet=quiet)
     return replace(
         bundle,
         name=f"{bundle.name}-random",

@@ -171,7 +171,7 @@ def _checks(
         if not fresh:
             assert bundle.generator is not None
             networks = bundle.discriminator, bundle.generator
-            fresh.append(sample_statistics(*networks, bundle.energy, samples, seed, quiet=quiet))
+            fresh.append(sample_statistics(*networks, bundle.output, samples, seed, quiet=quiet))
         return fresh[0]
 
     yield "whitened scores", lambda: _check_whitening(bundle, sampled(), _whitened_scores)

@@ -44,7 +44,7 @@ def _info(options: argparse.Namespace) -> None:
         "sha256": bundle.hash,
         "discriminator": asdict(bundle.discriminator.config),
         "parameters": sum(parameter.numel() for parameter in bundle.discriminator.parameters()),
-        "energy": bundle.energy,
+        "energy": bundle.output,
         "form": bundle.form,
         "levels": list(bundle.levels),
         "blocks": "all" if bundle.blocks is None else list(bundle.blocks),

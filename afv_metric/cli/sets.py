@@ -58,7 +58,7 @@ def _sets(options: argparse.Namespace) -> int:
     files = [list(list_files(folder).values()) for folder in folders]
     device = find_device(options.device)
     bundle = load_bundle(options.weights)
-    engine = FisherEngine(bundle.discriminator, bundle.energy).to(device)
+    engine = FisherEngine(bundle.discriminator, bundle.output)
     size = options.size or bundle.discriminator.config.image_size
     chance = random.Random(options.seed)
     problems, reader = Problems(options.debug), reader_of(options)

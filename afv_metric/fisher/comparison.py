@@ -1,32 +1,30 @@
-"""Comparing two batches of images with one form at one resolution, with analytic gradients.
+"""Comparing two batches of images with one form: levels, pieces that bound the memory, and exact gradients by autograd.
 
-The gradient of a distance takes the engine's explicit passes once more: at every layer the form is differentiated with
-respect to the layer's input (delta is constant almost everywhere in a piecewise-linear network), and these gradients
-flow back to the image through one ordinary backward pass. There is no double-backward graph, and memory is that of one
-chunk of images.
+Pairs are worked on in chunks. Where a form sees no farther than a few pixels, large images are cut into bands of rows
+with margins as wide as the form sees, and the maps of the bands are joined before they are pooled: no result depends on
+the cuts. Under autograd a piece keeps nothing but its images and is computed once more in the backward pass, unless it
+is the only one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from afv_metric.fisher.engine import Activations, FisherEngine, Signals
-from afv_metric.fisher.forms import FisherForm, Form, LayerGradient, differentiate
+from afv_metric.fisher.forms import Description, FisherForm, Form, Part, PositionForm
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "pyramid"]
 
-
-class _Compared(NamedTuple):
-    """Distances or maps, and the gradients of their (weighted) sum with respect to the images that want one."""
-
-    values: Tensor
-    gradients: tuple[Tensor | None, Tensor | None]
+_Result = TypeVar("_Result")
+_PIXELS = 2**18  # of each of the two images that are worked on at a time
+_ROWS = 64  # the fewest rows of a band, which its margins are added to
 
 
 @dataclass(frozen=True)
@@ -34,208 +32,150 @@ class Comparison:
     """Distances, or maps of the local distance, between N pairs of images of one size.
 
     Attributes:
-        engine: The engine.
         form: The form of the distance.
         spatial: Whether to give maps ``(N, 1, H, W)`` rather than distances ``(N,)``.
-        chunk_size: Pairs worked on at a time, all if None. It bounds memory and changes no result.
+        chunk_size: Pairs worked on at a time; as many as fill a bounded number of pixels if None.
     """
 
-    engine: FisherEngine
     form: Form
     spatial: bool = False
     chunk_size: int | None = None
 
-    def __call__(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> Tensor:
+    def compare(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compare.
 
         Args:
-            first: ``(N, 3, H, W)`` or ``(1, 3, H, W)`` in [-1, 1]; H and W multiples of the engine's stride.
+            first: ``(N, 3, H, W)`` or ``(1, 3, H, W)`` in [-1, 1]; H and W whole strides of the network at every level.
             second: Likewise.
-            weights: Non-negative weights of the positions, ``(N, 1, H, W)`` or ``(1, 1, H, W)``; equal if None.
+            weights: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(1, 1, H, W)``; equal if None.
 
         Returns:
-            ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable once with respect to the images.
+            ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable with respect to the images.
         """
         count = max(len(first), len(second))
-        differentiable = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
-        if differentiable or (weights is not None and len(weights) > 1):
-            first, second = (images.expand(count, -1, -1, -1) for images in (first, second))
-            weights = None if weights is None else weights.expand(count, -1, -1, -1)
-        if differentiable:
-            # Autograd saves no tensor that was made in inference mode.
-            first, second = (images.clone() if images.is_inference() else images for images in (first, second))
-            weights = weights.clone() if weights is not None and weights.is_inference() else weights
-            values: Tensor = _Differentiable.apply(first, second, weights, self)
-            return values
-        return self._compare((first, second), weights).values
-
-    def stream(self, seen: Activations) -> Iterator[Signals]:
-        """The part of the engine's stream that the form needs."""
-        if self.form.needs_delta:
-            stream = self.engine.signals(seen, weighted=self.form.weighs_energy)
-        else:
-            stream = self.engine.inputs(seen)
-        for signals in stream:
-            if signals.layer in self.form.layers:
-                yield signals
-            if signals.layer == self.form.layers[0]:
-                return  # before the stream goes on to what nobody needs
-
-    def _compare(
-        self,
-        images: tuple[Tensor, Tensor],
-        weights: Tensor | None,
-        wanted: tuple[bool, bool] = (False, False),
-        cotangent: Tensor | None = None,
-    ) -> _Compared:
-        count = max(map(len, images))
-        size = self.chunk_size or max(count, 1)
+        size = self.chunk_size or max(1, _PIXELS // (first.shape[2] * first.shape[3]))
 
         def cut(value: Tensor, start: int) -> Tensor:
             return value if len(value) == 1 else value[start : start + size]
 
-        chunks = [
-            self._compare_chunk(
-                (cut(images[0], start), cut(images[1], start)),
-                None if weights is None else cut(weights, start),
-                wanted,
-                None if cotangent is None else cut(cotangent, start),
-            )
-            for start in range(0, max(count, 1), size)
-        ]
-        if len(chunks) == 1:
-            return chunks[0]
-        first, second = (
-            torch.cat([chunk.gradients[side] for chunk in chunks]) if wanted[side] else None  # type: ignore[misc]
-            for side in (0, 1)
+        return torch.cat(
+            [
+                _recomputed(
+                    self._compare_chunk,
+                    count > size,
+                    cut(first, start),
+                    cut(second, start),
+                    None if weights is None else cut(weights, start),
+                )
+                for start in range(0, count, size)
+            ]
         )
-        return _Compared(torch.cat([chunk.values for chunk in chunks]), (first, second))
 
-    def _compare_chunk(
-        self,
-        images: tuple[Tensor, Tensor],
-        weights: Tensor | None,
-        wanted: tuple[bool, bool],
-        cotangent: Tensor | None,
-    ) -> _Compared:
-        if isinstance(self.form, FisherForm) and not (self.spatial or any(wanted) or len(images[0]) != len(images[1])):
-            return _Compared(self._compare_joined(self.form, images, weights), (None, None))
-        seen = [self.see(one, weights) for one in images]
-        gradients: tuple[dict[int, LayerGradient], dict[int, LayerGradient]] = ({}, {})
+    def _compare_chunk(self, first: Tensor, second: Tensor, weights: Tensor | None) -> Tensor:
         total: Tensor | None = None
-        for first, second in zip(*map(self.stream, seen), strict=True):
-            value, of_layer = self._layer((first, second), weights, images[0].shape[2:], wanted, cotangent)
-            total = value if total is None else total + value
-            for side, of_side in enumerate(of_layer):
-                gradients[side][first.layer] = of_side
+        levels = zip(pyramid(first, self.form.levels), pyramid(second, self.form.levels), strict=True)
+        for (level, x), (_, y) in levels:
+            level_weights = None if weights is None else F.avg_pool2d(weights, 2**level)
+            for value in self._compare_level(level, x, y, level_weights):
+                if self.spatial and level:
+                    value = F.interpolate(value, size=first.shape[2:], mode="bilinear")
+                total = value if total is None else total + value
         assert total is not None
-        of_images = [
-            self._pull_back(seen[side], gradients[side]).to(images[side].dtype) if wanted[side] else None
-            for side in (0, 1)
-        ]
-        return _Compared(total, (of_images[0], of_images[1]))
+        return total
 
-    def _compare_joined(self, form: FisherForm, images: tuple[Tensor, Tensor], weights: Tensor | None) -> Tensor:
-        """Both batches in one: with the energies of the second negated, scores add up to the difference at no copy."""
+    def _compare_level(
+        self, level: int, first: Tensor, second: Tensor, weights: Tensor | None
+    ) -> Iterator[Tensor]:
+        """What each part at one level adds to the distances, or to the maps on the pixels of the level."""
+        form = self.form
+        if self.spatial:
+            for part, x, y in _in_pairs(lambda images, _: form.describe_for_map(level, images), first, second):
+                yield form.map_on_pixels(part, x, y, first.shape[2:])
+        elif isinstance(form, FisherForm) and len(first) == len(second) and _alike(first, second):
+            for part, difference in form.describe_difference(level, first, second, weights):
+                yield form.length(part, difference)
+        elif isinstance(form, PositionForm) and form.reach is not None:
+            bands = _bands(first.shape[2], first.shape[3], form.reach)
+            maps = [_recomputed(self._maps_of_band, len(bands) > 1, level, band, first, second) for band in bands]
+            for part in maps[0]:
+                yield form.pool(part, torch.cat([of_band[part] for of_band in maps], 2), weights)
+        else:
+            for part, x, y in _in_pairs(partial(form.describe, level), first, second, weights):
+                yield form.compare(part, x, y, weights)
+
+    def _maps_of_band(self, level: int, band: _Band, first: Tensor, second: Tensor) -> dict[Part, Tensor]:
+        """The maps of all parts for one band of rows, without its margins."""
+        form = self.form
+        assert isinstance(form, PositionForm)
+        first, second = (images[:, :, band.top : band.bottom] for images in (first, second))
+        maps = {}
+        for part, x, y in _in_pairs(partial(form.describe, level), first, second):
+            step = form.step(part)
+            rows = slice((band.start - band.top) // step, (band.end - band.top) // step)
+            maps[part] = form.map(part, x, y)[:, :, rows]
+        return maps
+
+
+class _Band(NamedTuple):
+    """Rows from ``start`` to ``end`` of an image, and with the margins from ``top`` to ``bottom``."""
+
+    start: int
+    end: int
+    top: int
+    bottom: int
+
+
+def pyramid(images: Tensor, levels: tuple[int, ...]) -> Iterator[tuple[int, Tensor]]:
+    """Some levels of the image pyramid, each the 2x2 mean of the one before.
+
+    Args:
+        images: ``(N, C, H, W)``; H and W multiples of 2 to the power of the last level.
+        levels: Levels in rising order.
+
+    Yields:
+        Each level and its images.
+    """
+    at = 0
+    for level in levels:
+        while at < level:
+            images, at = F.avg_pool2d(images, 2), at + 1
+        yield level, images
+
+
+def _bands(height: int, width: int, margin: int) -> list[_Band]:
+    rows = max(_ROWS, _PIXELS // width // _ROWS * _ROWS)
+    return [
+        _Band(start, min(start + rows, height), max(start - margin, 0), min(start + rows + margin, height))
+        for start in range(0, height, rows)
+    ]
+
+
+def _in_pairs(
+    describe: Callable[[Tensor, Tensor | None], Iterator[tuple[Part, Description]]],
+    first: Tensor,
+    second: Tensor,
+    weights: Tensor | None = None,
+) -> Iterator[tuple[Part, Description, Description]]:
+    """Descriptions of both batches, part by part; in one pass where it saves nothing to tell them apart."""
+    if len(first) == len(second) and _alike(first, second):
         if weights is not None and len(weights) > 1:
             weights = torch.cat([weights, weights])
-        seen = self.see(torch.cat(images), weights)
-        assert seen.end is not None
-        ones = torch.ones_like(seen.end.slope[: len(images[0])])
-        seen = seen._replace(end=seen.end._replace(slope=seen.end.slope * torch.cat([ones, -ones])))
-        return torch.stack([form.compare_joined(self.engine, signals) for signals in self.stream(seen)]).sum(0)
-
-    def _layer(
-        self,
-        pair: tuple[Signals, Signals],
-        weights: Tensor | None,
-        size: torch.Size,
-        wanted: tuple[bool, bool],
-        cotangent: Tensor | None,
-    ) -> tuple[Tensor, list[LayerGradient]]:
-        """One layer's part of the distances, or of the maps on the pixels of the image; and gradients if wanted."""
-        if not self.spatial:
-            if any(wanted):
-                return self.form.differentiate(self.engine, pair, weights, wanted)
-            return self.form.compare(self.engine, *pair, weights), []
-
-        def on_pixels(first: Signals, second: Signals) -> Tensor:
-            descriptions = [self.form.describe_for_map(self.engine, signals) for signals in (first, second)]
-            places = self.form.map(first.layer, descriptions[0], descriptions[1])
-            scale = self.form.map_scale(self.engine, first.layer)
-            pixels = F.interpolate(places, scale_factor=scale, mode="bilinear") if scale > 1 else places
-            pixels = pixels[..., : size[0], : size[1]]
-            return pixels if cotangent is None else pixels * cotangent
-
-        if any(wanted):
-            return differentiate(self.engine, on_pixels, pair, wanted)
-        return on_pixels(*pair), []
-
-    def _pull_back(self, seen: Activations, gradients: Mapping[int, LayerGradient]) -> Tensor:
-        of_inputs = {
-            layer: gradient.of_inputs for layer, gradient in gradients.items() if gradient.of_inputs is not None
-        }
-        of_slopes = [gradient.of_slope for gradient in gradients.values() if gradient.of_slope is not None]
-        return self.engine.pull_back(seen, of_inputs, torch.stack(of_slopes).sum(0) if of_slopes else None)
-
-    def see(self, images: Tensor, weights: Tensor | None) -> Activations:
-        """The engine's forward pass; the weights ``(N, 1, H, W)`` are those of the pixels."""
-        if weights is not None:
-            height, width = (side // self.engine.stride for side in images.shape[2:])
-            weights = F.adaptive_avg_pool2d(weights, (height, width))
-        seen: Activations = self.engine(images, weights, self.form.depth)
-        return seen
+        for part, description in describe(torch.cat([first, second]), weights):
+            yield part, tuple(one[: len(first)] for one in description), tuple(one[len(first) :] for one in description)
+    else:
+        for (part, x), (_, y) in zip(describe(first, weights), describe(second, weights), strict=True):
+            yield part, x, y
 
 
-class _Differentiable(torch.autograd.Function):
-    """The comparison as an operation of autograd, with an analytic first derivative and a clear error for a second."""
-
-    @staticmethod
-    def forward(context: Any, first: Tensor, second: Tensor, weights: Tensor | None, comparison: Comparison) -> Tensor:
-        """Compare; the gradients of distances, but not of maps, are computed on the way."""
-        context.comparison = comparison
-        context.autocast = torch.is_autocast_enabled(first.device.type), torch.get_autocast_dtype(first.device.type)
-        context.wanted = tuple(context.needs_input_grad[:2])
-        context.save_for_backward(first, second, weights)
-        context.gradients = None
-        if comparison.spatial:
-            return comparison._compare((first, second), weights).values
-        values, context.gradients = comparison._compare((first, second), weights, context.wanted)
-        return values
-
-    @staticmethod
-    def backward(context: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients with respect to the two images."""
-        first, second, weights = context.saved_tensors
-        gradients = context.gradients
-        if gradients is None:
-            enabled, dtype = context.autocast
-            with torch.autocast(first.device.type, dtype, enabled=enabled), torch.no_grad():
-                compared = context.comparison._compare((first, second), weights, context.wanted, cotangent)
-            gradients = compared.gradients
-        else:
-            gradients = tuple(
-                None if gradient is None else gradient * cotangent[:, None, None, None].to(gradient.dtype)
-                for gradient in gradients
-            )
-        if torch.is_grad_enabled():
-            gradients = tuple(
-                None if gradient is None else _FirstDerivative.apply(gradient, first, second, cotangent)
-                for gradient in gradients
-            )
-        return (*gradients, None, None)
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether a gradient is wanted for both batches, or for none."""
+    return first.requires_grad == second.requires_grad or not torch.is_grad_enabled()
 
 
-class _FirstDerivative(torch.autograd.Function):
-    """Marks a gradient that must not be differentiated again, rather than let it pass for a constant."""
-
-    @staticmethod
-    def forward(context: Any, gradient: Tensor, *depends_on: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(context: Any, *cotangents: Tensor) -> Any:
-        raise NotImplementedError(
-            "AFVDistance has first derivatives only; a second one (a gradient penalty on the distance, say) was asked "
-            "for. Detach the gradient, or approximate the second derivative by differences of gradients."
-        )
+def _recomputed(function: Callable[..., _Result], several: bool, *arguments: Any) -> _Result:
+    """Call a function; under autograd and with several such calls, keep nothing of its inside for the backward pass."""
+    tracked = any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
+    if several and tracked and torch.is_grad_enabled():
+        result: _Result = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return result
+    return function(*arguments)

@@ -1,295 +1,272 @@
-"""The three forms of the distance, each a function of the engine's stream, one layer at a time.
+"""The three forms of the distance, each a sum of terms over the levels of an image pyramid.
 
-A form *describes* a layer of each image and *compares* two descriptions: to one number a pair (``term``), or to a map
-over positions (``map``). The distance is the sum of the terms of all layers. One image can be compared with many: the
-first dimensions of two descriptions broadcast.
+A form *describes* images at one level, one part at a time, and *compares* two descriptions of a part: to one number per
+pair. :class:`PositionForm` compares by a *map* over positions, which it pools. One image can be compared with many: the
+first dimensions of two descriptions broadcast. Everything is differentiable by autograd.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from afv_metric.fisher.engine import FisherEngine, Signals, mean_of_neighbours
+from afv_metric.fisher.engine import FisherEngine, mean_of_neighbours
+from afv_metric.fisher.frozen import FrozenTensors
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse_root_matrix
-from afv_metric.networks import PooledConv2d
 
 __all__ = [
     "FORMS",
-    "POSITION_FORMS",
     "ActivationForm",
     "Description",
     "FisherForm",
     "Form",
     "FormName",
-    "LayerGradient",
     "LocalForm",
+    "Part",
     "PositionForm",
-    "differentiate",
+    "Term",
 ]
 
 FormName = Literal["fisher", "local", "activation"]
-Description = Sequence[Tensor]
-Pair = tuple[Signals, Signals]
-Wanted = tuple[bool, bool]
+FORMS: tuple[FormName, ...] = ("fisher", "local", "activation")
+
+Description = tuple[Tensor, ...]
 
 _FLOOR = 1e-3  # of a vector's squared length, in units of its mean over the statistics
+_SPREAD_FLOOR = 0.05  # of a channel's variance, in units of its mean square over the statistics
+_WINDOW = 4  # side of the windows of the texture, in positions; they are half as far apart
 
 
-class LayerGradient(NamedTuple):
-    """Gradient of a sum of distances, through one layer of one of the two images.
-
-    Attributes:
-        of_inputs: With respect to the layer's input, ``(N, C, H, W)``; None if it was not wanted.
-        of_slope: With respect to the logarithm of a common factor of the layer's delta, ``(N,)``; None if delta is
-            constant almost everywhere, or not used.
-    """
-
-    of_inputs: Tensor | None
-    of_slope: Tensor | None
-
-
-def differentiate(
-    engine: FisherEngine, function: Callable[[Signals, Signals], Tensor], pair: Pair, wanted: Wanted
-) -> tuple[Tensor, list[LayerGradient]]:
-    """Differentiate a function of one layer of two images by autograd, which sees nothing but that layer.
-
-    Args:
-        engine: The engine of the stream.
-        function: Any function of two signals whose result's sum is to be differentiated.
-        pair: The signals.
-        wanted: For which of the two images the gradient is wanted.
-
-    Returns:
-        The result of the function, and the gradients for both images.
-    """
-    # With the sigmoid energy delta depends on the image through one factor, here a variable of value 1.
-    with_factor = engine.energy == "sigmoid" and pair[0].delta.numel() > 0
-    with torch.enable_grad():
-        leaves: list[list[Tensor]] = []
-        tracked = []
-        for signals, want in zip(pair, wanted, strict=True):
-            inputs, delta = signals.inputs.detach().requires_grad_(want), signals.delta
-            factor = delta.new_ones(len(delta), requires_grad=want and with_factor)
-            leaves.append([inputs, *([factor] if with_factor else [])] if want else [])
-            tracked.append(
-                Signals(signals.layer, inputs, delta * factor[:, None, None, None] if with_factor else delta)
-            )
-        result = function(tracked[0], tracked[1])
-        gradients = iter(torch.autograd.grad(result.sum(), [leaf for group in leaves for leaf in group]))
-    found = [[next(gradients) for _ in group] for group in leaves]
-    return result.detach(), [
-        LayerGradient(group[0] if group else None, group[1] if len(group) > 1 else None) for group in found
-    ]
-
-
-class Form(nn.Module):
-    """What the forms share: they hold whitening factors as buffers that no ``state_dict`` lists.
+@dataclass(frozen=True)
+class Term:
+    """One term of the form ``activation``.
 
     Attributes:
-        layers: Indices of the layers that count, in the order of the forward pass.
-        depth: Number of residual blocks whose layers' inputs are needed; None for the whole network.
-        needs_delta: Whether the energy gradients are needed, or the layers' inputs alone.
-        weighs_energy: Whether position weights act on the energy (and so on delta) rather than on the comparison.
+        kind: ``"direction"`` compares the directions of whitened activations at each position, ``"texture"`` the
+            variance of each whitened channel in windows of 4x4 positions.
+        level: Level of the image pyramid; level k is the image at 1 / 2^k of its size.
+        layers: Layers whose inputs are compared, in the order of the forward pass.
+        weight: Weight of the term, a mean over its layers, in the distance.
     """
 
-    needs_delta = True
-    weighs_energy = False
+    kind: Literal["direction", "texture"]
+    level: int
+    layers: tuple[int, ...]
+    weight: float = 1.0
 
-    def __init__(self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float) -> None:
-        """Compute the whitening factors.
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))  # JSON has lists for tuples
+        if self.kind not in ("direction", "texture"):
+            raise ValueError(f'the kind of a term must be "direction" or "texture", got {self.kind!r}')
+        if self.level < 0 or not self.layers or min(self.layers) < 0 or not self.weight > 0:
+            raise ValueError(f"a term needs a level and layers from 0 on and a positive weight, got {self}")
+
+
+class Part(NamedTuple):
+    """What descriptions of one layer at one level belong to.
+
+    Attributes:
+        term: Index of the term, or of the level in the forms that have a weight per level.
+        layer: Index of the layer.
+    """
+
+    term: int
+    layer: int
+
+
+class Form:
+    """What the forms share.
+
+    Attributes:
+        levels: Levels of the image pyramid that are compared, in rising order.
+    """
+
+    levels: tuple[int, ...]
+
+    def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
+        """Describe images at one level.
 
         Args:
-            engine: The engine whose stream will be described.
-            statistics: Variances and Kronecker factors of its layers.
-            epsilon: Relative floor of the whitening, see :func:`~afv_metric.fisher.statistics.inverse_root`.
-        """
-        super().__init__()
-        self.layers = tuple(range(len(engine.layers)))
-        self.depth: int | None = None
+            level: Level of the pyramid that the images are.
+            images: ``(N, 3, H, W)`` in [-1, 1]; H and W multiples of the network's stride.
+            weights: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(1, 1, H, W)``; equal if None.
 
-    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Describe one layer of N images for :meth:`term`: tensors whose first dimension is N."""
+        Yields:
+            The description of each part.
+        """
         raise NotImplementedError
 
-    def compare(self, engine: FisherEngine, first: Signals, second: Signals, weights: Tensor | None) -> Tensor:
-        """The :meth:`term` of N pairs, directly from the stream."""
-        return self.term(first.layer, self.describe(engine, first), self.describe(engine, second), weights)
-
-    def differentiate(
-        self, engine: FisherEngine, pair: Pair, weights: Tensor | None, wanted: Wanted
-    ) -> tuple[Tensor, list[LayerGradient]]:
-        """The result of :meth:`compare` and the gradients of its sum for the images that want one."""
-        return differentiate(engine, lambda x, y: self.compare(engine, x, y, weights), pair, wanted)
-
-    def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
-        """Compare one layer of N pairs.
+    def compare(self, part: Part, first: Description, second: Description, weights: Tensor | None) -> Tensor:
+        """Compare one part of N pairs.
 
         Args:
-            layer: Index of the layer.
+            part: The part.
             first: Description of N images, or of one for all.
             second: Description of N images, or of one for all.
-            weights: Non-negative weights of the image's positions, ``(N, 1, H, W)`` at any resolution.
+            weights: As for :meth:`describe`.
 
         Returns:
-            The layer's part of the distance, ``(N,)``, at least float32.
+            What the part adds to the distance, ``(N,)``.
         """
         raise NotImplementedError
 
-    def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Describe one layer of N images for :meth:`map`."""
-        return self.describe(engine, signals)
+    def level_of(self, part: Part) -> int:
+        """Level of the pyramid that a part belongs to."""
+        return part.term
 
-    def map(self, layer: int, first: Description, second: Description) -> Tensor:
-        """Compare one layer of N pairs place by place: ``(N, 1, h, w)``, at least float32."""
+    def describe_for_map(self, level: int, images: Tensor) -> Iterator[tuple[Part, Description]]:
+        """Describe images for :meth:`map_on_pixels`."""
+        return self.describe(level, images)
+
+    def map_on_pixels(self, part: Part, first: Description, second: Description, size: torch.Size) -> Tensor:
+        """Compare one part of N pairs place by place: a map ``(N, 1, H, W)`` of the given size."""
         raise NotImplementedError
-
-    def map_scale(self, engine: FisherEngine, layer: int) -> int:
-        """Side, in pixels of the image, of one place of :meth:`map`."""
-        return engine.reduction(layer)
-
-    def _hold(self, name: str, factors: Tensor) -> None:
-        self.register_buffer(name, factors.float(), persistent=False)
 
 
 class FisherForm(Form):
     """Eq. 5 of the paper: squared difference of the scores, whitened by the diagonal Fisher information.
 
-    The distance is (U_x - U_y)^T I^-1 (U_x - U_y) divided by the number of parameters: 2 is then about what two
-    independent samples of the generator differ by, for a network of any width.
+    At each level the distance is (U_x - U_y)^T I^-1 (U_x - U_y) divided by the number of parameters, with a floor of
+    the information: 2 is then about what two independent samples of the generator differ by, for any width.
+
+    Args:
+        engine: The engine of the network.
+        statistics: Means and variances of its scores.
+        epsilon: Relative floor of the whitening, see :func:`~afv_metric.fisher.statistics.inverse_root`.
+        levels: Weight of each level, finest first.
     """
 
-    weighs_energy = True
     window = 16
     """Side of the windows of the spatial map, in pixels."""
 
-    def __init__(self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float) -> None:
-        """Compute the whitening factors."""
-        super().__init__(engine, statistics, epsilon)
+    def __init__(
+        self, engine: FisherEngine, statistics: FisherStatistics, epsilon: float, levels: Sequence[float] = (1.0,)
+    ) -> None:
+        self.engine = engine
+        self.levels, self._shares = _counted(levels), tuple(levels)
         self.parameter_count = 0
+        tensors: dict[str, Tensor] = {}
         for index, layer in enumerate(statistics.layers):
             self.parameter_count += layer.weight_variance.numel() + layer.bias_variance.numel()
-            self._hold(f"weight_{index}", inverse_root(layer.weight_variance, epsilon))
-            self._hold(f"bias_{index}", inverse_root(layer.bias_variance, epsilon))
-            self._hold(f"weight_mean_{index}", layer.weight_mean)
-            self._hold(f"bias_mean_{index}", layer.bias_mean)
+            tensors[f"weight{index}"] = inverse_root(layer.weight_variance, epsilon)
+            tensors[f"bias{index}"] = inverse_root(layer.bias_variance, epsilon)
+            tensors[f"weight_mean{index}"] = layer.weight_mean
+            tensors[f"bias_mean{index}"] = layer.bias_mean
+        self._tensors = FrozenTensors(tensors)
 
-    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
+    def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
         """Plain scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``."""
-        return engine.score(signals)
+        for signals in self.engine.signals(images, self._of_positions(images, weights)):
+            yield Part(level, signals.layer), self.engine.score(signals)
 
-    def vector(self, engine: FisherEngine, signals: Signals) -> Tensor:
-        """Part of the vector of eq. 6, ``(N, P)``: centred and whitened scores, weights before biases."""
-        parts = []
-        for name, score in zip(("weight", "bias"), engine.score(signals), strict=True):
-            mean = self.get_buffer(f"{name}_mean_{signals.layer}")
-            parts.append(((score - mean) * self.get_buffer(f"{name}_{signals.layer}")).flatten(1))
-        return torch.cat(parts, 1)
+    def describe_difference(
+        self, level: int, first: Tensor, second: Tensor, weights: Tensor | None
+    ) -> Iterator[tuple[Part, Description]]:
+        """Differences of the scores of N pairs, cheaper than two scores: both batches in one, the second negated."""
+        images = torch.cat([first, second])
+        factor = torch.cat([images.new_ones(len(first)), -images.new_ones(len(second))])
+        if weights is not None and len(weights) > 1:
+            weights = torch.cat([weights, weights])
+        for signals in self.engine.signals(images, self._of_positions(images, weights), factor=factor):
+            yield Part(level, signals.layer), self.engine.score(signals, copies=2)
 
-    def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
-        """Whitened sum of squared differences over the layer's parameters; weights have acted on the energy already."""
-        return self._length(layer, [_difference(a, b) for a, b in zip(first, second, strict=True)])
+    def compare(self, part: Part, first: Description, second: Description, weights: Tensor | None) -> Tensor:
+        """Whitened sum of squared differences over the layer's parameters; weights have acted on the logit already."""
+        return self.length(part, tuple(a - b for a, b in zip(first, second, strict=True)))
 
-    def compare_joined(self, engine: FisherEngine, joined: Signals) -> Tensor:
-        """The :meth:`term` of N pairs, from signals of all first images and, with delta negated, all second ones."""
-        return self._length(joined.layer, [_at_least_float32(part) for part in engine.score(joined, copies=2)])
+    def length(self, part: Part, difference: Description, start: int = 1) -> Tensor:
+        """Whitened squared length over all dimensions from ``start`` on, per parameter of the network."""
+        tensors = self._tensors.like(difference[0])
+        total = torch.zeros((), device=difference[0].device, dtype=difference[0].dtype)
+        for name, values in zip(("weight", "bias"), difference, strict=True):
+            information = tensors[f"{name}{part.layer}"].flatten().square()
+            total = total + (values.flatten(start).square() * information).sum(-1)
+        return total * (self._shares[part.term] / self.parameter_count)
 
-    def differentiate(
-        self, engine: FisherEngine, pair: Pair, weights: Tensor | None, wanted: Wanted
-    ) -> tuple[Tensor, list[LayerGradient]]:
-        """Analytic: the score is linear in the layer's input, so its gradient is a convolution of delta."""
-        layer = pair[0].layer
-        difference = [_at_least_float32(part) for part in engine.score(_subtract(*pair), copies=2)]
-        gradients = []
-        for signals, want, sign in zip(pair, wanted, (2, -2), strict=True):
-            if not want:
-                gradients.append(LayerGradient(None, None))
-                continue
-            of_score = [
-                part * self.get_buffer(f"{name}_{layer}").square() * (sign / self.parameter_count)
-                for name, part in zip(("weight", "bias"), difference, strict=True)
-            ]
-            gradients.append(LayerGradient(*engine.through_score(signals, *of_score)))
-        return self._length(layer, difference), gradients
+    def whiten(self, layer: int, score: Description) -> tuple[Tensor, Tensor]:
+        """Part of the vector of eq. 6: the score of one layer, centred and whitened, ``(N, ...)`` flattened."""
+        tensors = self._tensors.like(score[0])
+        weight, bias = (
+            ((values - tensors[f"{name}_mean{layer}"]) * tensors[f"{name}{layer}"]).flatten(1)
+            for name, values in zip(("weight", "bias"), score, strict=True)
+        )
+        return weight, bias
 
-    def _length(self, layer: int, difference: Sequence[Tensor], start: int = 1) -> Tensor:
-        """Whitened squared length over all dimensions from ``start`` on, a mean over the network's parameters."""
-        parts = []
-        for name, part in zip(("weight", "bias"), difference, strict=True):
-            information = self.get_buffer(f"{name}_{layer}").flatten().square()
-            # Not a product of matrices, which autocast would take to a shorter type.
-            parts.append(part.flatten(start).square().mul_(information.to(part.dtype)).sum(-1))
-        return (parts[0] + parts[1]) / self.parameter_count
+    def vectors(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Adversarial Fisher Vectors, eq. 6: ``(N, P)``, weights before biases of each layer in forward order."""
+        parts = [torch.cat(self.whiten(part.layer, score), 1) for part, score in self.describe(0, images, weights)]
+        return torch.cat(parts[::-1], 1)
 
-    def describe_for_map(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Scores of the mean energy of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
-        index, inputs, delta, _ = signals
-        layer = engine.layers[index]
-        if isinstance(layer, PooledConv2d):
-            columns = F.unfold(mean_of_neighbours(inputs), 3, stride=2)
-            side = self.window // (2 * engine.reduction(index))
-        else:
-            columns = F.unfold(inputs, layer.kernel_size, padding=layer.kernel_size[0] // 2)
-            side = self.window // engine.reduction(index)
-        columns = _cut(columns.unflatten(2, delta.shape[2:]).to(delta.dtype), side)
-        delta = _cut(delta * (engine.training_positions * engine.stride**2 / self.window**2), side)
-        return delta @ columns.transpose(-1, -2), delta.sum(-1)
+    def describe_for_map(self, level: int, images: Tensor) -> Iterator[tuple[Part, Description]]:
+        """Scores of the mean logit of each window: ``(N, h, w, C_out, C_in k k)``, ``(N, h, w, C_out)``."""
+        engine = self.engine
+        for layer, inputs, delta in engine.signals(images):
+            kernel = engine.weight_shapes[layer][-1]
+            if inputs.shape[2:] == delta.shape[2:]:
+                columns = F.unfold(inputs, kernel, padding=kernel // 2)
+                side = self.window // engine.reduction(layer)
+            else:
+                columns = F.unfold(mean_of_neighbours(inputs), kernel, stride=2)
+                side = self.window // (2 * engine.reduction(layer))
+            columns = _cut(columns.unflatten(2, delta.shape[2:]), side)
+            delta = _cut(delta * (engine.training_positions * engine.stride**2 / self.window**2), side)
+            yield Part(level, layer), (delta @ columns.transpose(-1, -2), delta.sum(-1))
 
-    def map(self, layer: int, first: Description, second: Description) -> Tensor:
-        """Sum of squared differences over the layer's parameters, for each window."""
-        return self._length(layer, [_difference(a, b) for a, b in zip(first, second, strict=True)], 3)[:, None]
+    def map_on_pixels(self, part: Part, first: Description, second: Description, size: torch.Size) -> Tensor:
+        """The distance of the scores of each window."""
+        places = self.length(part, tuple(a - b for a, b in zip(first, second, strict=True)), 3)[:, None]
+        pixels = F.interpolate(places, scale_factor=self.window, mode="bilinear")
+        return pixels[..., : size[0], : size[1]]
 
-    def map_scale(self, engine: FisherEngine, layer: int) -> int:
-        """A place of the map is a window."""
-        return self.window
+    def _of_positions(self, images: Tensor, weights: Tensor | None) -> Tensor | None:
+        if weights is None:
+            return None
+        height, width = (side // self.engine.stride for side in images.shape[2:])
+        return F.adaptive_avg_pool2d(weights, (height, width))
 
 
 class PositionForm(Form):
-    """A form that compares the images at every position, and pools the map of each layer.
+    """A form that compares images at every position, and pools the map of each part over positions.
 
     Attributes:
-        pooling: The exponent p of the pooling over positions.
+        pooling: The exponent p of the pooling over positions: values q of a map are pooled as (mean q^p)^(1/p). 1 is
+            the mean; the larger p is, the more the places count where the images differ most.
+        reach: How far, in pixels of its level, a place of a map sees; None if farther than is worth a cut.
     """
 
-    def __init__(
-        self,
-        engine: FisherEngine,
-        statistics: FisherStatistics,
-        epsilon: float,
-        pooling: float = 2.0,
-        blocks: Collection[int] | None = None,
-    ) -> None:
-        """Compute the whitening factors of the layers that count.
+    pooling: float
+    reach: int | None = None
 
-        Args:
-            engine: The engine whose stream will be described.
-            statistics: Kronecker factors of its layers.
-            epsilon: Relative floor of the whitening.
-            pooling: The exponent p: values q of a map are pooled over positions as (mean q^p)^(1/p). 1 is the mean; the
-                larger p is, the more the places count where the images differ most.
-            blocks: Indices of the residual blocks whose layers count; every layer, the head too, if None.
-        """
-        super().__init__(engine, statistics, epsilon)
-        self.pooling = pooling
-        self._head = len(engine.layers) - 1
-        if blocks is not None:
-            self.layers = tuple(layer for layer in self.layers if engine.block_of(layer) in blocks)
-            if not self.needs_delta:  # the energy and its gradients come from the end of the network
-                self.depth = max(blocks) + 1
-        for index in self.layers:
-            layer = statistics.layers[index]
-            self._hold(f"input_{index}", _whitening(layer.input_factor, epsilon))
-            if self.needs_delta:
-                self._hold(f"delta_{index}", _whitening(layer.delta_factor, epsilon))
+    def compare(self, part: Part, first: Description, second: Description, weights: Tensor | None) -> Tensor:
+        """The part's map, pooled over positions."""
+        return self.pool(part, self.map(part, first, second), weights)
 
-    def term(self, layer: int, first: Description, second: Description, weights: Tensor | None) -> Tensor:
-        """The layer's map, pooled over positions."""
-        return _pool(self.map(layer, first, second), self.pooling, weights)
+    def pool(self, part: Part, maps: Tensor, weights: Tensor | None) -> Tensor:
+        """Pool a map of :meth:`map` over positions: ``(N, 1, h, w)`` to ``(N,)``."""
+        if weights is not None:
+            weights = self._of_places(part, maps, weights)
+        return _pool(maps, self.pooling, weights)
+
+    def map(self, part: Part, first: Description, second: Description) -> Tensor:
+        """Compare one part of N pairs place by place: ``(N, 1, h, w)``."""
+        raise NotImplementedError
+
+    def step(self, part: Part) -> int:
+        """Pixels of the level's image from one place of :meth:`map` to the next."""
+        raise NotImplementedError
+
+    def map_on_pixels(self, part: Part, first: Description, second: Description, size: torch.Size) -> Tensor:
+        """The map, enlarged to pixels."""
+        return F.interpolate(self.map(part, first, second), size=size, mode="bilinear")
+
+    def _of_places(self, part: Part, maps: Tensor, weights: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(weights, (maps.shape[2], maps.shape[3]))
 
 
 class LocalForm(PositionForm):
@@ -299,24 +276,61 @@ class LocalForm(PositionForm):
     the inputs under the kernel, a(p + o) for each offset o. Whitened by the Kronecker factors it is
     S^-1/2 delta(p) x A^-1/2 a(p + o), whose norms and inner products factor; no weight gradient is ever formed. The
     map holds |X - Y|^2 / (|X|^2 + |Y|^2): 0 for equal scores, 1 for orthogonal ones, 2 for opposite ones.
+
+    Args:
+        engine: The engine of the network.
+        statistics: Kronecker factors of its layers.
+        epsilon: Relative floor of the whitening.
+        levels: Weight of each level, finest first.
+        pooling: Exponent of the pooling over positions.
+        blocks: Indices of the residual blocks whose layers count; all layers, the head too, if None.
     """
 
-    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Whitened inputs ``(N, C_in, H, W)`` and whitened deltas ``(N, C_out, h, w)``."""
-        return (
-            _whiten(signals.inputs, self.get_buffer(f"input_{signals.layer}")),
-            _whiten(signals.delta, self.get_buffer(f"delta_{signals.layer}")),
-        )
+    def __init__(
+        self,
+        engine: FisherEngine,
+        statistics: FisherStatistics,
+        epsilon: float,
+        levels: Sequence[float] = (1.0,),
+        pooling: float = 2.0,
+        blocks: Collection[int] | None = None,
+    ) -> None:
+        self.engine, self.pooling = engine, pooling
+        self.levels, self._shares = _counted(levels), tuple(levels)
+        self.layers = [layer for layer in range(engine.head + 1) if blocks is None or engine.block_of(layer) in blocks]
+        tensors = {}
+        for layer in self.layers:
+            tensors[f"input{layer}"] = _whitening(statistics.layers[layer].input_factor, epsilon)
+            tensors[f"delta{layer}"] = _whitening(statistics.layers[layer].delta_factor, epsilon)
+        self._tensors = FrozenTensors(tensors)
 
-    def map(self, layer: int, first: Description, second: Description) -> Tensor:
+    def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
+        """Whitened inputs ``(N, C_in, H, W)`` and whitened deltas ``(N, C_out, h, w)``."""
+        if weights is not None:
+            sides = [side // self.engine.stride for side in images.shape[2:]]
+            weights = F.adaptive_avg_pool2d(weights, (sides[0], sides[1]))
+        tensors = self._tensors.like(images)
+        seen, delta = None, images
+        for signals in self.engine.signals(images, weights, weighted=False):
+            if signals.layer in self.layers:
+                if signals.delta is not seen:  # the second convolution and the shortcut of a block share one
+                    seen, delta = signals.delta, _whiten(signals.delta, tensors[f"delta{signals.layer}"])
+                yield (
+                    Part(level, signals.layer),
+                    (_whiten(signals.inputs, tensors[f"input{signals.layer}"]), delta),
+                )
+            if signals.layer == self.layers[0]:
+                return  # before the stream goes on to what nobody needs
+
+    def map(self, part: Part, first: Description, second: Description) -> Tensor:
         """Relative squared distance of the untied scores at each position of the layer's input."""
-        kernel = 1 if layer == self._head else 3
+        kernel = 1 if part.layer == self.engine.head else 3
         of_inputs, inputs0, inputs1 = (
-            F.avg_pool2d(energy, kernel, stride=1, padding=kernel // 2)
-            for energy in _squared_lengths(first[0], second[0])
+            F.avg_pool2d(squares, kernel, stride=1, padding=kernel // 2)
+            for squares in _squared_lengths(first[0], second[0])
         )
         of_deltas, deltas0, deltas1 = (
-            F.interpolate(energy, size=of_inputs.shape[2:]) for energy in _squared_lengths(first[1], second[1])
+            F.interpolate(squares, size=of_inputs.shape[2:]) for squares in _squared_lengths(first[1], second[1])
         )
         # |d0 x a0 - d1 x a1|^2 in sums and differences: nothing cancels between images that are nearly equal.
         distance = (
@@ -325,39 +339,101 @@ class LocalForm(PositionForm):
             + 2 * (deltas0 - deltas1) * (inputs0 - inputs1)
         ) / 4
         relative = distance.clamp_min(0) / (deltas0 * inputs0 + deltas1 * inputs1 + _FLOOR)
-        return relative / len(self.layers)
+        return relative * (self._shares[part.term] / len(self.layers))
 
 
 class ActivationForm(PositionForm):
-    """Distance of whitened and normalised activations: the Kronecker factor of the inputs alone.
+    """Distance of whitened activations: of their directions at each position, and of their texture.
 
-    Where both images share delta, whitened local scores differ only in A^-1/2 a. That vector is divided by its norm
-    at every position; the map holds the squared difference: 0 for equal directions, 4 for opposite ones.
+    Where both images share delta, whitened local scores differ only in A^-1/2 a. A term of direction divides that
+    vector by its norm at every position; its map holds the squared difference: 0 for equal directions, 4 for opposite
+    ones. A term of texture takes the variance v of each channel of A^-1/2 a in windows of 4x4 positions; its map holds
+    the mean over channels of ((v_x - v_y) / (v_x + v_y))^2: 0 for equal textures, 1 where only one image has any. It
+    does not ask where in a window something is, and so hardly minds a shift.
+
+    Args:
+        engine: The engine of the network.
+        statistics: Kronecker factors of its layers.
+        epsilon: Relative floor of the whitening.
+        terms: The terms of the distance.
+        pooling: Exponent of the pooling over positions.
     """
 
-    needs_delta = False
+    def __init__(
+        self,
+        engine: FisherEngine,
+        statistics: FisherStatistics,
+        epsilon: float,
+        terms: Sequence[Term],
+        pooling: float = 2.0,
+    ) -> None:
+        self.engine, self.terms, self.pooling = engine, tuple(terms), pooling
+        layers = sorted({layer for term in terms for layer in term.layers})
+        if layers[-1] > engine.head:
+            raise ValueError(f"the network has layers 0 to {engine.head}, and a term names layer {layers[-1]}")
+        self.levels = tuple(sorted({term.level for term in terms}))
+        self.reach = 16 * math.ceil((_reach(engine, layers[-1]) + _WINDOW * engine.reduction(layers[-1])) / 16)
+        self._tensors = FrozenTensors(
+            {f"input{layer}": _whitening(statistics.layers[layer].input_factor, epsilon) for layer in layers}
+        )
 
-    def describe(self, engine: FisherEngine, signals: Signals) -> Description:
-        """Directions of the whitened inputs, ``(N, C_in, H, W)``."""
-        whitened = _whiten(signals.inputs, self.get_buffer(f"input_{signals.layer}"))
-        return (whitened * (whitened.square().sum(1, keepdim=True) + _FLOOR).rsqrt(),)
+    def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
+        """Directions ``(N, C_in, h, w)`` of whitened inputs, or their variances in windows."""
+        terms = [(index, term) for index, term in enumerate(self.terms) if term.level == level]
+        last = max(layer for _, term in terms for layer in term.layers)
+        tensors = self._tensors.like(images)
+        for layer, inputs in self.engine.inputs(images):
+            wanted = [(index, term.kind) for index, term in terms if layer in term.layers]
+            if wanted:
+                whitened = _whiten(inputs, tensors[f"input{layer}"])
+                for index, kind in wanted:
+                    yield Part(index, layer), (_direction(whitened) if kind == "direction" else _variance(whitened),)
+            if layer == last:
+                return  # before the forward pass goes on to what nobody needs
 
-    def map(self, layer: int, first: Description, second: Description) -> Tensor:
-        """Squared difference of the directions at each position."""
-        return (first[0] - second[0]).square().sum(1, keepdim=True) / len(self.layers)
+    def map(self, part: Part, first: Description, second: Description) -> Tensor:
+        """Squared difference of directions, or relative squared difference of variances, at each place."""
+        term = self.terms[part.term]
+        (x,), (y,) = first, second
+        if term.kind == "direction":
+            values = (x - y).square().sum(1, keepdim=True)
+        else:
+            floor = _SPREAD_FLOOR / x.shape[1]
+            values = ((x - y).square() / ((x + y).square() + floor**2)).mean(1, keepdim=True)
+        return values * (term.weight / len(term.layers))
+
+    def level_of(self, part: Part) -> int:
+        """Level of the part's term."""
+        return self.terms[part.term].level
+
+    def step(self, part: Part) -> int:
+        """Pixels of the level's image from one place of :meth:`map` to the next."""
+        cells = 1 if self.terms[part.term].kind == "direction" else _WINDOW // 2
+        return cells * self.engine.reduction(part.layer)
+
+    def map_on_pixels(self, part: Part, first: Description, second: Description, size: torch.Size) -> Tensor:
+        """The map, enlarged to pixels."""
+        places = self.map(part, first, second)
+        if self.terms[part.term].kind == "texture":
+            # Windows are half their side apart and begin at the edge: after this, places tile the image.
+            places = F.avg_pool2d(F.pad(places, (1, 1, 1, 1), mode="replicate"), 2, stride=1)
+        return F.interpolate(places, size=size, mode="bilinear")
+
+    def _of_places(self, part: Part, maps: Tensor, weights: Tensor) -> Tensor:
+        if self.terms[part.term].kind == "direction":
+            return super()._of_places(part, maps, weights)
+        # Window k covers cells k and k + 1 of half a window's side.
+        cells = F.adaptive_avg_pool2d(weights, (maps.shape[2] + 1, maps.shape[3] + 1))
+        return F.avg_pool2d(cells, 2, stride=1)
 
 
-POSITION_FORMS: dict[FormName, type[PositionForm]] = {"local": LocalForm, "activation": ActivationForm}
-FORMS: dict[FormName, type[Form]] = {"fisher": FisherForm, **POSITION_FORMS}
+def _counted(levels: Sequence[float]) -> tuple[int, ...]:
+    return tuple(level for level, share in enumerate(levels) if share)
 
 
-def _subtract(first: Signals, second: Signals) -> Signals:
-    """Signals of both batches, one after the other, whose scores add up to the difference."""
-    means = None
-    if first.means is not None and second.means is not None:
-        means = torch.cat([first.means, second.means])
-    inputs, delta = torch.cat([first.inputs, second.inputs]), torch.cat([first.delta, -second.delta])
-    return Signals(first.layer, inputs, delta, means)
+def _reach(engine: FisherEngine, layer: int) -> int:
+    """How far a position of a layer's input sees, in pixels: two positions per convolution bound it."""
+    return sum(2 * engine.reduction(3 * block + part) for block in range(engine.block_of(layer) + 1) for part in (0, 1))
 
 
 def _whitening(factor: Tensor, epsilon: float) -> Tensor:
@@ -366,15 +442,24 @@ def _whitening(factor: Tensor, epsilon: float) -> Tensor:
 
 
 def _whiten(maps: Tensor, matrix: Tensor) -> Tensor:
-    return _at_least_float32(F.conv2d(maps, matrix.to(maps.dtype)[:, :, None, None]))
+    # As a product of matrices: convolutions of 1x1 can take a slow path.
+    return F.linear(maps.movedim(1, -1), matrix).movedim(-1, 1)
 
 
-def _difference(first: Tensor, second: Tensor) -> Tensor:
-    return _at_least_float32(first) - _at_least_float32(second)
+def _direction(vectors: Tensor) -> Tensor:
+    return vectors * (vectors.square().sum(1, keepdim=True) + _FLOOR).rsqrt()
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.float() if values.dtype.itemsize < 4 else values
+def _variance(maps: Tensor) -> Tensor:
+    """Variance of each channel in windows: ``(N, C, h, w)`` to ``(N, C, 2 h / 4 - 1, 2 w / 4 - 1)``."""
+    cell = _WINDOW // 2
+    means, squares = (_window_mean(F.avg_pool2d(values, cell)) for values in (maps, maps.square()))
+    return (squares - means.square()).clamp_min(0)
+
+
+def _window_mean(cells: Tensor) -> Tensor:
+    rows = cells[..., :-1, :] + cells[..., 1:, :]
+    return (rows[..., :-1] + rows[..., 1:]) / 4
 
 
 def _squared_lengths(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -399,7 +484,6 @@ def _pool(maps: Tensor, exponent: float, weights: Tensor | None) -> Tensor:
     """
     positions = (1, 2, 3)
     if weights is not None:
-        weights = F.adaptive_avg_pool2d(weights.to(maps.dtype), (maps.shape[2], maps.shape[3]))
         maps = maps * (weights > 0)
     peak = maps.detach().amax(positions, keepdim=True)
     powers = (maps / torch.where(peak > 0, peak, 1)) ** exponent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import reduce
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, distributed
 from tqdm import tqdm
 
 from afv_metric.distributed import rank_and_world_size
-from afv_metric.fisher.engine import Energy, FisherEngine
+from afv_metric.fisher.engine import FisherEngine, Output
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics, collect_statistics
 from afv_metric.networks import Discriminator, Generator
 
@@ -24,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def sample_statistics(
-    discriminator: Discriminator, generator: Generator, energy: Energy, samples: int, seed: int, *, quiet: bool = True
+    discriminator: Discriminator, generator: Generator, output: Output, samples: int, seed: int, *, quiet: bool = True
 ) -> FisherStatistics:
     """Fisher statistics of a discriminator over samples of a generator.
 
@@ -34,7 +33,7 @@ def sample_statistics(
     Args:
         discriminator: Baked discriminator.
         generator: Generator in evaluation mode, on the same device.
-        energy: ``"logit"`` or ``"sigmoid"``.
+        output: ``"logit"`` or ``"sigmoid"``.
         samples: Number of samples, over all processes together.
         seed: Seed of the latents.
         quiet: Show no progress bar.
@@ -67,7 +66,7 @@ def sample_statistics(
                 bar.update(len(some))
 
     began = time.monotonic()
-    statistics = collect_statistics(FisherEngine(deepcopy(discriminator), energy), batches())
+    statistics = collect_statistics(FisherEngine(discriminator, output), batches())
     if count > 1:
         statistics = _merge_over_processes(statistics, latents.device)
     seconds = time.monotonic() - began

@@ -113,7 +113,7 @@ def mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> MeanScores:
 
     Args:
         engine: The engine of a baked discriminator.
-        batches: Images ``(N, 3, H, W)`` in [-1, 1] on the engine's device, any N; H and W multiples of its stride.
+        batches: Images ``(N, 3, H, W)`` in [-1, 1] any N; H and W multiples of its stride.
 
     Returns:
         Means of all layers in float64, on the CPU.
@@ -153,6 +153,7 @@ def block_scores(engine: FisherEngine, blocks: Iterable[Iterable[Tensor]]) -> Bl
     return BlockScores(counts, means)
 
 
+@torch.no_grad()
 def _sum_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> tuple[int, list[tuple[Tensor, Tensor]]]:
     """Number of images, and the sums of their scores."""
     count = 0
@@ -160,7 +161,7 @@ def _sum_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> tuple[int, l
     for images in batches:
         if len(images) == 0:
             continue
-        sums = [engine.score(signals, copies=len(images)) for signals in engine.signals(engine(images))]
+        sums = [engine.score(signals, copies=len(images)) for signals in engine.signals(images)]
         layers = [(weight[0].cpu().double(), bias[0].cpu().double()) for weight, bias in reversed(sums)]
         if totals:
             layers = [(a + c, b + d) for (a, b), (c, d) in zip(totals, layers, strict=True)]

@@ -109,7 +109,7 @@ def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> Fishe
     total: FisherStatistics | None = None
     for images in batches:
         layers: list[LayerStatistics] = []
-        for signals in engine.signals(engine(images)):
+        for signals in engine.signals(images):
             weight, bias = map(_double, engine.score(signals))
             layers.append(
                 LayerStatistics(

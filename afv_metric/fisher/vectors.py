@@ -112,8 +112,8 @@ class ScoreFeatures(nn.Module):
         super().__init__()
         if sketch is not None and sketch < 1:
             raise ValueError(f"a sketch has at least one number, or is None; got {sketch}")
-        self.engine = FisherEngine(deepcopy(bundle.discriminator), bundle.energy)
-        lengths = [layer.weight.numel() + layer.out_channels for layer in self.engine.layers]
+        self.engine = FisherEngine(bundle.discriminator, bundle.output)
+        lengths = [shape.numel() + shape[0] for shape in self.engine.weight_shapes]
         self._ends = list(accumulate(lengths))
         self.size = sketch or self._ends[-1]
         for layer, statistics in enumerate(bundle.statistics.layers):
@@ -121,9 +121,8 @@ class ScoreFeatures(nn.Module):
             roots = torch.cat([inverse_root(variance, bundle.epsilon).flatten() for variance in variances])
             roots = roots / self._ends[-1] ** 0.5
             means = torch.cat([statistics.weight_mean.flatten(), statistics.bias_mean])
-            dtype = self.engine.layers[layer].weight.dtype
-            self.register_buffer(f"roots_{layer}", roots.to(dtype), persistent=False)
-            self.register_buffer(f"shifts_{layer}", (-means * roots).to(dtype), persistent=False)
+            self.register_buffer(f"roots_{layer}", roots, persistent=False)
+            self.register_buffer(f"shifts_{layer}", -means * roots, persistent=False)
         # Layers have places and signs of their own, and no seed is used twice.
         self.sketches = nn.ModuleList(
             Sketch(length, sketch, seed * len(lengths) + layer) for layer, length in enumerate(lengths) if sketch
@@ -134,9 +133,9 @@ class ScoreFeatures(nn.Module):
         """Features of images ``(N, 3, H, W)`` in [-1, 1], on the device of the module: ``(N, size)``."""
         weights = weights_of_padded(images, self.engine.stride)
         images = pad_to_multiple(images, self.engine.stride)
-        seen = self.engine(images, None if weights is None else F.avg_pool2d(weights, self.engine.stride))
+        weights = None if weights is None else F.avg_pool2d(weights, self.engine.stride)
         result = (images.new_zeros if self.sketches else images.new_empty)(len(images), self.size)
-        for signals in self.engine.signals(seen, weighted=True):
+        for signals in self.engine.signals(images, weights):
             if self.sketches:
                 vectors = images.new_empty(len(images), len(self.get_buffer(f"roots_{signals.layer}")))
                 result += self.sketches[signals.layer](self._whiten(signals, vectors))

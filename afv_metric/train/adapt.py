@@ -84,7 +84,7 @@ def adapt_bundle(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         discriminator = deepcopy(bundle.discriminator).to(device)
-        statistics = collect_statistics(FisherEngine(discriminator, bundle.energy), batches())
+        statistics = collect_statistics(FisherEngine(discriminator, bundle.output), batches())
     adapted = replace(
         bundle,
         name=name,

@@ -124,7 +124,7 @@ def export_run(
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no checkpoint of a run: {error!r}") from error
     discriminator, generator = discriminator.to(device).eval(), generator.to(device).eval()
-    statistics = sample_statistics(discriminator, generator, recipe.energy, samples, seed, quiet=quiet)
+    statistics = sample_statistics(discriminator, generator, recipe.output, samples, seed, quiet=quiet)
     training |= {name: saved[key] for key, name in _RECORDED.items() if key in saved}
     if machines := read_machines(path.parent):
         training["machines"] = machines
@@ -133,7 +133,7 @@ def export_run(
         discriminator=discriminator.cpu(),
         generator=generator.cpu(),
         statistics=statistics,
-        energy=recipe.energy,
+        output=recipe.output,
         form=form,
         levels=tuple(levels),
         blocks=None if blocks is None else tuple(blocks),

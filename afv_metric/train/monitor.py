@@ -92,7 +92,7 @@ class Monitor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.recipe, self.device = recipe, torch.device(device)
-        self.energy = recipe.energy
+        self.output = recipe.output
         self._evaluate = evaluate
         self._untrained: dict[str, float] | None = None
         count = min(recipe.monitor_samples, len(images.images))
@@ -140,7 +140,7 @@ class Monitor:
             discriminator = deepcopy(state.averaged_discriminator)
             generated, drift = self._generate(state)
             values = {"generator_drift": drift} | _spectra(discriminator)
-            engine = FisherEngine(discriminator, self.energy)
+            engine = FisherEngine(discriminator, self.output)
             statistics = collect_statistics(engine, self._batches(generated))
             values |= self._similarities(engine, statistics)
             values |= self._logits(engine, generated)
@@ -195,11 +195,12 @@ class Monitor:
         for name, images in (self._images | {"generated": generated, "negatives": self._negatives}).items():
             total = 0.0
             for batch in self._batches(images):
-                blocks, end = engine(batch)
-                total += float(engine.discriminator.head(F.leaky_relu(end.maps, engine.slope)).mean((1, 2, 3)).sum())
-                outputs = [*(block.maps for block in blocks[1:]), end.maps]
-                for index, (block, output) in enumerate(zip(blocks, outputs, strict=True)):
-                    for layer, maps in ((f"blocks.{index}.conv1", block.hidden), (f"blocks.{index}", output)):
+                # Blocks end where the next one's shortcut begins; the head's input has the signs of the last map.
+                seen = dict(engine.inputs(batch))
+                total += float(engine.logit(batch).sum())
+                for index in range(engine.head // 3):
+                    end = seen.get(3 * index + 5, seen[engine.head])
+                    for layer, maps in ((f"blocks.{index}.conv1", seen[3 * index + 1]), (f"blocks.{index}", end)):
                         positive = maps.amax((0, 2, 3)) > 0
                         alive[layer] = positive | alive[layer] if layer in alive else positive
             values[f"logit/{name}"] = total / len(images)
@@ -211,7 +212,7 @@ class Monitor:
             discriminator,
             None,
             statistics,
-            self.energy,
+            self.output,
             levels=_LEVELS,
             blocks=BLOCKS,
             pooling=POOLING,
@@ -224,7 +225,7 @@ class Monitor:
             # As the run began, whatever it was initialised from; over real images, as no generator belongs to it.
             torch.default_generator.manual_seed(self.recipe.seed)
             untrained = Discriminator(self.recipe.discriminator).baked().to(self.device)
-            engine = FisherEngine(deepcopy(untrained), self.energy)
+            engine = FisherEngine(untrained, self.output)
             statistics = collect_statistics(engine, self._batches(self._images["train"]))
             scores = self._evaluate(self._bundle(untrained, statistics))
             self._untrained = {f"random_agreement/{name}": score for name, score in scores.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_type_hints
 
-from afv_metric.fisher.engine import Energy
+from afv_metric.fisher.engine import Output
 from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
 from afv_metric.train.settings import check_choices, override
 
@@ -116,8 +116,8 @@ class Recipe:
         _ = self.discriminator, self.generator  # these check what they are made of
 
     @property
-    def energy(self) -> Energy:
-        """What the Fisher score is the gradient of: the energy itself, or its sigmoid where the loss puts one on it."""
+    def output(self) -> Output:
+        """What the Fisher score is the gradient of: the logit itself, or its sigmoid where the loss puts one on it."""
         return "sigmoid" if self.loss == "least-squares" else "logit"
 
     @property

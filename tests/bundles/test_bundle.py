@@ -38,7 +38,7 @@ def test_saving_and_loading_keeps_everything(bundle, tmp_path):
         bundle,
         name="again",
         form="local",
-        energy="sigmoid",
+        output="sigmoid",
         levels=(0.5, 0.5),
         blocks=(2,),
         pooling=1.5,

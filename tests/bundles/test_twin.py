@@ -21,7 +21,7 @@ def test_nothing_differs_but_the_weights_of_the_discriminator(bundle):
     for name, value in expected.state_dict().items():
         assert torch.equal(twin.discriminator.state_dict()[name], value)
     assert twin.statistics.count == bundle.statistics.count  # neither sees more samples than the other
-    again = sample_statistics(expected, bundle.generator, bundle.energy, bundle.statistics.count, 7)
+    again = sample_statistics(expected, bundle.generator, bundle.output, bundle.statistics.count, 7)
     assert torch.equal(twin.statistics.layers[0].weight_mean, again.layers[0].weight_mean)
     assert (twin.levels, twin.blocks, twin.pooling) == (bundle.levels, bundle.blocks, bundle.pooling)
     assert (twin.name, twin.golden, twin.hash) == ("tiny-bundle-random", {}, "")

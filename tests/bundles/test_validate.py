@@ -29,7 +29,7 @@ ALL = {"files", "card", "generator", *GOLDEN, *WHITENED, *DISTANCES}
 @pytest.fixture(scope="module")
 def good(bundle: Bundle) -> Bundle:
     """The tiny bundle, with statistics of more samples and with golden distances."""
-    statistics = sample_statistics(bundle.discriminator, bundle.generator, bundle.energy, 300, 0)
+    statistics = sample_statistics(bundle.discriminator, bundle.generator, bundle.output, 300, 0)
     good = dataclasses.replace(bundle, statistics=statistics)
     return dataclasses.replace(good, golden={"pairs": GOLDEN_NAME, "distances": golden_distances(good)})
 

@@ -39,7 +39,7 @@ def _compare_sets(folders: tuple[Path, Path], capsys: Capture, *more: str, statu
 def test_sets_is_the_distance_of_the_middle_squares(sets: tuple[Path, Path], capsys: Capture) -> None:
     found, errors = _compare_sets(sets, capsys)
     bundle = load_bundle(TINY_BUNDLE)
-    engine = FisherEngine(bundle.discriminator, bundle.energy)
+    engine = FisherEngine(bundle.discriminator, bundle.output)
     means = [
         mean_scores(engine, [Reader().read(path, square=32) / 127.5 - 1 for path in sorted(folder.iterdir())])
         for folder in sets

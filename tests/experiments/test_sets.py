@@ -51,7 +51,7 @@ def test_sets_are_scored_in_order_and_as_by_hand(bundle, images):
     rows = [[torch.tensor([3, 1]), torch.tensor([50])], [torch.tensor([90])]]
     scored = list(score_sets(bundle, images.images, rows))
     assert [scores.counts for scores in scored] == [[2, 1], [1]]
-    engine = FisherEngine(bundle.discriminator.baked(), bundle.energy)
+    engine = FisherEngine(bundle.discriminator.baked(), bundle.output)
     for blocks, scores in zip(rows, scored, strict=True):
         pictures = [to_network_range(images.images[of], normalize=False, dtype=torch.float32) for of in blocks]
         expected = block_scores(engine, [[picture] for picture in pictures])
@@ -105,7 +105,7 @@ def test_halves_are_disjoint_samples_whose_sizes_are_nested(bundle, images, monk
         assert len(set(torch.cat([first, second]).tolist())) == 80
     assert not torch.equal(samples[0], samples[2])
     # The smaller samples are the first blocks of the larger ones.
-    engine = FisherEngine(bundle.discriminator.baked(), bundle.energy)
+    engine = FisherEngine(bundle.discriminator.baked(), bundle.output)
     parts = [
         block_scores(engine, [[to_network_range(images.images[rows], normalize=False, dtype=torch.float32)]
                               for rows in sample[:20].split(1)])

@@ -73,7 +73,7 @@ def test_the_mean_of_a_set_is_the_mean_of_the_statistics():
 
 def test_sets_of_one_image_are_as_far_apart_as_the_images(bundle: Bundle):
     images = make_images(2).float()
-    engine = FisherEngine(bundle.discriminator.baked(), bundle.energy)
+    engine = FisherEngine(bundle.discriminator.baked(), bundle.output)
     means = [mean_scores(engine, [image[None]]) for image in images]
     metric = AFVDistance(Bundle(**{**vars(bundle), "levels": (1.0,)}), form="fisher")
     expected = float(metric(images[:1], images[1:]))

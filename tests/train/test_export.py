@@ -109,7 +109,7 @@ def test_the_checkpoint_and_all_settings_are_taken(run: Path) -> None:
     assert exported.training["iterations"] == 200
     assert (exported.form, exported.levels, exported.epsilon) == ("local", (0.5, 0.5), 0.1)
     assert exported.licence == {"weights": "CC0-1.0"}
-    assert exported.energy == "logit"
+    assert exported.output == "logit"
 
 
 def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
     exported = export_run(tmp_path, "old", samples=10, quiet=True)
     assert exported.training["iterations"] == 7
     assert exported.training["recipe"] == recipe  # what was recorded, and nothing made up
-    assert exported.energy == "sigmoid"
+    assert exported.output == "sigmoid"
     untrained = random_twin(exported, samples=10)
     torch.manual_seed(1)
     assert torch.equal(untrained.discriminator.head.weight, Discriminator(RECIPE.discriminator).baked().head.weight)

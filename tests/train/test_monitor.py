@@ -165,7 +165,7 @@ def test_dead_channels_are_counted_where_they_are(images, values):
 def test_a_channel_that_one_kind_of_images_reaches_is_alive(images, kind):
     recipe = replace(RECIPE, width=24)
     monitor, state = Monitor(recipe, *images), _State(recipe)
-    engine = FisherEngine(deepcopy(state.averaged_discriminator))
+    engine = FisherEngine(state.averaged_discriminator)
     kinds = monitor._images | {"generated": _generated(state)[1], "negatives": monitor._negatives}
     with torch.no_grad():
         highest = {name: engine(some).blocks[1].hidden.amax((0, 2, 3)) for name, some in kinds.items()}

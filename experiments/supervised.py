@@ -49,12 +49,12 @@ def supervised_network(config: DiscriminatorConfig, classes: int, seed: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Discriminator(replace(config.plain(), head="pooled"))
-        network.head = nn.Conv2d(config.width, classes, 1)
+        network.head = nn.Conv2d(config.widths[-1], classes, 1)
     for block in network.residual_blocks():
         for name in ("conv1", "conv2", "shortcut"):
             convolution = getattr(block, name)
             convolution.bias = None  # the normalisation brings one of its own
-            setattr(block, name, nn.Sequential(convolution, nn.BatchNorm2d(config.width)))
+            setattr(block, name, nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels)))
     return network
 
 

@@ -18,8 +18,8 @@ def layer_names(discriminator: Discriminator) -> list[str]:
     return [f"blocks.{i}.{part}" for i in range(count) for part in ("conv1", "conv2", "shortcut")] + ["head"]
 
 
-def energy(discriminator: Discriminator, image: Tensor, kind: str = "logit", convolve=F.conv2d, weights=None) -> Tensor:
-    """Energy of one image (1, 3, H, W) by convolutions followed by pooling; a scalar."""
+def logit(discriminator: Discriminator, image: Tensor, kind: str = "logit", convolve=F.conv2d, weights=None) -> Tensor:
+    """Logit (or its sigmoid) of one image (1, 3, H, W) by convolutions followed by pooling; a scalar."""
     state = dict(discriminator.named_parameters())
     slope = discriminator.config.slope
 
@@ -39,8 +39,8 @@ def energy(discriminator: Discriminator, image: Tensor, kind: str = "logit", con
         maps = (F.avg_pool2d(inner, 2) if block.pools == 2 else inner) + (
             F.avg_pool2d(shortcut, 2) if block.pools else shortcut
         )
-    energies = layer("head", F.leaky_relu(maps, slope))
-    mean = energies.mean() if weights is None else (energies * weights).sum() / weights.sum()
+    logits = layer("head", F.leaky_relu(maps, slope))
+    mean = logits.mean() if weights is None else (logits * weights).sum() / weights.sum()
     return mean.sigmoid() if kind == "sigmoid" else mean
 
 
@@ -52,7 +52,7 @@ def scores(
     rows = []
     for index in range(len(images)):
         weight = None if weights is None else weights[index : index + 1]
-        value = energy(discriminator, images[index : index + 1], kind, weights=weight)
+        value = logit(discriminator, images[index : index + 1], kind, weights=weight)
         rows.append(torch.autograd.grad(value, parameters, retain_graph=False))
     columns = [torch.stack(column) for column in zip(*rows, strict=True)]
     return list(zip(columns[::2], columns[1::2], strict=True))
@@ -100,7 +100,7 @@ def untied_scores(discriminator: Discriminator, image: Tensor, kind: str = "logi
         out = torch.einsum("pcio,iop->cp", untied[name], columns) + bias[:, None]
         return out.view(1, -1, height, width)
 
-    value = energy(discriminator, image, kind, convolve)
+    value = logit(discriminator, image, kind, convolve)
     names = layer_names(discriminator)
     gradients = torch.autograd.grad(value, [untied[name] for name in names])
     positions = image.shape[2] * image.shape[3] / discriminator.stride**2

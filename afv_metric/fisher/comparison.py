@@ -83,9 +83,7 @@ class Comparison:
         assert total is not None
         return total
 
-    def _compare_level(
-        self, level: int, first: Tensor, second: Tensor, weights: Tensor | None
-    ) -> Iterator[Tensor]:
+    def _compare_level(self, level: int, first: Tensor, second: Tensor, weights: Tensor | None) -> Iterator[Tensor]:
         """What each part at one level adds to the distances, or to the maps on the pixels of the level."""
         form = self.form
         if self.spatial:

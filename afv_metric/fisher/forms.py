@@ -433,7 +433,7 @@ def _counted(levels: Sequence[float]) -> tuple[int, ...]:
 
 def _reach(engine: FisherEngine, layer: int) -> int:
     """How far a position of a layer's input sees, in pixels: two positions per convolution bound it."""
-    return sum(2 * engine.reduction(3 * block + part) for block in range(engine.block_of(layer) + 1) for part in (0, 1))
+    return sum(2 * engine.reduction(3 * (before // 2) + before % 2) for before in range(2 * engine.block_of(layer) + 1))
 
 
 def _whitening(factor: Tensor, epsilon: float) -> Tensor:

@@ -131,6 +131,10 @@ class ScoreFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features of images ``(N, 3, H, W)`` in [-1, 1], on the device of the module: ``(N, size)``."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self._features(images)
+
+    def _features(self, images: Tensor) -> Tensor:
         weights = weights_of_padded(images, self.engine.stride)
         images = pad_to_multiple(images, self.engine.stride)
         weights = None if weights is None else F.avg_pool2d(weights, self.engine.stride)

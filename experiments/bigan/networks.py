@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from afv_metric.networks import DiscriminatorBlock, DiscriminatorConfig, PooledConv2d
+from afv_metric.networks import DiscriminatorBlock, PooledConv2d
 
 __all__ = ["Encoder", "EncoderConfig", "JointDiscriminator"]
 
@@ -139,10 +139,9 @@ class JointDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.gain = gain
-        config = DiscriminatorConfig(width, slope=slope)
         self.trunk = nn.Sequential(
             *(
-                DiscriminatorBlock(width if index else 3, config, first=index == 0, pooled=pooled)
+                DiscriminatorBlock(width if index else 3, width, slope, first=index == 0, pools=2 if pooled else 0)
                 for index, pooled in enumerate(_POOLED)
             ),
             nn.LeakyReLU(slope),

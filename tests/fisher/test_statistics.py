@@ -39,8 +39,7 @@ def test_kronecker_factors_are_second_moments_of_the_untied_network():
 
 
 def _signals(discriminator, images):
-    engine = FisherEngine(discriminator.baked())
-    return engine.signals(engine(images))
+    return FisherEngine(discriminator.baked()).signals(images)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,14 +24,14 @@ def test_scores_are_the_vectors_of_eq_6_whose_distance_is_the_fisher_form(bundle
     vectors = features(as_float(images))
     assert vectors.shape == (7, features.size)
     torch.testing.assert_close(vectors * features.size**0.5, metric.score_vectors(images), rtol=1e-4, atol=1e-4)
-    metric.levels = (1.0,)
-    expected = metric(images[:1].expand(7, -1, -1, -1), images)
+    finest = AFVDistance(replace(bundle, levels=(1.0,)), form="fisher")
+    expected = finest(images[:1].expand(7, -1, -1, -1), images)
     torch.testing.assert_close((vectors[:1] - vectors).square().sum(1), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_padded_has_no_weight(bundle):
     odd = torch.randint(256, (2, 3, 33, 42), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    vectors, expected = ScoreFeatures(bundle)(as_float(odd)), AFVDistance(bundle).score_vectors(odd)
+    vectors, expected = ScoreFeatures(bundle)(as_float(odd)), AFVDistance(bundle, form="fisher").score_vectors(odd)
     torch.testing.assert_close(vectors * vectors.shape[1] ** 0.5, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -44,10 +44,11 @@ def _info(options: argparse.Namespace) -> None:
         "sha256": bundle.hash,
         "discriminator": asdict(bundle.discriminator.config),
         "parameters": sum(parameter.numel() for parameter in bundle.discriminator.parameters()),
-        "energy": bundle.output,
+        "output": bundle.output,
         "form": bundle.form,
         "levels": list(bundle.levels),
         "blocks": "all" if bundle.blocks is None else list(bundle.blocks),
+        "terms": [str(term) for term in bundle.activation_terms],
         "pooling": bundle.pooling,
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
         "training": dict(bundle.training),
@@ -65,10 +66,14 @@ def _cite(options: argparse.Namespace) -> None:
 
     bundle = load_bundle(options.weights)
     form = options.form or bundle.form
-    settings = [f"form {form}", "levels " + "/".join(f"{weight:g}" for weight in bundle.levels)]
-    if form != "fisher":
-        settings += ["blocks " + "/".join(map(str, bundle.blocks))] if bundle.blocks else []
-        settings.append(f"pooling {bundle.pooling:g}")
+    settings = [f"form {form}"]
+    if form == "activation":
+        settings.append(f"terms {' '.join(map(str, bundle.activation_terms))}")
+    else:
+        settings.append("levels " + "/".join(f"{weight:g}" for weight in bundle.levels))
+    if form == "local" and bundle.blocks:
+        settings.append("blocks " + "/".join(map(str, bundle.blocks)))
+    settings += [f"pooling {bundle.pooling:g}"] if form != "fisher" else []
     emit(
         f"afv_metric {__version__}, bundle {bundle.name} (sha256 {bundle.hash[:12]}), {', '.join(settings)}; "
         f"{_PAPER}; torch {torch.__version__}"

@@ -35,7 +35,13 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--form", choices=FORMS, default="activation", help="default form of the distance")
     command.add_argument("--levels", type=real, nargs="+", help="weight of each level of the pyramid, finest first")
     command.add_argument(
-        "--blocks", type=count(0), nargs="*", help="blocks whose layers count, from 0 on; all layers if empty"
+        "--blocks", type=count(0), nargs="*", help="blocks whose layers count in the form local; all layers if empty"
+    )
+    command.add_argument(
+        "--terms",
+        nargs="+",
+        metavar="KIND:LEVEL:LAYERS:WEIGHT",
+        help="terms of the form activation, as direction:1:6:1 texture:0:3:4",
     )
     command.add_argument("--pooling", type=real, help="exponent of the pooling over positions")
     command.add_argument("--epsilon", type=real, default=0.03, help="relative floor of the whitening (0.03)")
@@ -102,6 +108,7 @@ def _export(options: argparse.Namespace) -> None:
 
     from afv_metric.bundles.bundle import reserve_folder, save_bundle
     from afv_metric.distributed import init_distributed, rank_and_world_size
+    from afv_metric.fisher.forms import Term
     from afv_metric.runtime import find_device
     from afv_metric.train.card import decorate_bundle
     from afv_metric.train.export import export_run
@@ -109,6 +116,8 @@ def _export(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("levels", "pooling") if getattr(options, name) is not None}
     if options.blocks is not None:
         given["blocks"] = options.blocks or None
+    if options.terms:
+        given["terms"] = [Term.parse(term) for term in options.terms]
     with init_distributed(find_device(options.device)) as device, contextlib.ExitStack() as stack:
         if rank_and_world_size()[0] == 0:
             stack.enter_context(reserve_folder(options.out))

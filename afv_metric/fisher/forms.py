@@ -65,7 +65,36 @@ class Term:
         if self.kind not in ("direction", "texture"):
             raise ValueError(f'the kind of a term must be "direction" or "texture", got {self.kind!r}')
         if self.level < 0 or not self.layers or min(self.layers) < 0 or not self.weight > 0:
-            raise ValueError(f"a term needs a level and layers from 0 on and a positive weight, got {self}")
+            raise ValueError(f"a term needs a level and layers from 0 on and a positive weight, got {self!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Term:
+        """Read a term as :meth:`__str__` writes it.
+
+        Args:
+            text: ``KIND:LEVEL:LAYERS:WEIGHT``, layers joined by commas.
+
+        Raises:
+            ValueError: If it is anything else.
+
+        Example:
+            >>> str(Term.parse("texture:0:3,4:2"))
+            'texture:0:3,4:2'
+        """
+        kind, *numbers = text.split(":")
+        try:
+            level, layers, weight = numbers
+            return cls(
+                kind,  # type: ignore[arg-type]
+                int(level),
+                tuple(int(layer) for layer in layers.split(",")),
+                float(weight),
+            )
+        except ValueError as error:
+            raise ValueError(f"expected KIND:LEVEL:LAYERS:WEIGHT, as direction:1:6:1, got {text!r}") from error
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.level}:{','.join(map(str, self.layers))}:{self.weight:g}"
 
 
 class Part(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.bundles.golden import with_golden_distances
-from afv_metric.fisher.forms import FormName
+from afv_metric.fisher.forms import FormName, Term
 from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.runtime import read_machines
@@ -20,11 +20,13 @@ __all__ = [
     "BLOCKS",
     "LEVELS",
     "POOLING",
+    "TERMS",
     "export_run",
     "find_checkpoint",
 ]
 
 LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
+TERMS = (Term("direction", 1, (6,), 1.0), Term("texture", 0, (3,), 4.0))
 """How the shipped bundle turns its network into a distance, chosen on images that people judged; see its card."""
 
 # What else of a checkpoint a bundle records, and under which name.
@@ -77,6 +79,7 @@ def export_run(
     form: FormName = "activation",
     levels: Sequence[float] = LEVELS,
     blocks: Sequence[int] | None = BLOCKS,
+    terms: Sequence[Term] = TERMS,
     pooling: float = POOLING,
     epsilon: float = 0.03,
     licence: str = "",
@@ -97,8 +100,9 @@ def export_run(
         seed: Seed of their latents.
         form: Default form of the distance.
         levels: Weight of each level of the image pyramid, finest first.
-        blocks: Residual blocks whose layers count in the forms ``local`` and ``activation``; all layers if None.
-        pooling: Exponent of their pooling over positions.
+        blocks: Residual blocks whose layers count in the form ``local``; all layers if None.
+        terms: Terms of the form ``activation``.
+        pooling: Exponent of the pooling of both over positions.
         epsilon: Relative floor of the whitening.
         licence: Licence of the weights.
         device: Where to compute.
@@ -137,6 +141,7 @@ def export_run(
         form=form,
         levels=tuple(levels),
         blocks=None if blocks is None else tuple(blocks),
+        terms=tuple(terms),
         pooling=pooling,
         epsilon=epsilon,
         sampling={"source": "generator", "generator_mode": "averaged weights, evaluation mode", "seed": seed},

@@ -31,7 +31,7 @@ from afv_metric.fisher.vectors import ScoreFeatures
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet
 from afv_metric.networks import Discriminator, Generator
-from afv_metric.train.export import BLOCKS, POOLING
+from afv_metric.train.export import BLOCKS, POOLING, TERMS
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
 
@@ -215,6 +215,7 @@ class Monitor:
             self.output,
             levels=_LEVELS,
             blocks=BLOCKS,
+            terms=TERMS,
             pooling=POOLING,
         )
 

@@ -37,6 +37,7 @@ def commands_of(bundle: Bundle, card_options: Sequence[str] = ()) -> list[str]:
         f"{program} export RUN --out {_name_in(adapted) if adapted else f'BUNDLE {samples}'}",
         f"--form {bundle.form} --levels {' '.join(f'{level:g}' for level in bundle.levels)}",
         " ".join(["--blocks", *map(str, bundle.blocks or ())]),
+        " ".join(["--terms", *map(str, bundle.activation_terms)]),
         f"--pooling {bundle.pooling:g} --epsilon {bundle.epsilon:g}",
     ]
     for option, text in (("data-name", bundle.training.get("data")), ("licence", bundle.licence.get("weights"))):

@@ -1,12 +1,15 @@
 """Speed and memory of the distances, side by side in one run.
 
-    python benchmarks/speed.py [--widths 64 128] [--batch 32] [--repeats 9]
+    python benchmarks/speed.py [--widths 64 128] [--batch 32] [--repeats 9] [--weights BUNDLE]
 
-Every line pairs two ways to the same numbers, in turns, and prints the median over the repeats of the ratio of their
-times: absolute times on a shared machine say little. The rivals work on the plain network (convolution, then pooling):
+First the default distance against lpips (alex), as a score and as a loss: time, and peak memory of a fresh process.
+Then the form ``fisher`` against rivals that work on the plain network (convolution, then pooling):
 
-* ``vmap``: ``torch.func.vmap(grad(energy))``, all scores of a batch, then the whitened difference;
-* ``loop``: one backward pass of autograd an image.
+* ``vmap``: ``torch.func.vmap(grad(logit))``, all scores of a batch, then the whitened difference;
+* ``loop``: one backward pass of autograd per image.
+
+Every line pairs two ways, in turns, and prints the median over the repeats of the ratio of their times: absolute times
+on a shared machine say little.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -26,15 +30,15 @@ from torch.nn import functional as F
 import afv_metric
 from afv_metric.fisher.comparison import Comparison
 from afv_metric.fisher.engine import FisherEngine
-from afv_metric.fisher.forms import FORMS, FisherForm
+from afv_metric.fisher.forms import ActivationForm, FisherForm, LocalForm, Term
 from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig
 
 EPSILON = 0.03
 
 
-def plain_energy(parameters: dict[str, Tensor], slope: float, pools: int, images: Tensor) -> Tensor:
-    """Energy of images by convolutions followed by mean pooling: ``(N,)``."""
+def plain_logit(parameters: dict[str, Tensor], slope: float, pools: int, images: Tensor) -> Tensor:
+    """Logit of images by convolutions followed by mean pooling: ``(N,)``."""
 
     def convolve(name: str, maps: Tensor) -> Tensor:
         weight = parameters[f"{name}.weight"]
@@ -60,30 +64,38 @@ class Rivals:
         self.engine = FisherEngine(discriminator)
         self.statistics = collect_statistics(self.engine, [torch.rand(16, 3, 32, 32) * 2 - 1])
         form = FisherForm(self.engine, self.statistics, EPSILON)
-        # Chunks whose scores of one layer fit into the processor's cache; they bound memory, and change no number.
-        self.chunk = max(1, 1024 // width)
-        self.ours = Comparison(self.engine, form, chunk_size=self.chunk)
+        self.form = form
+        self.ours = Comparison(form).compare
         names = [name.removesuffix(".weight") for name in self.parameters if name.endswith(".weight")]
         self.whitening = {
-            f"{name}.{part}": form.get_buffer(f"{part}_{index}")
+            f"{name}.{part}": form._tensors[f"{part}{index}"]
             for index, name in enumerate(names)
             for part in ("weight", "bias")
         }
-        self.score = torch.func.vmap(torch.func.grad(self._energy_of_one), in_dims=(None, 0))
+        self.score = torch.func.grad(self._logit_of_one)
 
-    def _energy_of_one(self, parameters: dict[str, Tensor], image: Tensor) -> Tensor:
-        return plain_energy(parameters, 0.2, 2, image[None])[0]
+    def _logit_of_one(self, parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        return plain_logit(parameters, 0.2, 2, image[None])[0]
 
     def _whitened(self, scores: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
         parts = [
             ((scores[name] - others[name]) * factor).square().flatten(1).sum(1)
             for name, factor in self.whitening.items()
         ]
-        return torch.stack(parts).sum(0) / self.ours.form.parameter_count  # type: ignore[operator]
+        return torch.stack(parts).sum(0) / self.form.parameter_count
 
     def vmap(self, first: Tensor, second: Tensor) -> Tensor:
-        """All scores by vmap."""
-        return self._whitened(self.score(self.parameters, first), self.score(self.parameters, second))
+        """All scores of a batch by vmap."""
+        score = torch.func.vmap(self.score, in_dims=(None, 0))
+        return self._whitened(score(self.parameters, first), score(self.parameters, second))
+
+    def ours_in_eights(self, first: Tensor, second: Tensor) -> Tensor:
+        """Ours, eight pairs at a time."""
+        return Comparison(self.form, chunk_size=8).compare(first, second)
+
+    def vmap_in_eights(self, first: Tensor, second: Tensor) -> Tensor:
+        """By vmap, eight pairs at a time."""
+        return torch.cat([self.vmap(x, y) for x, y in zip(first.split(8), second.split(8), strict=True)])
 
     def loop(self, first: Tensor, second: Tensor) -> Tensor:
         """Scores one image at a time."""
@@ -91,7 +103,7 @@ class Rivals:
 
         def scores(image: Tensor) -> dict[str, Tensor]:
             with torch.enable_grad():
-                gradients = torch.autograd.grad(self._energy_of_one(leaves, image), list(leaves.values()))
+                gradients = torch.autograd.grad(self._logit_of_one(leaves, image), list(leaves.values()))
             return {name: gradient[None] for name, gradient in zip(leaves, gradients, strict=True)}
 
         return torch.cat([self._whitened(scores(x), scores(y)) for x, y in zip(first, second, strict=True)])
@@ -119,14 +131,16 @@ def seconds(function: Callable[..., object], *arguments: Tensor) -> float:
 
 
 def ratio(
-    ours: Callable[..., object], theirs: Callable[..., object], arguments: tuple[Tensor, ...], repeats: int
+    first: Callable[..., object], second: Callable[..., object], arguments: tuple[Tensor, ...], repeats: int
 ) -> str:
     """Median time of the second over the first, in turns after one warm-up each."""
-    seconds(ours, *arguments), seconds(theirs, *arguments)
-    pairs = [(seconds(ours, *arguments), seconds(theirs, *arguments)) for _ in range(repeats)]
+    seconds(first, *arguments), seconds(second, *arguments)
+    pairs = [(seconds(first, *arguments), seconds(second, *arguments)) for _ in range(repeats)]
     ratios = sorted(b / a for a, b in pairs)
-    ours_seconds = statistics.median(a for a, _ in pairs)
-    return f"{statistics.median(ratios):6.2f}x  ({ratios[0]:.2f} to {ratios[-1]:.2f}; ours {ours_seconds * 1e3:.0f} ms)"
+    times = [statistics.median(column) * 1e3 for column in zip(*pairs, strict=True)]
+    return (
+        f"{statistics.median(ratios):6.2f}x  ({ratios[0]:.2f} to {ratios[-1]:.2f}; {times[1]:.0f} / {times[0]:.0f} ms)"
+    )
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
@@ -134,15 +148,25 @@ def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def _peak(which: str, width: int, batch: int, queue: multiprocessing.Queue[float]) -> None:
-    rivals = Rivals(width)
+def _peak(function: Callable[..., object], small: tuple[Tensor, ...], large: tuple[Tensor, ...]) -> float:
+    """MiB by which a call raises the peak of this process, after one on small images."""
+    function(*small)
+    before = _peak_resident(reset=True)
+    function(*large)
+    return (_peak_resident() - before) / 1024
+
+
+def _peak_of_rival(which: str, width: int, batch: int) -> float:
     images = torch.rand(2, batch, 3, 32, 32) * 2 - 1
-    function = getattr(rivals, which)
     with torch.no_grad():
-        function(images[0, :2], images[1, :2])
-        before = _peak_resident(reset=True)
-        function(images[0], images[1])
-    queue.put((_peak_resident() - before) / 1024)
+        return _peak(getattr(Rivals(width), which), (images[0, :2], images[1, :2]), tuple(images))
+
+
+def _peak_of_peer(which: str, weights: str, count: int, side: int, loss: bool) -> float:
+    function = peers(weights)[which]
+    images = torch.rand(2, count, 3, side, side) * 2 - 1
+    with torch.set_grad_enabled(loss):
+        return _peak(with_gradient(function) if loss else function, tuple(images[:, :, :, :64, :64]), tuple(images))
 
 
 def _peak_resident(reset: bool = False) -> int:
@@ -153,15 +177,10 @@ def _peak_resident(reset: bool = False) -> int:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-def peak_memory(which: str, width: int, batch: int) -> float:
-    """MiB by which a call raises the peak of a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(which, width, batch, queue))
-    process.start()
-    result = float(queue.get())
-    process.join()
-    return result
+def peak_memory(measure: Callable[..., float], *arguments: object) -> float:
+    """Peak memory in MiB, measured in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def fisher_lines(width: int, batch: int, repeats: int) -> None:
@@ -178,67 +197,83 @@ def fisher_lines(width: int, batch: int, repeats: int) -> None:
     ours, theirs = with_gradient(rivals.ours), with_gradient(rivals.vmap)
     print(f"  largest relative difference of gradients {largest_difference(ours(*images), theirs(*images)):.1e}")
     print("  fisher loss, against vmap with double backward:", ratio(ours, theirs, images, repeats))
-    peaks = [peak_memory(which, width, 64) for which in ("ours", "vmap")]
-    print(f"  peak extra memory at batch 64: ours {peaks[0]:.0f} MiB, vmap {peaks[1]:.0f} MiB", end="")
-    print(f", share {peaks[0] / peaks[1]:.2f}")
+    for words, pair in (("as they come", ("ours", "vmap")), ("both in eights", ("ours_in_eights", "vmap_in_eights"))):
+        peaks = [peak_memory(_peak_of_rival, which, width, 64) for which in pair]
+        print(f"  peak extra memory at 64 pairs, {words}: ours {peaks[0]:.0f} MiB, vmap {peaks[1]:.0f} MiB", end="")
+        print(f", share {peaks[0] / peaks[1]:.2f}")
 
 
 def floor_lines(width: int, batch: int, repeats: int) -> None:
-    """How far each form stands from its floor in forward passes of the same engine."""
+    """Forward passes of the same engine that each form costs per score."""
     rivals = Rivals(width)
     images = tuple(torch.rand(2, batch, 3, 32, 32) * 2 - 1)
-
-    def forwards(first: Tensor, second: Tensor) -> None:
-        for part in (*first.split(rivals.chunk), *second.split(rivals.chunk)):
-            rivals.engine(part)
-
+    settings = (rivals.engine, rivals.statistics, EPSILON)
+    forms = {
+        "fisher": (rivals.form, 3),
+        "local": (LocalForm(*settings), 2),
+        "activation": (ActivationForm(*settings, [Term("direction", 0, tuple(range(rivals.engine.head + 1)))]), 1),
+    }
     with torch.inference_mode():
-        for name, floor in (("fisher", 3), ("local", 2), ("activation", 1)):
-            form = FORMS[name](rivals.engine, rivals.statistics, EPSILON)  # type: ignore[index]
+        for name, (form, floor) in forms.items():
+            compare = Comparison(form).compare
             pairs = [
-                (seconds(Comparison(rivals.engine, form, chunk_size=rivals.chunk), *images), seconds(forwards, *images))
+                (seconds(compare, *images), sum(seconds(rivals.engine.logit, part) for part in images))
                 for _ in range(repeats + 1)
             ]
             passes = statistics.median(a / b for a, b in pairs[1:])
-            print(f"  {name}: {passes:.2f} forward passes a score, floor {floor}: {passes / floor:.2f}x the floor")
+            print(f"  {name}, all layers: {passes:.2f} forward passes per score, floor {floor}")
 
 
-def lpips_lines(repeats: int) -> None:
-    """The default bundle against lpips (alex) on one 256x256 pair."""
+def peers(weights: str) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Our default distance and lpips (alex)."""
+    import contextlib
+    import io
+    import warnings
+
+    import lpips
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer = lpips.LPIPS(net="alex").eval().requires_grad_(False)
+    return {"ours": afv_metric.AFVDistance(weights), "lpips": peer}
+
+
+def lpips_lines(weights: str, repeats: int) -> None:
+    """The default distance against lpips (alex)."""
     try:
-        import contextlib
-        import io
-        import warnings
-
-        import lpips
-
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            peer = lpips.LPIPS(net="alex").eval()
+        metrics = peers(weights)
     except Exception as error:  # not installed, or its torchvision weights cannot be had
         print(f"lpips (alex) is not at hand: {error}")
         return
-    pair = tuple(torch.rand(2, 1, 3, 256, 256) * 2 - 1)
-    print("one 256x256 pair, default bundle; lpips (alex) takes as many times as long (below 1: less):")
-    with torch.inference_mode():
-        for form in FORMS:
-            metric = afv_metric.AFVDistance(form=form)
-            print(f"  {form}: {ratio(metric, peer, pair, repeats)}")
+    print(f"default distance of {weights}, relative to lpips (alex): below 1 is faster, or smaller")
+    for count, side in ((16, 64), (1, 256), (8, 256), (1, 512), (1, 1024)):
+        pair = tuple(torch.rand(2, count, 3, side, side) * 2 - 1)
+        for loss in (False, True):
+            ours, theirs = (with_gradient(metrics[which]) if loss else metrics[which] for which in ("ours", "lpips"))
+            with torch.set_grad_enabled(loss):
+                time_ratio = ratio(theirs, ours, pair, repeats)
+            peaks = [peak_memory(_peak_of_peer, which, weights, count, side, loss) for which in ("ours", "lpips")]
+            print(
+                f"  {count:2} x {side}x{side} as a {'loss' if loss else 'score'}: time {time_ratio}; "
+                f"peak {peaks[0]:.0f} and {peaks[1]:.0f} MiB",
+                flush=True,
+            )
 
 
 def main() -> None:
     """Print all lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--widths", type=int, nargs="*", default=[64, 128])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--weights", default=afv_metric.DEFAULT_BUNDLE, help="bundle (default: the shipped one)")
     options = parser.parse_args()
     print(f"afv_metric {afv_metric.__version__}, torch {torch.__version__}, python {platform.python_version()}, "
           f"{torch.get_num_threads()} threads, seed 0")  # fmt: skip
+    lpips_lines(options.weights, options.repeats)
     for width in options.widths:
         fisher_lines(width, options.batch, options.repeats)
         floor_lines(width, options.batch, options.repeats)
-    lpips_lines(options.repeats)
 
 
 if __name__ == "__main__":

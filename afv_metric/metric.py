@@ -141,7 +141,10 @@ class AFVDistance(nn.Module):
             bundle = weights if isinstance(weights, Bundle) else load_bundle(weights)
             self.form: FormName = form or bundle.form
             self.pooling = bundle.pooling if pooling is None else pooling
-            self._form = _make_form(bundle, self.form, self.pooling)
+            engine = FisherEngine(bundle.discriminator, bundle.output)
+            # The vectors of eq. 6 belong to every bundle, whatever the form of the distance.
+            self._fisher = FisherForm(engine, bundle.statistics, bundle.epsilon, bundle.levels)
+            self._form = self._make_form(engine, bundle)
         self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
         self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
         self.chunk_size, self.check = chunk_size, check
@@ -303,20 +306,23 @@ class AFVDistance(nn.Module):
 
         Returns:
             ``(N, P)`` for P parameters: weights, then biases, of each layer in the order of the forward pass.
-
-        Raises:
-            ValueError: If the form is another than ``fisher``.
         """
-        if not isinstance(self._form, FisherForm):
-            raise ValueError(f'score vectors need AFVDistance(..., form="fisher"); this one has the form {self.form!r}')
         with torch.autocast(_device_type(images), enabled=False):
             (prepared,) = self._prepare({"images": images}, normalize)
-            stride = self._form.engine.stride
+            stride = self._fisher.engine.stride
             weights = weights_of_padded(prepared, stride)
             padded = pad_to_multiple(prepared, stride)
             return torch.cat(
-                [self._form.vectors(chunk, weights) for chunk in padded.split(self.chunk_size or len(padded))]
+                [self._fisher.vectors(chunk, weights) for chunk in padded.split(self.chunk_size or len(padded))]
             )
+
+    def _make_form(self, engine: FisherEngine, bundle: Bundle) -> Form:
+        if self.form == "fisher":
+            return self._fisher
+        settings = (engine, bundle.statistics, bundle.epsilon)
+        if self.form == "local":
+            return LocalForm(*settings, bundle.levels, self.pooling, bundle.blocks)
+        return ActivationForm(*settings, bundle.activation_terms, self.pooling)
 
     def _prepare(self, images: dict[str, Tensor], normalize: bool | None) -> list[Tensor]:
         """Images in the range of the network, all on one device and in one floating-point type."""
@@ -351,19 +357,10 @@ class AFVDistance(nn.Module):
         return pad_to_multiple(weights.detach().to(images), self._multiple, "constant")
 
 
-def _make_form(bundle: Bundle, form: FormName, pooling: float) -> Form:
-    engine = FisherEngine(bundle.discriminator, bundle.output)
-    settings = (engine, bundle.statistics, bundle.epsilon)
-    if form == "fisher":
-        return FisherForm(*settings, bundle.levels)
-    if form == "local":
-        return LocalForm(*settings, bundle.levels, pooling, bundle.blocks)
-    return ActivationForm(*settings, bundle.activation_terms, pooling)
-
-
 def _at_level(weights: Tensor | None, level: int) -> Tensor | None:
     return None if weights is None else F.avg_pool2d(weights, 2**level)
 
 
 def _device_type(images: Tensor) -> str:
-    return images.device.type if isinstance(images, Tensor) else "cpu"
+    kind = images.device.type if isinstance(images, Tensor) else "cpu"
+    return kind if torch.amp.is_autocast_available(kind) else "cpu"

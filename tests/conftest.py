@@ -88,6 +88,6 @@ def fake_gpu(*modules: torch.nn.Module) -> Iterator[None]:
 
 def _frozen_tensors(module: torch.nn.Module) -> list[FrozenTensors]:
     """Those of a metric's form, or of an engine."""
-    owners = [module, getattr(module, "_form", None), getattr(module, "engine", None)]
+    owners = [module, *(getattr(module, name, None) for name in ("_form", "_fisher", "engine"))]
     owners.append(getattr(owners[1], "engine", None))
     return [value for owner in owners if owner for value in vars(owner).values() if isinstance(value, FrozenTensors)]

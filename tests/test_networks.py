@@ -3,7 +3,7 @@ import torch
 from conftest import make_discriminator, make_images
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import energy
+from oracle import logit
 from torch.nn import functional as F
 
 from afv_metric.networks import (
@@ -52,7 +52,7 @@ def test_upsampled_convolution_is_doubling_then_convolution(inputs, outputs, hei
 def test_discriminator_is_the_plain_network(image_size, slope):
     discriminator = make_discriminator(image_size=image_size, slope=slope)
     images = make_images(2, 64, 48)
-    expected = torch.stack([energy(discriminator, image[None]) for image in images])
+    expected = torch.stack([logit(discriminator, image[None]) for image in images])
     torch.testing.assert_close(discriminator.logit(images), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -64,7 +64,7 @@ def test_parameter_counts_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("head", ["pooled", "position"])
-def test_head_shapes_and_equal_energy(head):
+def test_head_shapes_and_equal_logit(head):
     torch.manual_seed(0)
     discriminator = Discriminator(DiscriminatorConfig(width=4, head=head)).eval()
     images = torch.rand(2, 3, 40, 36)

@@ -28,6 +28,9 @@ def augment(images: Tensor, size: int, augmentation: str) -> Tensor:
         >>> augment(torch.zeros(4, 3, 64, 64), 32, "paper").shape
         torch.Size([4, 3, 32, 32])
     """
+    known = ("none", "flip", "paper", "multiscale")
+    if augmentation not in known:
+        raise ValueError(f"the augmentation must be one of {', '.join(known)}; got {augmentation!r}")
     if augmentation == "multiscale":
         images = _multiscale(images, size)
     else:

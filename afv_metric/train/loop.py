@@ -47,7 +47,7 @@ from afv_metric.train.checkpoint import (
 )
 from afv_metric.train.divergence import DivergenceError, Watch
 from afv_metric.train.log import Log
-from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, pull_to_average
+from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, proximal_term
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
@@ -283,7 +283,7 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         if recipe.gamma:
             with torch.no_grad():
                 averaged = state.averaged_generator(latents)
-            loss_generator = loss_generator + recipe.gamma * pull_to_average(fake.float(), averaged, recipe.noise_std)
+            loss_generator = loss_generator + recipe.gamma * proximal_term(fake.float(), averaged, recipe.noise_std)
         state.step("generator", loss_generator)
 
     discriminator.requires_grad_(True)

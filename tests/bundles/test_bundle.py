@@ -262,9 +262,9 @@ def test_a_damaged_generator_is_refused_when_it_is_read(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 3}, "schema version 3, this release reads 1 and 2"),
+        ({"schema_version": 4}, "schema version 4, this release reads 1 to 3"),
         ({"form": "l2"}, r"config\.json: the default form must be one of"),
-        ({"energy": "entropy"}, "energy must be"),
+        ({"energy": "entropy"}, "output must be"),
         ({"levels": []}, "levels must be"),
         ({"blocks": []}, "blocks must be some of 0, 1, 2, 3, or None"),
         ({"blocks": [1, 4]}, "blocks must be some of 0, 1, 2, 3, or None"),

@@ -27,7 +27,7 @@ def test_info(capsys: Capture) -> None:
     assert record["name"] == "tiny-bundle"
     assert record["sha256"] == metric.bundle_hash
     assert record["parameters"] == parameters
-    assert (record["form"], tuple(record["levels"])) == (metric.form, metric.levels)
+    assert (record["form"], record["levels"]) == (metric.form, [0.2, 0.4, 0.4])
     assert record["discriminator"]["width"] == 4
     assert record["statistics"] == {"count": 50, "source": "generator", "seed": 0}
     assert record["training"]["iterations"] == 0

@@ -33,7 +33,7 @@ def test_nothing_changes_but_the_statistics(bundle, images):
     adapted = adapt_bundle(_augmented_by(bundle, "multiscale"), images, "mine", samples=70, quiet=True)
     for network in (bundle.discriminator, adapted.discriminator):
         assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
-    kept = ("form", "levels", "blocks", "pooling", "epsilon", "energy", "licence")
+    kept = ("form", "levels", "blocks", "pooling", "epsilon", "output", "licence")
     assert all(getattr(adapted, name) == getattr(bundle, name) for name in kept)
     assert adapted.golden == {"pairs": GOLDEN_NAME, "distances": golden_distances(adapted)}
     assert adapted.sampling["bundle"] == f"{bundle.name} {bundle.hash}"

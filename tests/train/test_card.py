@@ -86,9 +86,13 @@ def test_facts(folder: Path) -> None:
     )
     assert facts["Weights used"] == "Polyak averages: discriminator 0.9995, generator 0.995 per iteration"
     assert facts["Statistics"].startswith("50 samples, source: generator")
-    assert facts["Default form"] == (
-        "`activation`; levels 0.2, 0.4, 0.4 at scales 1, 1/2, 1/4; the layers of blocks 1, 2 (of 0 to 3); pooling "
-        "exponent 8; epsilon 0.03"
+    assert facts["Default form"] == ("`activation`")
+    assert facts["Form `activation`"].startswith(
+        "0.2 times the direction of the inputs of layers 3, 4, 5, 6, 7, 8 at 1/1"
+    )
+    assert facts["Form `activation`"].endswith("; pooling exponent 8; epsilon 0.03")
+    assert facts["Forms `local` and `fisher`"] == (
+        "levels 0.2, 0.4, 0.4 at scales 1, 1/2, 1/4; `local`: the layers of blocks 1, 2 (of 0 to 3)"
     )
     assert facts["How that was chosen"] == "on nothing, by heart"
     assert facts["Licence"] == "CC0-1.0, do as you like"
@@ -107,7 +111,8 @@ def test_the_command_makes_the_recipe_again(folder: Path, run: Path) -> None:
     assert RECIPES["imagenet"].override(assignments) == dataclasses.replace(RECIPE, iterations=700)
     assert export == (
         "python -m afv_metric.train export RUN --out BUNDLE --name tiny-bundle --samples 50 --seed 0 --form activation "
-        "--levels 0.2 0.4 0.4 --blocks 1 2 --pooling 8 --epsilon 0.03 --data-name 'Holiday pictures | of 2019' "
+        "--levels 0.2 0.4 0.4 --blocks 1 2 --terms direction:0:3,4,5,6,7,8:0.2 direction:1:3,4,5,6,7,8:0.4 "
+        "direction:2:3,4,5,6,7,8:0.4 --pooling 8 --epsilon 0.03 --data-name 'Holiday pictures | of 2019' "
         "--licence 'CC0-1.0, do as you like'"
     )
     assert command == (

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, pull_to_average
+from afv_metric.train.losses import discriminator_loss, generator_loss, gradient_penalty, proximal_term
 
 
 def test_hinge_by_hand():
@@ -31,9 +31,9 @@ def test_logistic_by_hand():
 
 def test_the_pull_to_the_average_is_the_squared_distance_of_images():
     images, averaged = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
-    assert pull_to_average(images, averaged, 0.0).item() == pytest.approx(0.25 * 48)
+    assert proximal_term(images, averaged, 0.0).item() == pytest.approx(0.25 * 48)
     torch.manual_seed(0)
-    noisy = torch.stack([pull_to_average(averaged, averaged, 0.1) for _ in range(200)])
+    noisy = torch.stack([proximal_term(averaged, averaged, 0.1) for _ in range(200)])
     assert noisy.mean().item() == pytest.approx(0.01 * 48, rel=0.1)
 
 

@@ -168,7 +168,7 @@ def test_a_channel_that_one_kind_of_images_reaches_is_alive(images, kind):
     engine = FisherEngine(state.averaged_discriminator)
     kinds = monitor._images | {"generated": _generated(state)[1], "negatives": monitor._negatives}
     with torch.no_grad():
-        highest = {name: engine(some).blocks[1].hidden.amax((0, 2, 3)) for name, some in kinds.items()}
+        highest = {name: dict(engine.inputs(some))[4].amax((0, 2, 3)) for name, some in kinds.items()}
         others = torch.stack([values for name, values in highest.items() if name != kind]).amax(0)
         channel = int((highest[kind] - others).argmax())
         assert highest[kind][channel] > others[channel], "the seed gives no such channel; take another"

@@ -154,7 +154,7 @@ def test_tables_hold_what_was_measured(read):
 def test_the_difference_between_recipes_is_marked(read):
     assert read.row("≠ gamma") == ["≠ gamma", "0.0", "0.25"]
     assert [row[0] for row in read.rows if row and row[0].startswith("≠")] == ["≠ gamma"]
-    assert read.row("width") == ["width", "64", "64"]
+    assert read.row("width") == ["width", "[32, 32, 64, 64]", "[32, 32, 64, 64]"]
 
 
 def test_at_most_eight_grids_a_run_from_first_to_last(read, page):

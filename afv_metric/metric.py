@@ -85,8 +85,8 @@ class AFVDistance(nn.Module):
         pooling: Exponent, from 1 on, of the mean over positions in the forms ``local`` and ``activation``; the bundle's
             if None. People agree most with a high one, which looks at the places that differ most; as a loss, a low one
             such as 2 has a denser gradient.
-        spatial: Return maps of the local distance instead of distances. The mean of a map is not the distance, which
-            pools each part of it by a mean of high order.
+        spatial: Return maps of the local distance instead of distances, each scaled so that its mean is the distance
+            (which pools the map by a mean of high order).
         reduction: ``"none"``, ``"mean"`` or ``"sum"`` over the batch (and the map).
         normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
         chunk_size: Pairs worked on at a time; chosen by the size of the images if None. Changes no result.
@@ -202,13 +202,14 @@ class AFVDistance(nn.Module):
                 )
             if self.spatial and mask is not None:
                 raise ValueError("a mask weights the mean over an image, and maps have none: multiply the maps by it")
-            weights = None if self.spatial else self._weights(first, max(len(first), len(second)), mask)
-            comparison = Comparison(self._form, self.spatial, self.chunk_size)
-            total = comparison.compare(
-                pad_to_multiple(first, self._multiple), pad_to_multiple(second, self._multiple), weights
-            )
+            weights = self._weights(first, max(len(first), len(second)), mask)
+            padded = [pad_to_multiple(images, self._multiple) for images in (first, second)]
+            total = Comparison(self._form, chunk_size=self.chunk_size).compare(*padded, weights)
             if self.spatial:
-                total = total[..., : first.shape[2], : first.shape[3]]
+                maps = Comparison(self._form, spatial=True, chunk_size=self.chunk_size).compare(*padded)
+                maps = maps[..., : first.shape[2], : first.shape[3]]
+                mean = maps.mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+                total = maps * (total.view_as(mean) / mean)
             # Kernels may round a batch of one and a batch of many differently; equal images are at 0 all the same.
             identical = (first == second).flatten(1).all(1)
             total = total.masked_fill(identical.view(-1, *[1] * (total.ndim - 1)), 0)

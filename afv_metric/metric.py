@@ -203,10 +203,10 @@ class AFVDistance(nn.Module):
             if self.spatial and mask is not None:
                 raise ValueError("a mask weights the mean over an image, and maps have none: multiply the maps by it")
             weights = self._weights(first, max(len(first), len(second)), mask)
-            padded = [pad_to_multiple(images, self._multiple) for images in (first, second)]
-            total = Comparison(self._form, chunk_size=self.chunk_size).compare(*padded, weights)
+            x, y = (pad_to_multiple(images, self._multiple) for images in (first, second))
+            total = Comparison(self._form, chunk_size=self.chunk_size).compare(x, y, weights)
             if self.spatial:
-                maps = Comparison(self._form, spatial=True, chunk_size=self.chunk_size).compare(*padded)
+                maps = Comparison(self._form, spatial=True, chunk_size=self.chunk_size).compare(x, y)
                 maps = maps[..., : first.shape[2], : first.shape[3]]
                 mean = maps.mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
                 total = maps * (total.view_as(mean) / mean)

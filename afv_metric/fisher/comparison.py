@@ -23,8 +23,9 @@ from afv_metric.fisher.forms import Description, FisherForm, Form, Part, Positio
 __all__ = ["Comparison", "pyramid"]
 
 _Result = TypeVar("_Result")
-_PIXELS = 2**18  # of each of the two images that are worked on at a time
-_ROWS = 64  # the fewest rows of a band, which its margins are added to
+# Pixels of each of two batches that are worked on at a time; by measurement, and more where what is cut is recomputed.
+_PIXELS, _TRACKED_PIXELS, _BAND_PIXELS = 2**17, 2**19, 2**18
+_ROWS = 128  # the fewest rows of a band, which its margins are added to
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Comparison:
             ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable with respect to the images.
         """
         count = max(len(first), len(second))
-        size = self.chunk_size or max(1, _PIXELS // (first.shape[2] * first.shape[3]))
+        tracked = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
+        pixels = _TRACKED_PIXELS if tracked else _PIXELS
+        size = self.chunk_size or max(1, pixels // (first.shape[2] * first.shape[3]))
 
         def cut(value: Tensor, start: int) -> Tensor:
             return value if len(value) == 1 else value[start : start + size]
@@ -92,8 +95,8 @@ class Comparison:
         elif isinstance(form, FisherForm) and len(first) == len(second) and _alike(first, second):
             for part, difference in form.describe_difference(level, first, second, weights):
                 yield form.length(part, difference)
-        elif isinstance(form, PositionForm) and form.reach is not None:
-            bands = _bands(first.shape[2], first.shape[3], form.reach)
+        elif isinstance(form, PositionForm) and (margin := form.reach(level)) is not None:
+            bands = _bands(first.shape[2], first.shape[3], margin)
             maps = [_recomputed(self._maps_of_band, len(bands) > 1, level, band, first, second) for band in bands]
             for part in maps[0]:
                 yield form.pool(part, torch.cat([of_band[part] for of_band in maps], 2), weights)
@@ -141,7 +144,7 @@ def pyramid(images: Tensor, levels: tuple[int, ...]) -> Iterator[tuple[int, Tens
 
 
 def _bands(height: int, width: int, margin: int) -> list[_Band]:
-    rows = max(_ROWS, _PIXELS // width // _ROWS * _ROWS)
+    rows = max(_ROWS, _BAND_PIXELS // width // _ROWS * _ROWS)
     return [
         _Band(start, min(start + rows, height), max(start - margin, 0), min(start + rows + margin, height))
         for start in range(0, height, rows)

@@ -266,11 +266,13 @@ class PositionForm(Form):
     Attributes:
         pooling: The exponent p of the pooling over positions: values q of a map are pooled as (mean q^p)^(1/p). 1 is
             the mean; the larger p is, the more the places count where the images differ most.
-        reach: How far, in pixels of its level, a place of a map sees; None if farther than is worth a cut.
     """
 
     pooling: float
-    reach: int | None = None
+
+    def reach(self, level: int) -> int | None:
+        """How far, in pixels of a level, the places of its maps see, rounded up; None if too far to be worth a cut."""
+        return None
 
     def compare(self, part: Part, first: Description, second: Description, weights: Tensor | None) -> Tensor:
         """The part's map, pooled over positions."""
@@ -401,7 +403,6 @@ class ActivationForm(PositionForm):
         if layers[-1] > engine.head:
             raise ValueError(f"the network has layers 0 to {engine.head}, and a term names layer {layers[-1]}")
         self.levels = tuple(sorted({term.level for term in terms}))
-        self.reach = 16 * math.ceil((_reach(engine, layers[-1]) + _WINDOW * engine.reduction(layers[-1])) / 16)
         self._tensors = FrozenTensors(
             {f"input{layer}": _whitening(statistics.layers[layer].input_factor, epsilon) for layer in layers}
         )
@@ -431,6 +432,18 @@ class ActivationForm(PositionForm):
             values = ((x - y).square() / ((x + y).square() + floor**2)).mean(1, keepdim=True)
         return values * (term.weight / len(term.layers))
 
+    def reach(self, level: int) -> int:
+        """How far, in pixels of a level, the places of its maps see, rounded up to a multiple of 16."""
+        farthest = 0
+        for term in (term for term in self.terms if term.level == level):
+            for layer in term.layers:
+                # Two positions of its input bound the reach of a convolution, also of one that pools.
+                before = [3 * block + part for block in range(self.engine.block_of(layer)) for part in (0, 1)]
+                before += [layer - 1] if layer % 3 == 1 else []
+                window = _WINDOW * self.engine.reduction(layer) if term.kind == "texture" else 0
+                farthest = max(farthest, window + sum(2 * self.engine.reduction(one) for one in before))
+        return 16 * math.ceil(farthest / 16)
+
     def level_of(self, part: Part) -> int:
         """Level of the part's term."""
         return self.terms[part.term].level
@@ -458,11 +471,6 @@ class ActivationForm(PositionForm):
 
 def _counted(levels: Sequence[float]) -> tuple[int, ...]:
     return tuple(level for level, share in enumerate(levels) if share)
-
-
-def _reach(engine: FisherEngine, layer: int) -> int:
-    """How far a position of a layer's input sees, in pixels: two positions per convolution bound it."""
-    return sum(2 * engine.reduction(3 * (before // 2) + before % 2) for before in range(2 * engine.block_of(layer) + 1))
 
 
 def _whitening(factor: Tensor, epsilon: float) -> Tensor:

@@ -64,7 +64,7 @@ class Recipe:
     name: str = "imagenet"
     width: int | tuple[int, ...] = (32, 32, 64, 64)
     strided_stem: bool = True
-    generator_width: int | tuple[int, ...] = 24
+    generator_width: int | tuple[int, ...] = 16
     latent_size: int = 128
     image_size: int = 32
     slope: float = 0.2

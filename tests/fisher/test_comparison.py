@@ -147,7 +147,8 @@ def test_bands_of_rows_change_nothing(monkeypatch, weighted):
     weights = make_images(1, 208, 32, seed=3)[:, :1] + 1 if weighted else None
     whole = comparison.compare(first, second, weights)
     expected = torch.autograd.grad(whole.sum(), (first, second))
-    monkeypatch.setattr("afv_metric.fisher.comparison._PIXELS", 1)
+    monkeypatch.setattr("afv_metric.fisher.comparison._BAND_PIXELS", 1)
+    monkeypatch.setattr("afv_metric.fisher.comparison._ROWS", 64)
     cut = comparison.compare(first, second, weights)
     torch.testing.assert_close(cut, whole, rtol=1e-10, atol=0)
     for ours, theirs in zip(torch.autograd.grad(cut.sum(), (first, second)), expected, strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-_CARD = Path("weights/tiny-imagenet-v3")
+_CARD = Path("weights/tiny-imagenet-v4")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -103,7 +103,7 @@ class ScoreFeatures(nn.Module):
 
     Example:
         >>> from afv_metric import load_bundle
-        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v3"), sketch=1024)
+        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v4"), sketch=1024)
         >>> features(torch.rand(2, 3, 32, 32) * 2 - 1).shape
         torch.Size([2, 1024])
     """

@@ -59,7 +59,7 @@ def test_one_s_own_images_start_from_the_shipped_bundle(capsys):
     assert main(["folder", "--show"]) == 0
     shown = json.loads(capsys.readouterr().out)
     config = load_bundle("tiny-imagenet-v4").discriminator.config
-    assert (shown["name"], shown["width"], shown["slope"]) == ("folder", config.width, config.slope)
+    assert (shown["name"], tuple(shown["width"]), shown["slope"]) == ("folder", config.width, config.slope)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -358,6 +358,19 @@ def test_compiles_without_a_break(bundle, form):
         torch.testing.assert_close(compiled, metric(first, second), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
+@ALL
+def test_a_compiled_loss_and_a_functional_gradient_are_those_of_autograd(bundle, form):
+    metric = AFVDistance(bundle, form=form)
+    first, second = _pair(1, 32, 32)
+    moving = first.clone().requires_grad_()
+    expected = torch.autograd.grad(metric(moving, second).sum(), moving)[0]
+    compiled = torch.compile(metric, backend="aot_eager")(moving, second).sum()
+    close = {"rtol": 1e-4, "atol": float(expected.abs().max()) * 1e-5}
+    torch.testing.assert_close(torch.autograd.grad(compiled, moving)[0], expected, **close)
+    torch.testing.assert_close(torch.func.grad(lambda image: metric(image, second).sum())(first), expected, **close)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -1,5 +1,7 @@
 """What the shipped bundle's default distance sees: the finest details too, the more the stronger they are."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -41,7 +43,7 @@ def test_details_of_one_pixel_are_seen_and_count_by_their_strength(distance, det
     change = detail(images)
     distances = [distance(images, images + strength * change) for strength in (0.02, 0.05, 0.1, 0.2, 0.3)]
     assert (distances[0] > 1e-7).all()
-    for weaker, stronger in zip(distances, distances[1:], strict=False):
+    for weaker, stronger in itertools.pairwise(distances):
         assert (stronger > weaker).all()
 
 
@@ -52,7 +54,7 @@ def test_a_line_that_moves_by_a_pixel_is_seen_the_more_the_brighter_it_is(distan
         line = strength * _line(images)
         distances.append(distance(images + line, images + line.roll(1, 2)))
     assert (distances[0] > 1e-7).all()
-    for weaker, stronger in zip(distances, distances[1:], strict=False):
+    for weaker, stronger in itertools.pairwise(distances):
         assert (stronger > weaker).all()
 
 

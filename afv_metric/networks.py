@@ -261,14 +261,7 @@ class Discriminator(nn.Module):
         Returns:
             ``(N, 1)`` for the pooled head; ``(N, H/stride * W/stride)`` for the head at every position.
         """
-        return self.logits_of(self.last_maps(images))
-
-    def last_maps(self, images: Tensor) -> Tensor:
-        """What the head sees: ``(N, 3, H, W)`` to ``(N, width, H/stride, W/stride)``."""
-        return F.leaky_relu(self.blocks(images), self.config.slope)
-
-    def logits_of(self, maps: Tensor) -> Tensor:
-        """The logits of images, as :meth:`forward` gives them, from their :meth:`last_maps`."""
+        maps = F.leaky_relu(self.blocks(images), self.config.slope)
         if self.config.head == "pooled":
             maps = maps.mean((2, 3), keepdim=True)
         logits: Tensor = self.head(maps)

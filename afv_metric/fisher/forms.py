@@ -191,7 +191,7 @@ class FisherForm(Form):
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
         """Plain scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``."""
-        for signals in self.engine.signals(images, self._of_positions(images, weights)):
+        for signals in self.engine.signals(images, _of_last_map(self.engine, images, weights)):
             yield Part(level, signals.layer), self.engine.score(signals)
 
     def describe_difference(
@@ -202,7 +202,7 @@ class FisherForm(Form):
         factor = torch.cat([images.new_ones(len(first)), -images.new_ones(len(second))])
         if weights is not None and len(weights) > 1:
             weights = torch.cat([weights, weights])
-        for signals in self.engine.signals(images, self._of_positions(images, weights), factor=factor):
+        for signals in self.engine.signals(images, _of_last_map(self.engine, images, weights), factor=factor):
             yield Part(level, signals.layer), self.engine.score(signals, copies=2)
 
     def compare(self, part: Part, first: Description, second: Description, weights: Tensor | None) -> Tensor:
@@ -252,12 +252,6 @@ class FisherForm(Form):
         places = self.length(part, tuple(a - b for a, b in zip(first, second, strict=True)), 3)[:, None]
         pixels = F.interpolate(places, scale_factor=self.window, mode="bilinear")
         return pixels[..., : size[0], : size[1]]
-
-    def _of_positions(self, images: Tensor, weights: Tensor | None) -> Tensor | None:
-        if weights is None:
-            return None
-        height, width = (side // self.engine.stride for side in images.shape[2:])
-        return F.adaptive_avg_pool2d(weights, (height, width))
 
 
 class PositionForm(Form):
@@ -337,9 +331,7 @@ class LocalForm(PositionForm):
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
         """Whitened inputs ``(N, C_in, H, W)`` and whitened deltas ``(N, C_out, h, w)``."""
-        if weights is not None:
-            sides = [side // self.engine.stride for side in images.shape[2:]]
-            weights = F.adaptive_avg_pool2d(weights, (sides[0], sides[1]))
+        weights = _of_last_map(self.engine, images, weights)
         tensors = self._tensors.like(images)
         seen, delta = None, images
         for signals in self.engine.signals(images, weights, weighted=False):
@@ -467,6 +459,14 @@ class ActivationForm(PositionForm):
         # Window k covers cells k and k + 1 of half a window's side.
         cells = F.adaptive_avg_pool2d(weights, (maps.shape[2] + 1, maps.shape[3] + 1))
         return F.avg_pool2d(cells, 2, stride=1)
+
+
+def _of_last_map(engine: FisherEngine, images: Tensor, weights: Tensor | None) -> Tensor | None:
+    """Weights of the positions of the last map, from those of the pixels."""
+    if weights is None:
+        return None
+    height, width = (side // engine.stride for side in images.shape[2:])
+    return F.adaptive_avg_pool2d(weights, (height, width))
 
 
 def _counted(levels: Sequence[float]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -17,7 +18,10 @@ from filelock import FileLock, Timeout
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["atomic_update", "atomic_write", "finish_file", "finish_update", "locked", "save_figure", "sha256_of"]
+__all__ = [
+    "atomic_update", "atomic_write", "finish_file", "finish_update", "locked", "made_folder", "real_path",
+    "save_figure", "sha256_of",
+]  # fmt: skip
 
 _TOKEN = "[0-9a-f]{16}"
 
@@ -42,6 +46,50 @@ def finish_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """The place that a path stands for, whatever links lead there.
+
+    Raises:
+        OSError: If it is a link that leads back to itself.
+    """
+    place = Path(os.path.realpath(path))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return place
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; of these, what is still empty when the block ends is removed again.
+
+    Raises:
+        NotADirectoryError: If something else is in the way.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp()) / "new"
+        >>> with made_folder(folder):
+        ...     pass
+        >>> folder.exists()
+        False
+    """
+    made: list[Path] = []
+    try:
+        for path in (*reversed(folder.parents), folder):
+            if not path.is_dir():
+                try:
+                    path.mkdir()
+                    made.append(path)
+                except FileExistsError:
+                    if not path.is_dir():  # it may be one by now
+                        raise NotADirectoryError(f"{path} is no folder to put something in; choose another") from None
+        yield
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
 @contextlib.contextmanager
 def locked(place: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes from writing a file or a folder as long as the block runs.
@@ -60,24 +108,26 @@ def locked(place: str | os.PathLike[str]) -> Iterator[None]:
         >>> with locked(Path(mkdtemp()) / "run"):
         ...     pass
     """
-    place = Path(place).resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place = real_path(place)
     inside = place.is_dir() and (os.path.ismount(place) or not os.access(place.parent, os.W_OK))
     path = place / ".lock" if inside else place.with_name(f".{place.name}.lock")
     lock = FileLock(path, timeout=0, is_singleton=True)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BlockingIOError(
-            f"{place} is being written by another process; wait until it has ended, or choose another place"
-        ) from None
-    try:
-        yield
-    finally:
-        if lock.lock_counter == 1:
-            with contextlib.suppress(OSError):  # Windows removes no open file
-                path.unlink()
-        lock.release()
+    with made_folder(place.parent):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BlockingIOError(
+                f"{place} is being written by another process; wait until it has ended, or choose another place"
+            ) from None
+        except OSError as error:  # of the place, not of the lock that nobody asked for
+            raise OSError(error.errno, error.strerror, str(place)) from error
+        try:
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                with contextlib.suppress(OSError):  # Windows removes no open file
+                    path.unlink()
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -99,21 +149,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     if os.path.exists(path) and not os.path.isfile(path):
         yield Path(path)
         return
-    path = Path(path).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = real_path(path)
     # Not by tempfile, whose files nobody else may read.
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
-    temporary.touch(exist_ok=False)
-    ordinary = temporary.stat().st_mode
-    try:
-        yield temporary
-        temporary.chmod(ordinary)  # what wrote it may have put a private file in its place
-        finish_file(temporary)
-        temporary.replace(path)
-        _finish_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with made_folder(path.parent):
+        temporary.touch(exist_ok=False)
+        ordinary = temporary.stat().st_mode
+        try:
+            yield temporary
+            temporary.chmod(ordinary)  # what wrote it may have put a private file in its place
+            finish_file(temporary)
+            temporary.replace(path)
+            _finish_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -138,31 +188,31 @@ def atomic_update(folder: str | os.PathLike[str], head: str) -> Iterator[Path]:
         >>> [(file.name, file.read_text()) for file in folder.iterdir()]
         [('first.txt', 'new')]
     """
-    folder = Path(folder).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = real_path(folder)
     finish_update(folder, head)
     is_new = not folder.exists()
     _remove_leftovers(folder.parent, rf"\.{re.escape(folder.name)}-{_TOKEN}")
     _remove_leftovers(folder, rf"\.stag(ing|ed)-{_TOKEN}")
     token = secrets.token_hex(8)
     temporary = folder.with_name(f".{folder.name}-{token}") if is_new else folder / f".staging-{token}"
-    temporary.mkdir()
-    ordinary = temporary.stat().st_mode & 0o666
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            path.chmod(ordinary)
-            finish_file(path)
-        _finish_folder(temporary)
-        if is_new:
-            temporary.rename(folder)
-            _finish_folder(folder.parent)
-            return
-        staged = temporary = temporary.rename(_staged(folder, temporary / head))
-        _finish_folder(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with made_folder(folder.parent):
+        temporary.mkdir()
+        ordinary = temporary.stat().st_mode & 0o666
+        try:
+            yield temporary
+            for path in temporary.iterdir():
+                path.chmod(ordinary)
+                finish_file(path)
+            _finish_folder(temporary)
+            if is_new:
+                temporary.rename(folder)
+                _finish_folder(folder.parent)
+                return
+            staged = temporary = temporary.rename(_staged(folder, temporary / head))
+            _finish_folder(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     with contextlib.suppress(FileNotFoundError):  # a head that has not changed lets readers finish it before
         (staged / head).replace(folder / head)
     _finish_folder(folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from afv_metric.fisher.comparison import Comparison, pyramid
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import FORMS, ActivationForm, Description, FisherForm, Form, FormName, LocalForm, Part
 from afv_metric.images.tensors import check_range, pad_to_multiple, to_network_range, weights_of_padded
+from afv_metric.suggestions import did_you_mean, explain_lpips
 
 __all__ = ["AFVDistance", "Embedding", "Reduction"]
 
@@ -100,6 +102,7 @@ class AFVDistance(nn.Module):
         bundle_hash: sha256 that identifies the bundle.
 
     Raises:
+        TypeError: For an unknown argument.
         ValueError: For an unknown form, reduction or check, or a pooling or chunk size below 1.
 
     Example:
@@ -124,8 +127,13 @@ class AFVDistance(nn.Module):
         normalize: bool = False,
         chunk_size: int | None = None,
         check: Literal["error", "warn", False] = "error",
+        **unknown: NoReturn,
     ) -> None:
         super().__init__()
+        if unknown:
+            name, value = next(iter(dict[str, object](unknown).items()))
+            hint = explain_lpips(str(value)) or did_you_mean(name, inspect.signature(AFVDistance).parameters)
+            raise TypeError(f"AFVDistance has no argument {name!r}{hint}")
         if form is not None and form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
         if reduction not in ("none", "mean", "sum"):

@@ -42,7 +42,8 @@ from tqdm import tqdm
 from afv_metric import AFVDistance
 from afv_metric.bundles.bundle import Bundle, load_bundle, training_stages
 from afv_metric.bundles.twin import random_twin
-from afv_metric.cli.outcome import run
+from afv_metric.cli.outcome import emit, run
+from afv_metric.cli.outputs import try_output
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.runtime import read_versions
@@ -289,19 +290,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give sets with --root DIR, --pairs FILE.csv or both")
     if options.picture and importlib.util.find_spec("matplotlib") is None:
         parser.error('--picture is drawn by matplotlib: pip install "afv-metric[plots]"')
-
+    try_output(options.picture, "--picture")
+    try_output(options.json, "--json")
     read = [judged for root in options.root for judged in read_root(root)]
     sets = distinguish([*read, *map(read_pairs, options.pairs)])
     sets = [judged.limited(options.limit) for judged in sets] if options.limit else sets
     versions = read_versions()
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
     bundles = read_bundles(options.sources, options.checkpoints, options.samples)
     peers = peers_at_hand(options.peers)
     rows = measure_all(bundles, sets, options.forms, peers, options.by_level, options.quiet)
-    print(format_table(rows, sets))
     first = [row for row in rows if row.form in ("", options.forms[0])]
-    for folder in (source for source in options.sources if checkpoints(source)):
-        print("\n".join(extrapolate(folder, first, options.teraflops)))
     if options.picture:
         draw(first, options.picture)
     if options.json:
@@ -309,6 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = {"versions": versions, "sets": names, "rows": [row._asdict() for row in rows]}
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+    emit(", ".join(f"{name} {version}" for name, version in versions.items()))
+    emit(format_table(rows, sets))
+    for folder in (source for source in options.sources if checkpoints(source)):
+        emit("\n".join(extrapolate(folder, first, options.teraflops)))
 
 
 if __name__ == "__main__":

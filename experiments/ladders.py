@@ -40,7 +40,8 @@ from tqdm import tqdm
 
 import afv_metric
 from afv_metric import DEFAULT_BUNDLE
-from afv_metric.cli.outcome import run
+from afv_metric.cli.outcome import emit, run
+from afv_metric.cli.outputs import try_output
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images import read_image
@@ -280,6 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.picture and importlib.util.find_spec("matplotlib") is None:
         parser.error('--picture is drawn by matplotlib: pip install "afv-metric[plots]"')
+    try_output(options.picture, "--picture")
+    try_output(options.json, "--json")
     try:
         paths = choose_images(options.images, options.count)
     except (OSError, ValueError) as error:
@@ -294,19 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "libjpeg-turbo": features.version("libjpeg_turbo"),
         "python": platform.python_version(),
     }
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
     metrics = make_metrics([f"afv:{form}" for form in options.forms], Choice([options.weights]))
     metrics += peers_at_hand(options.peers)
     bundle = {"name": metrics[0].bundle, "hash": metrics[0].bundle_hash}
-    print(f"bundle {bundle['name']}, sha256 {bundle['hash']}")
-    print(f"{len(paths)} images, {paths[0].name} to {paths[-1].name}, seed {options.seed}")
-    for kind, ladder in LADDERS.items():
-        print(f"  {kind}: {', '.join(f'{strength:g}' for strength in ladder.strengths)} ({ladder.unit})")
     measured = measure(metrics, paths, options.seed, options.quiet)
-    print("neighbouring steps ordered rightly")
-    print(format_order(measured))
-    print("median distance of each step, relative to a blur of sigma 1")
-    print(format_sizes(measured))
     if options.picture:
         draw(measured, options.picture)
     if options.json:
@@ -314,6 +308,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = finite({"versions": versions, "bundle": bundle, **settings, "metrics": report(measured)})
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        f"bundle {bundle['name']}, sha256 {bundle['hash']}",
+        f"{len(paths)} images, {paths[0].name} to {paths[-1].name}, seed {options.seed}",
+    ]
+    for kind, ladder in LADDERS.items():
+        lines.append(f"  {kind}: {', '.join(f'{strength:g}' for strength in ladder.strengths)} ({ladder.unit})")
+    lines += ["neighbouring steps ordered rightly", format_order(measured)]
+    lines += ["median distance of each step, relative to a blur of sigma 1", format_sizes(measured)]
+    emit("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -145,6 +145,38 @@ def test_a_second_writer_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+WRITERS = {
+    "locked": locked,
+    "atomic_write": atomic_write,
+    "atomic_update": lambda place: atomic_update(place, "head"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("place", ["new/er/place", "to-nowhere", "to-nowhere/place"])
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path, writer, place):
+    (tmp_path / "to-nowhere").symlink_to(tmp_path / "far" / "away")
+
+    def fail():
+        with WRITERS[writer](tmp_path / place):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["to-nowhere"]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("place", ["file/place", "file/new/place", "circle", "circle/place"])
+def test_what_is_in_the_way_is_named(tmp_path, writer, place):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "circle").symlink_to("circle")
+    named = f"{place.partition('/')[0]} is no folder" if "/" in place else "circle"
+    with pytest.raises(OSError, match=named), WRITERS[writer](tmp_path / place):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_the_lock_of_a_killed_process_does_no_harm(tmp_path):
     code = f"""

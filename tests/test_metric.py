@@ -439,3 +439,15 @@ def test_a_range_that_may_be_a_mistake_is_named_once(bundle):
 def test_images_elsewhere_are_refused(bundle):
     with pytest.raises(ValueError, match="on one device, got cpu and meta"):
         AFVDistance(bundle)(torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"net": "alex"}, "no argument 'net'; 'alex' is a network of lpips"),
+        ({"poolnig": 2}, "no argument 'poolnig'; did you mean 'pooling'"),
+    ],
+)
+def test_unknown_arguments_are_explained(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        AFVDistance(TINY_BUNDLE, **arguments)

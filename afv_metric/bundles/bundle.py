@@ -25,7 +25,7 @@ from torch import Tensor
 
 from afv_metric.bundles.resolve import BundleError, find_bundle
 from afv_metric.bundles.tensors import read_tensors, write_tensors
-from afv_metric.files import atomic_update, finish_update, locked, sha256_of
+from afv_metric.files import atomic_update, finish_update, locked, real_path, sha256_of
 from afv_metric.fisher.engine import Output
 from afv_metric.fisher.forms import FORMS, FormName, Term
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
@@ -130,7 +130,7 @@ def reserve_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
         BundleError: If it is a file, or not empty and no bundle, or holds tensors that are not the bundle's.
     """
     with locked(folder):
-        _refuse_foreign(Path(folder))
+        _refuse_foreign(real_path(folder))
         yield
 
 

@@ -86,8 +86,7 @@ def read_item(
         problems.add(f"{path}: cannot be read: it {error.reason}", error)
         return None
     except (OSError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        problems.add(f"{path}: cannot be read: {reason}", error)
+        problems.add(f"{path}: cannot be read: {getattr(error, 'strerror', None) or describe(error)}", error)
         return None
     if min(image.shape[2:]) < SMALLEST_SIDE:
         problems.add(f"{path}: is {size_of(image)} pixels, the smallest side is {SMALLEST_SIDE}")

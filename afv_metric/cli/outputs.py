@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from afv_metric.cli.outcome import emit
-from afv_metric.files import locked
+from afv_metric.files import locked, made_folder, real_path
 
 __all__ = ["CSVRows", "kept_rows", "try_output"]
 
@@ -31,24 +31,18 @@ def try_output(path: Path | None, option: str) -> None:
         return
     if path.is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder; give the name of a file in it")
-    made: list[Path] = []
     try:
-        place = path.resolve().parent
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")
-        for folder in [*reversed(place.parents), place]:
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
-        trial = place / f".{path.stem}-{secrets.token_hex(8)}{path.suffix}"  # as long a name as will be written
-        trial.touch(exist_ok=False)
-        trial.unlink()
-    except (OSError, RuntimeError) as error:  # a RuntimeError is what pathlib says of a link to itself
-        raise OSError(f"{option} {path} cannot be written: {getattr(error, 'strerror', error)}") from error
-    finally:
-        for folder in reversed(made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        place = real_path(path)
+        trial = place.with_name(
+            f".{place.stem}-{secrets.token_hex(8)}{place.suffix}"
+        )  # as long as what will be written
+        with made_folder(place.parent):
+            trial.touch(exist_ok=False)
+            trial.unlink()
+    except OSError as error:
+        raise OSError(f"{option} {path} cannot be written: {error.strerror or error}") from error
 
 
 class CSVRows:

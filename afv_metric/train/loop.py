@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.distributed import any_rank, average, rank_and_world_size
-from afv_metric.files import atomic_write, locked
+from afv_metric.files import atomic_write, locked, made_folder
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
 from afv_metric.images.grid import save_grid
@@ -124,7 +124,7 @@ def train(
     """
     device, out, rank = torch.device(device), Path(out), rank_and_world_size()[0]
     quiet = quiet or rank > 0
-    with locked(out) if rank == 0 else nullcontext():
+    with locked(out) if rank == 0 else nullcontext(), made_folder(out):
         load = partial(_load_in_turns, reader=reader, tiling=tiling, cache=cache, cache_gb=cache_gb, quiet=quiet)
         run = _open_run(recipe, data, out, held_out, init, evaluate, load, device, quiet)
         if run:
@@ -157,7 +157,6 @@ def _open_run(
     rank, processes = rank_and_world_size()
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
-    out.mkdir(parents=True, exist_ok=True)
     saved, damaged = load_newest(out)
     begun = saved["recipe"] if saved else _read_begun(out)
     recipe = settle_precision(recipe, begun, device)

@@ -93,14 +93,18 @@ def test_agreement_with_people_is_watched(images, tmp_path):
         (["imagenet", "--data", "{tmp}", "--out", "{tmp}/run", "--set", "width=x"], "width must be a number"),
         (["export", "{tmp}", "--out", "{tmp}/bundle"], "no checkpoint in"),
         (["folder", "--init", "no-such-bundle", "--data", "{tmp}", "--out", "{tmp}/run"], "no-such-bundle"),
+        (["imagenet", "--data", "{tmp}", "--out", "{tmp}/new/run"], "holds no image"),
+        (["adapt", "--data", "{tmp}", "--init", str(TINY_BUNDLE), "--out", "{tmp}/new/bundle"], "holds no image"),
+        (["adapt", "--data", "{tmp}", "--init", "no-such-bundle", "--out", "{tmp}/new/bundle"], "no-such-bundle"),
     ],
 )
-def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
+def test_mistakes_are_said_in_one_line_and_leave_nothing(arguments, message, tmp_path, capsys):
     assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
@@ -113,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_reported(images, tmp_path, capsys):
 def test_a_file_where_the_run_should_be_is_reported(images, tmp_path, capsys):
     (tmp_path / "run").write_text("not a folder")
     assert main(["imagenet", "--data", str(images), "--out", str(tmp_path / "run"), "--set", *SMALL]) == 2
-    assert "exists" in capsys.readouterr().err
+    assert "run is no folder" in capsys.readouterr().err
 
 
 def test_a_report_is_drawn(images, tmp_path, capsys):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle, save_bundle
     from afv_metric.bundles.resolve import DEFAULT_BUNDLE, HubError, list_bundles
+    from afv_metric.images.reading import read_image
     from afv_metric.metric import AFVDistance, Embedding
 
 __version__ = "0.2.0.dev0"
@@ -27,6 +28,7 @@ __all__ = [
     "HubError",
     "list_bundles",
     "load_bundle",
+    "read_image",
     "save_bundle",
 ]
 
@@ -34,6 +36,7 @@ __all__ = [
 _MODULES = {
     "afv_metric.bundles.bundle": ("Bundle", "BundleError", "load_bundle", "save_bundle"),
     "afv_metric.bundles.resolve": ("DEFAULT_BUNDLE", "HubError", "list_bundles"),
+    "afv_metric.images.reading": ("read_image",),
     "afv_metric.metric": ("AFVDistance", "Embedding"),
 }
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.fisher.comparison import Comparison, pyramid
+from afv_metric.fisher.comparison import Comparison, pyramid, total_of
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import FORMS, ActivationForm, Description, FisherForm, Form, FormName, LocalForm, Part
 from afv_metric.images.tensors import check_range, pad_to_multiple, to_network_range, weights_of_padded
@@ -100,6 +100,9 @@ class AFVDistance(nn.Module):
         pooling: The exponent in use; of no effect on the form ``fisher``.
         bundle_name: Name of the bundle.
         bundle_hash: sha256 that identifies the bundle.
+        score_range: Smallest and largest distance that there can be; infinity for the form ``fisher``.
+        higher_is_better: False: it is a distance.
+        is_differentiable: True.
 
     Raises:
         TypeError: For an unknown argument.
@@ -115,6 +118,9 @@ class AFVDistance(nn.Module):
         >>> noisy.grad.shape
         torch.Size([2, 3, 64, 64])
     """
+
+    higher_is_better = False
+    is_differentiable = True
 
     def __init__(
         self,
@@ -154,6 +160,7 @@ class AFVDistance(nn.Module):
             self._fisher = FisherForm(engine, bundle.statistics, bundle.epsilon, bundle.levels)
             self._form = self._make_form(engine, bundle)
         self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
+        self.score_range = (0.0, self._form.bound)
         self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
         self.chunk_size, self.check = chunk_size, check
         self._multiple = bundle.discriminator.stride * int(2 ** self._form.levels[-1])
@@ -169,8 +176,14 @@ class AFVDistance(nn.Module):
         return f"bundle={self.bundle_name!r}, form={self.form!r}, pooling={self.pooling:g}"
 
     def forward(
-        self, img0: Tensor, img1: Tensor, *, normalize: bool | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+        self,
+        img0: Tensor,
+        img1: Tensor,
+        *,
+        normalize: bool | None = None,
+        mask: Tensor | None = None,
+        ret_per_layer: bool = False,
+    ) -> Tensor | tuple[Tensor, dict[Part, Tensor]]:
         """Distance between images.
 
         The last row and column are repeated until all levels are whole strides of the network; these have no weight.
@@ -183,10 +196,13 @@ class AFVDistance(nn.Module):
             mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``, constants for autograd. Pixels
                 farther from any positive weight than the network sees have no influence. Where all are 0 the distance
                 is 0. Not for ``spatial``: multiply the maps instead.
+            ret_per_layer: Whether to return what each part adds to the distance as well.
 
         Returns:
             Distances ``(N,)``; a scalar for a reduction; maps ``(N, 1, H, W)`` for ``spatial``. Float32, or float64 if
-            an image is.
+            an image is. With ``ret_per_layer`` these and a dictionary of the same shapes, whose sum they are, by
+            ``(term, layer)``: the index of the bundle's term, or of the level in the forms ``local`` and ``fisher``,
+            and that of the layer.
 
         Raises:
             TypeError: If the images or the mask are not tensors of a type above.
@@ -196,6 +212,9 @@ class AFVDistance(nn.Module):
             >>> images = torch.randint(256, (2, 3, 48, 64), dtype=torch.uint8)
             >>> AFVDistance(reduction="mean")(images, images.flip(3)).shape
             torch.Size([])
+            >>> total, parts = AFVDistance()(images, images.flip(3), ret_per_layer=True)
+            >>> torch.allclose(total, sum(parts.values()))
+            True
         """
         with torch.autocast(_device_type(img0), enabled=False):
             first, second = self._prepare({"img0": img0, "img1": img1}, normalize)
@@ -212,18 +231,20 @@ class AFVDistance(nn.Module):
                 raise ValueError("a mask weights the mean over an image, and maps have none: multiply the maps by it")
             weights = self._weights(first, max(len(first), len(second)), mask)
             x, y = (pad_to_multiple(images, self._multiple) for images in (first, second))
-            total = Comparison(self._form, chunk_size=self.chunk_size).compare(x, y, weights)
+            parts = Comparison(self._form, chunk_size=self.chunk_size).compare_parts(x, y, weights)
             if self.spatial:
-                maps = Comparison(self._form, spatial=True, chunk_size=self.chunk_size).compare(x, y)
-                maps = maps[..., : first.shape[2], : first.shape[3]]
-                mean = maps.mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-                total = maps * (total.view_as(mean) / mean)
+                distances = total_of(parts)
+                maps = Comparison(self._form, spatial=True, chunk_size=self.chunk_size).compare_parts(x, y)
+                maps = {part: values[..., : first.shape[2], : first.shape[3]] for part, values in maps.items()}
+                mean = total_of(maps).mean((1, 2, 3), keepdim=True)
+                scale = distances.view_as(mean) / mean.clamp_min(torch.finfo(mean.dtype).tiny)
+                parts = {part: values * scale for part, values in maps.items()}
             # Kernels may round a batch of one and a batch of many differently; equal images are at 0 all the same.
             identical = (first == second).flatten(1).all(1)
-            total = total.masked_fill(identical.view(-1, *[1] * (total.ndim - 1)), 0)
-        if self.reduction == "none":
-            return total
-        return total.mean() if self.reduction == "mean" else total.sum()
+            identical = identical.view(-1, 1, 1, 1) if self.spatial else identical
+            parts = {part: values.masked_fill(identical, 0) for part, values in parts.items()}
+        total = self._reduce(total_of(parts))
+        return (total, {part: self._reduce(values) for part, values in parts.items()}) if ret_per_layer else total
 
     def embed(self, images: Tensor, *, normalize: bool | None = None) -> Embedding:
         """Describe images once, to compare them with many others.
@@ -324,6 +345,11 @@ class AFVDistance(nn.Module):
             return torch.cat(
                 [self._fisher.vectors(chunk, weights) for chunk in padded.split(self.chunk_size or len(padded))]
             )
+
+    def _reduce(self, values: Tensor) -> Tensor:
+        if self.reduction == "none":
+            return values
+        return values.mean() if self.reduction == "mean" else values.sum()
 
     def _make_form(self, engine: FisherEngine, bundle: Bundle) -> Form:
         if self.form == "fisher":

@@ -53,6 +53,35 @@ def test_shapes_of_results(metric, bundle):
         torch.testing.assert_close(reduced, getattr(metric(first, second), reduction)())
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"spatial": True}, {"reduction": "mean"}, {"spatial": True, "reduction": "sum"}]
+)
+def test_parts_add_up_to_the_distance(bundle, metric, settings):
+    metric = AFVDistance(bundle, form=metric.form, **settings)
+    first, second = _pair()
+    second[0] = first[0]
+    total, parts = metric(first, second, ret_per_layer=True)
+    torch.testing.assert_close(total, metric(first, second), rtol=0, atol=0)
+    assert all(values.shape == total.shape for values in parts.values())
+    torch.testing.assert_close(sum(parts.values()), total)
+    if not settings:
+        assert all(values[0] == 0 < values[1] for values in parts.values())
+        assert parts.keys() == metric.embed(first).parts.keys()
+        assert len(parts) > 1
+
+
+def test_no_distance_is_above_the_range(metric):
+    low, high = metric.score_range
+    assert low == 0
+    assert (high < float("inf")) == (metric.form != "fisher")
+    checks = torch.ones(1, 3, 32, 32)
+    checks[..., ::2, 1::2] = checks[..., 1::2, ::2] = -1
+    found = metric(torch.cat([checks, -torch.ones_like(checks)]), torch.cat([-checks, checks]))
+    assert (found > high / 1000).all() if high < float("inf") else (found > 0).all()
+    assert (found <= high).all()
+    assert (metric.higher_is_better, metric.is_differentiable) == (False, True)
+
+
 def test_identity_symmetry_and_sign(metric):
     first, second = _pair()
     assert metric(first, first).tolist() == [0, 0]

@@ -40,7 +40,7 @@ _SCHEMA_2: dict[str, Any] = {"terms": None}
 _CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """A discriminator, its Fisher statistics, and where both come from.
 

@@ -8,9 +8,9 @@ is the only one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from afv_metric.fisher.forms import Description, FisherForm, Form, Part, PositionForm
 
-__all__ = ["Comparison", "pyramid"]
+__all__ = ["Comparison", "pyramid", "total_of"]
 
 _Result = TypeVar("_Result")
 # Pixels of each of two batches that are worked on at a time; by measurement, and more where what is cut is recomputed.
@@ -43,7 +43,7 @@ class Comparison:
     chunk_size: int | None = None
 
     def compare(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Compare.
+        """Compare: the sum of all parts of :meth:`compare_parts`.
 
         Args:
             first: ``(N, 3, H, W)`` or ``(1, 3, H, W)`` in [-1, 1]; H and W whole strides of the network at every level.
@@ -53,6 +53,14 @@ class Comparison:
         Returns:
             ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable with respect to the images.
         """
+        return total_of(self.compare_parts(first, second, weights))
+
+    def compare_parts(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> dict[Part, Tensor]:
+        """Compare as :meth:`compare` does, and tell the parts of the sum.
+
+        Returns:
+            What each part adds: ``(N,)``, or ``(N, 1, H, W)`` if spatial.
+        """
         count = max(len(first), len(second))
         tracked = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
         pixels = _TRACKED_PIXELS if tracked else _PIXELS
@@ -61,48 +69,48 @@ class Comparison:
         def cut(value: Tensor, start: int) -> Tensor:
             return value if len(value) == 1 else value[start : start + size]
 
-        return torch.cat(
-            [
-                _recomputed(
-                    self._compare_chunk,
-                    count > size,
-                    cut(first, start),
-                    cut(second, start),
-                    None if weights is None else cut(weights, start),
-                )
-                for start in range(0, count, size)
-            ]
-        )
+        chunks = [
+            _recomputed(
+                self._compare_chunk,
+                count > size,
+                cut(first, start),
+                cut(second, start),
+                None if weights is None else cut(weights, start),
+            )
+            for start in range(0, count, size)
+        ]
+        return {part: torch.cat([chunk[part] for chunk in chunks]) for part in chunks[0]}
 
-    def _compare_chunk(self, first: Tensor, second: Tensor, weights: Tensor | None) -> Tensor:
-        total: Tensor | None = None
+    def _compare_chunk(self, first: Tensor, second: Tensor, weights: Tensor | None) -> dict[Part, Tensor]:
+        found: dict[Part, Tensor] = {}
         levels = zip(pyramid(first, self.form.levels), pyramid(second, self.form.levels), strict=True)
         for (level, x), (_, y) in levels:
             level_weights = None if weights is None else F.avg_pool2d(weights, 2**level)
-            for value in self._compare_level(level, x, y, level_weights):
+            for part, value in self._compare_level(level, x, y, level_weights):
                 if self.spatial and level:
                     value = F.interpolate(value, size=first.shape[2:], mode="bilinear")
-                total = value if total is None else total + value
-        assert total is not None
-        return total
+                found[part] = value
+        return found
 
-    def _compare_level(self, level: int, first: Tensor, second: Tensor, weights: Tensor | None) -> Iterator[Tensor]:
+    def _compare_level(
+        self, level: int, first: Tensor, second: Tensor, weights: Tensor | None
+    ) -> Iterator[tuple[Part, Tensor]]:
         """What each part at one level adds to the distances, or to the maps on the pixels of the level."""
         form = self.form
         if self.spatial:
             for part, x, y in _in_pairs(lambda images, _: form.describe_for_map(level, images), first, second):
-                yield form.map_on_pixels(part, x, y, first.shape[2:])
+                yield part, form.map_on_pixels(part, x, y, first.shape[2:])
         elif isinstance(form, FisherForm) and len(first) == len(second) and _alike(first, second):
             for part, difference in form.describe_difference(level, first, second, weights):
-                yield form.length(part, difference)
+                yield part, form.length(part, difference)
         elif isinstance(form, PositionForm) and (margin := form.reach(level)) is not None:
             bands = _bands(first.shape[2], first.shape[3], margin)
             maps = [_recomputed(self._maps_of_band, len(bands) > 1, level, band, first, second) for band in bands]
             for part in maps[0]:
-                yield form.pool(part, torch.cat([of_band[part] for of_band in maps], 2), weights)
+                yield part, form.pool(part, torch.cat([of_band[part] for of_band in maps], 2), weights)
         else:
-            for part, x, y in _in_pairs(partial(form.describe, level), first, second, weights):
-                yield form.compare(part, x, y, weights)
+            for part, x, y in _in_pairs(functools.partial(form.describe, level), first, second, weights):
+                yield part, form.compare(part, x, y, weights)
 
     def _maps_of_band(self, level: int, band: _Band, first: Tensor, second: Tensor) -> dict[Part, Tensor]:
         """The maps of all parts for one band of rows, without its margins."""
@@ -110,7 +118,7 @@ class Comparison:
         assert isinstance(form, PositionForm)
         first, second = (images[:, :, band.top : band.bottom] for images in (first, second))
         maps = {}
-        for part, x, y in _in_pairs(partial(form.describe, level), first, second):
+        for part, x, y in _in_pairs(functools.partial(form.describe, level), first, second):
             step = form.step(part)
             rows = slice((band.start - band.top) // step, (band.end - band.top) // step)
             maps[part] = form.map(part, x, y)[:, :, rows]
@@ -124,6 +132,11 @@ class _Band(NamedTuple):
     end: int
     top: int
     bottom: int
+
+
+def total_of(parts: Mapping[Part, Tensor]) -> Tensor:
+    """The sum of all parts."""
+    return functools.reduce(Tensor.add, parts.values())
 
 
 def pyramid(images: Tensor, levels: tuple[int, ...]) -> Iterator[tuple[int, Tensor]]:

@@ -114,9 +114,11 @@ class Form:
 
     Attributes:
         levels: Levels of the image pyramid that are compared, in rising order.
+        bound: No distance is larger.
     """
 
     levels: tuple[int, ...]
+    bound: float = math.inf
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
         """Describe images at one level.
@@ -322,6 +324,7 @@ class LocalForm(PositionForm):
     ) -> None:
         self.engine, self.pooling = engine, pooling
         self.levels, self._shares = _counted(levels), tuple(levels)
+        self.bound = 2 * sum(levels)
         self.layers = [layer for layer in range(engine.head + 1) if blocks is None or engine.block_of(layer) in blocks]
         tensors = {}
         for layer in self.layers:
@@ -395,6 +398,7 @@ class ActivationForm(PositionForm):
         if layers[-1] > engine.head:
             raise ValueError(f"the network has layers 0 to {engine.head}, and a term names layer {layers[-1]}")
         self.levels = tuple(sorted({term.level for term in terms}))
+        self.bound = sum(term.weight * (4 if term.kind == "direction" else 1) for term in terms)
         self._tensors = FrozenTensors(
             {f"input{layer}": _whitening(statistics.layers[layer].input_factor, epsilon) for layer in layers}
         )

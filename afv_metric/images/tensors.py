@@ -48,7 +48,7 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
     """
     if not isinstance(images, Tensor):
         raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(images).__name__}; afv_metric.images.read_image makes one of a "
+            f"{name} must be a torch.Tensor, got {type(images).__name__}; afv_metric.read_image makes one of a "
             "file, an array or Pillow's image"
         )
     if not (images.is_floating_point() or images.dtype == torch.uint8):

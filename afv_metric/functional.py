@@ -1,0 +1,63 @@
+"""The distance as a function, for a line in a script; :class:`~afv_metric.metric.AFVDistance` is the module."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from torch import Tensor
+
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.bundles.resolve import DEFAULT_BUNDLE
+from afv_metric.images.reading import Source, read_image
+from afv_metric.metric import AFVDistance
+
+__all__ = ["afv_distance"]
+
+
+def afv_distance(
+    img0: Tensor | Source,
+    img1: Tensor | Source,
+    *,
+    weights: str | os.PathLike[str] | Bundle = DEFAULT_BUNDLE,
+    mask: Tensor | None = None,
+    ret_per_layer: bool = False,
+    **settings: Any,
+) -> Any:
+    """Perceptual distance between images: tensors, or whatever :func:`afv_metric.read_image` reads.
+
+    Args:
+        img0: A tensor, as for :meth:`~afv_metric.metric.AFVDistance.forward`; or one image: a path, an open file, an
+            array ``(H, W, C)``, or Pillow's image. Arrays other than uint8 need ``read_image(array, data_range=...)``.
+        img1: Likewise, of the same size.
+        weights: As for :class:`~afv_metric.metric.AFVDistance`. The module is made once per bundle and settings.
+        mask: As for :meth:`~afv_metric.metric.AFVDistance.forward`.
+        ret_per_layer: Likewise.
+        **settings: Arguments of :class:`~afv_metric.metric.AFVDistance`, such as ``form``, ``reduction`` or
+            ``normalize``.
+
+    Returns:
+        What :meth:`~afv_metric.metric.AFVDistance.forward` returns.
+
+    Raises:
+        ImageError: If a file, array or picture cannot be read.
+        TypeError: For an unknown argument.
+        ValueError: If the images do not go together, or a setting is wrong.
+
+    Example:
+        >>> import numpy as np
+        >>> black, white = (np.full((48, 64, 3), level, np.uint8) for level in (0, 255))
+        >>> afv_distance(black, black)
+        tensor([0.])
+        >>> bool(afv_distance(black, white) > 0.1)
+        True
+    """
+    first, second = (image if isinstance(image, Tensor) else read_image(image) for image in (img0, img1))
+    known = weights if isinstance(weights, Bundle) else os.fspath(weights)
+    return _metric(known, **settings)(first, second, mask=mask, ret_per_layer=ret_per_layer)
+
+
+@functools.lru_cache(maxsize=8)
+def _metric(weights: str | Bundle, **settings: Any) -> AFVDistance:
+    return AFVDistance(weights, **settings)

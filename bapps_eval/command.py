@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def _report(options: argparse.Namespace) -> int:
     """Make the outputs again from a file of results."""
     from bapps_eval.results import load_results
 
-    _try_outputs(options)
+    _try_outputs(options, [options.file])
     return _write_outputs(load_results(options.file), options)
 
 
@@ -124,7 +125,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.resume and not options.results:
         raise ValueError("--resume goes on from a file of results: give it with --results FILE")
-    _try_outputs(options)
+    _try_outputs(options, options.pairs)
     check_names(options.metric)
     options.device = str(find_device(options.device))
     sets = _read_sets(options)
@@ -143,9 +144,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _write_outputs(results, options) if rank_and_world_size()[0] == 0 else DONE
 
 
-def _try_outputs(options: argparse.Namespace) -> None:
+def _try_outputs(options: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    others = list(inputs)
     for name in (*_OUTPUTS, "results"):
-        try_output(getattr(options, name, None), f"--{name}")
+        if path := getattr(options, name, None):
+            try_output(path, f"--{name}", others)
+            others.append(path)
 
 
 def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:

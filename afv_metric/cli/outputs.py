@@ -17,20 +17,24 @@ from afv_metric.files import locked, made_folder, real_path
 __all__ = ["CSVRows", "kept_rows", "try_output"]
 
 
-def try_output(path: Path | None, option: str) -> None:
+def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> None:
     """See that a file can be written, and leave all as it was.
 
     Args:
         path: The file; None is none to try.
         option: How it was asked for.
+        others: What the command reads, or writes as well.
 
     Raises:
         OSError: If it cannot be written.
+        ValueError: If it is one of the others.
     """
     if path is None or (path.exists() and not path.is_file() and not path.is_dir()):  # a pipe, a device
         return
     if path.is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder; give the name of a file in it")
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise ValueError(f"{option} {path} would replace what is read or written as well; give another file")
     try:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")

@@ -63,7 +63,7 @@ def _compare(options: argparse.Namespace) -> int:
     paths = [path for image in options.images for path in (list_files(image).values() if image.is_dir() else [image])]
     if options.map and len(paths) != 1:
         raise ValueError(f"--map takes exactly one image to compare, got {len(paths)}")
-    try_output(options.map, "--map")
+    try_output(options.map, "--map", [options.reference, *paths])
     metric = load_metric(options)
     problems, reader = Problems(options.debug), reader_of(options)
     reference = read_item(options.reference, reader, problems)

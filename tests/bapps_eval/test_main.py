@@ -164,6 +164,20 @@ def test_outputs_are_tried_before_the_work(pairs: Path, tmp_path: Path, capsys: 
             assert f"{option} {path} " in capsys.readouterr().err
 
 
+def test_no_output_replaces_what_is_read_or_another(
+    root: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, judgements, one = tmp_path / "run.jsonl", pairs.read_bytes(), tmp_path / "one"
+    assert run("--root", root, "--results", results) == 0
+    capsys.readouterr()
+    measured = results.read_bytes()
+    assert run("--pairs", pairs, "--csv", pairs) == 2
+    assert run("--pairs", pairs, "--json", one, "--results", one) == 2
+    assert main(["report", str(results), "--html", str(results)]) == 2
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["--csv", "--results", "--html"]
+    assert (pairs.read_bytes(), results.read_bytes(), one.exists()) == (judgements, measured, False)
+
+
 def test_wrong_input_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for given, message in (
         (["--pairs", tmp_path / "lost.csv"], "lost.csv"),

@@ -38,6 +38,15 @@ def test_what_cannot_be_written_is_named(name: str, message: str, tmp_path: Path
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
+def test_what_is_read_or_written_as_well_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("table.csv")
+    for other in (tmp_path / "table.csv", tmp_path / "link", tmp_path / "sub" / ".." / "table.csv"):
+        with pytest.raises(ValueError, match=r"--csv .*table\.csv would replace what is read or written as well"):
+            try_output(tmp_path / "table.csv", "--csv", [tmp_path, other])
+    for _ in range(2):
+        try_output(Path(os.devnull), "--csv", [Path(os.devnull)])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_file_that_is_read_only(tmp_path: Path) -> None:
     (tmp_path / "out.csv").touch(mode=0o400)

@@ -347,7 +347,8 @@ def test_outputs_are_tried_before_the_work(
         ["dirs", *map(str, folders), "--csv", image + "/out.csv"],
         ["matrix", str(folders[0]), "--csv", str(folders[1])],
         ["compare", image, image, "--map", str(folders[1])],
+        ["compare", image, image, "--map", image],
     ):
         assert main([*arguments, *QUIET]) == 2
         error = capsys.readouterr().err
-        assert re.match(r"error: --(csv|map) \S+ (is a folder|cannot be written)", error)
+        assert re.match(r"error: --(csv|map) \S+ (is a folder|cannot be written|would replace)", error)

@@ -2,96 +2,75 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import random
-import signal
-import time
-from pathlib import Path
+import logging
+import shutil
+from collections import Counter
 
 import pytest
 from conftest import TINY_BUNDLE
+from kills import kill_at_random, kill_before_each, run
 
 from afv_metric.bundles.bundle import load_bundle
 from afv_metric.train.loop import train
 
-# Renames and flushes are where a kill can do harm, so the process dawdles there.
-_SLOWLY = """
-import os, pathlib, time
-def slowly(how, sleep=time.sleep):
-    def slow(*arguments):
-        sleep(0.03)
-        result = how(*arguments)
-        sleep(0.03)
-        return result
-    return slow
-os.fsync, pathlib.Path.rename, pathlib.Path.replace = map(slowly, (os.fsync, pathlib.Path.rename, pathlib.Path.replace))
-from afv_metric.train import __main__
-raise SystemExit(__main__.main({arguments!r}))
-"""
-_server = multiprocessing.get_context("forkserver")
-# Imported once, not by every process anew.
-_server.set_forkserver_preload(["afv_metric.train.adapt", "afv_metric.train.card", "afv_metric.train.export"])
+pytestmark = pytest.mark.slow
+_log = logging.getLogger(__name__)
 
 
-def _run(arguments, kill_after=None):
-    """Run a command, or kill it after some seconds; returns the seconds that it took."""
-    process = _server.Process(target=exec, args=(_SLOWLY.format(arguments=list(map(str, arguments))),))
-    began = time.monotonic()
-    process.start()
-    process.join(kill_after)
-    if kill_after is not None:
-        process.kill()
-        process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    assert kill_after is not None or process.exitcode == 0
-    return time.monotonic() - began
+@pytest.fixture(scope="module")
+def trained(recipe, images, tmp_path_factory):
+    return train(recipe, images, tmp_path_factory.mktemp("trained") / "run", quiet=True)
 
 
-def _commands(images, run, out):
-    adapt = ["adapt", "--data", images, "--init", TINY_BUNDLE, "--out", out, "--samples", "10", "--quiet"]
-    export = ["export", run, "--out", out, "--samples", "10", "--quiet"]
-    return adapt, export
+@pytest.fixture(params=["adapt", "export"])
+def command(request, trained, images):
+    """Arguments of a command, up to its ``--out``."""
+    made = {"adapt": ["--data", images, "--init", TINY_BUNDLE], "export": [trained]}
+    return [request.param, *made[request.param], "--samples", "10", "--quiet", "--name", "new", "--out"]
 
 
-def _kill_at_random_moments(recipe, images, tmp_path, kills):
-    run = train(recipe, images, tmp_path / "run", quiet=True)
-    moments, states = random.Random(0), set()
-    for out in (tmp_path / "adapt", tmp_path / "export"):
-        out.mkdir()
-    for command in range(2):
-        seconds = 0.0
-        for attempt in range(kills + 1):
-            out = tmp_path / ("adapt", "export")[command] / str(attempt % 2)
-            old = load_bundle(out) if out.exists() else None
-            arguments = [*_commands(images, run, out)[command], "--name", f"number {attempt}"]
-            if attempt == 0:
-                seconds = _run(arguments)
-                continue
-            _run(arguments, kill_after=moments.random() * seconds)
-            if not out.exists():
-                states.add("absent")
-                seconds *= 1.1
-                continue
-            bundle = load_bundle(out, generator=True)  # checks every file by its hash
-            names = {f"number {attempt}", old.name if old else None}
-            assert bundle.name in names
-            done = bundle.name == f"number {attempt}"
-            states.add("new" if done else "old")
-            seconds *= 0.9 if done else 1.1  # kills gather round the end, however busy the machine
-            assert len(bundle.card) > 500
-            assert (out / "samples.png").is_file()
-            assert f"# {bundle.name}\n" in bundle.card
-        _run([*arguments[:-1], "last"])
-        assert load_bundle(out, generator=True).name == "last"
-        assert not [path for path in Path(out).parent.iterdir() if path.name.startswith(f".{out.name}")]
-    return states
+def _state(out):
+    """What lies there, which is checked file by file."""
+    if not out.exists():
+        return "absent"
+    bundle = load_bundle(out, generator=True)
+    assert f"# {bundle.name}\n" in bundle.card
+    assert bundle.name != "new" or (len(bundle.card) > 500 and (out / "samples.png").is_file())
+    return bundle.name
 
 
-@pytest.mark.slow
-def test_a_killed_command_leaves_nothing_the_old_or_the_new(recipe, images, tmp_path):
-    _kill_at_random_moments(recipe, images, tmp_path, kills=1)
+def _old(out):
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(TINY_BUNDLE, out)
+    return _state(out)
 
 
-@pytest.mark.slow
-def test_fifty_kills(recipe, images, tmp_path):
-    assert _kill_at_random_moments(recipe, images, tmp_path, kills=25) == {"absent", "old", "new"}
+def test_a_killed_command_leaves_nothing_the_old_or_the_new(command, tmp_path):
+    out, states = tmp_path / "bundle", []
+    for status in kill_before_each("pathlib:Path.rename", [*command, out]):
+        states.append((status, _state(out)))
+        shutil.rmtree(out, ignore_errors=True)
+    assert states == [*[(-9, "absent")] * (len(states) - 1), (0, "new")]
+    assert len(states) > 1
+
+    old, states = _old(out), []
+    for status in kill_before_each("pathlib:Path.replace", [*command, out]):
+        states.append((status, _state(out)))
+        _old(out)
+    assert states == [*sorted(states[:-1], key=lambda state: state[1] == "new"), (0, "new")]
+    assert {state for _, state in states[:-1]} == {old, "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("standing", [False, True])
+def test_kills_at_random_moments(command, standing, tmp_path):
+    out, states = tmp_path / "bundle", Counter()
+    before = _old(out) if standing else "absent"
+    for status in kill_at_random([*command, out]):
+        state = _state(out)
+        states[state] += 1
+        assert state in ((before, "new") if status else ("new",))
+        _old(out) if standing else shutil.rmtree(out, ignore_errors=True)
+    _log.warning("what kills left: %s", dict(states))
+    assert run([*command, out]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -73,10 +73,8 @@ def list_files(folder: Path) -> dict[str, Path]:
     return {name: Path(path) for name, path in listing.files.items()}
 
 
-def read_item(
-    path: Path, reader: Reader, problems: Problems, like: Tensor | None = None, square: int | None = None
-) -> Tensor | None:
-    """Read an image that the metric takes, of the size of another one, or say what is the matter with it."""
+def read_item(path: Path, reader: Reader, problems: Problems, square: int | None = None) -> Tensor | None:
+    """Read an image that the metric takes, or say what is the matter with it."""
     from afv_metric.images import ImageError
     from afv_metric.images.tensors import SMALLEST_SIDE
 
@@ -90,9 +88,6 @@ def read_item(
         return None
     if min(image.shape[2:]) < SMALLEST_SIDE:
         problems.add(f"{path}: is {size_of(image)} pixels, the smallest side is {SMALLEST_SIDE}")
-        return None
-    if like is not None and image.shape != like.shape:
-        problems.add(f"{path}: is {size_of(image)} pixels, to be compared with {size_of(like)}")
         return None
     return image
 

@@ -49,12 +49,12 @@ class Problems:
     """
 
     def __init__(self, debug: bool = False) -> None:
-        self.count = 0
+        self.texts: list[str] = []
         self._debug = debug
 
     def add(self, text: str, error: Exception | None = None) -> None:
         """Say what is the matter with an item."""
-        self.count += 1
+        self.texts.append(text)
         if self._debug and error is not None:
             say("".join(traceback.format_exception(error)).rstrip())
         say(f"error: {text}")
@@ -62,7 +62,7 @@ class Problems:
     @property
     def status(self) -> int:
         """Exit status of a command whose other items are done."""
-        return SOME_FAILED if self.count else DONE
+        return SOME_FAILED if self.texts else DONE
 
 
 def run(command: Callable[[], int | None], *, debug: bool = False, quiet: bool = False) -> int:

@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "Parser", "make_parser"]
 COMMANDS = {
     "compare": ("afv_metric.cli.score", "distances of images to a reference, nearest first"),
     "dirs": ("afv_metric.cli.score", "distances of the images that have the same name in two folders, and their mean"),
+    "check": ("afv_metric.cli.check", "whether images are close enough to golden ones: a quality gate"),
     "matrix": ("afv_metric.cli.matrix", "distances of all pairs of the images in a folder"),
     "sets": ("afv_metric.cli.sets", "Fisher distance and Similarity of two folders as sets of images"),
     "info": ("afv_metric.cli.about", "what is in a bundle"),

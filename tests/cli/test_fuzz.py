@@ -34,7 +34,7 @@ _VALUES = [
     "-1", "0", "1", "2", "3.5", "nan", "inf", "-inf", "1e400", "", "x", "none", "auto", "lpips", "alex", "l2", "afv",
     "\udcff",
 ]  # fmt: skip
-_OUTPUTS = ("--out", "--csv", "--map", "--json", "--html", "--markdown", "--results", "--cache")
+_OUTPUTS = ("--out", "--csv", "--map", "--maps", "--junit", "--json", "--html", "--markdown", "--results", "--cache")
 _PLACES = ["new", "deep/new", "mine", "mine/new", "mine/config.json/new", "to-nowhere", "to-nowhere/new", "circle"]
 _LEFT_OUT = ("--help", "--debug", "--download", "--dry-run", "--workers", "--samples", "--set")
 _SMALL = ["width=4", "generator_width=4", "latent_size=8", "batch_size=8", "iterations=1", "monitor_samples=8"]

@@ -81,7 +81,7 @@ def test_module_runs_as_a_command() -> None:
         (["comparre", "a", "b"], "invalid choice: 'comparre'; did you mean 'compare'?"),
         (["abacus"], "invalid choice: 'abacus'; choose from compare, dirs"),
         (["cite", "--form", "fihser"], "argument --form: invalid choice: 'fihser'; did you mean 'fisher'?"),
-        (["dirs", "a", "b", "--devcie", "cpu"], "unexpected argument '--devcie'; did you mean '--device'?"),
+        (["matrix", "a", "--devcie", "cpu"], "unexpected argument '--devcie'; did you mean '--device'?"),
         (["dirs", "a", "b", "c"], "afv-metric dirs: error: unexpected argument 'c'\n"),
         (["dirs", "a", "b", "--batch-size", "x"], "argument --batch-size: must be a whole number, got 'x'"),
         (["export", "a", "--out", "b", "--levels", "x"], "argument --levels: must be a number, got 'x'"),

@@ -1,0 +1,95 @@
+"""``check``: a quality gate, for what draws images and must go on drawing them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tabulate import tabulate
+
+from afv_metric.cli.items import add_batches, load_metric
+from afv_metric.cli.options import add_form, add_json, add_weights, real
+from afv_metric.cli.outcome import SOME_FAILED, Problems, emit, say
+from afv_metric.cli.outputs import try_output
+from afv_metric.cli.pairs import add_pairing, add_sizes, find_pairs, measure_pairs, write_map
+from afv_metric.files import atomic_write
+
+__all__ = ["add_check"]
+
+
+def add_check(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``check``."""
+    command.add_argument("golden", type=Path, metavar="GOLDEN", help="image, or folder of images, as they should be")
+    command.add_argument("new", type=Path, metavar="NEW", help="image, or folder of images, to check")
+    command.add_argument("--at-most", type=real, required=True, metavar="T", help="largest distance that passes")
+    add_json(command)
+    command.add_argument("--junit", type=Path, metavar="XML", help="write a report that CI systems show")
+    command.add_argument("--maps", type=Path, metavar="DIR", help="write a heat map of each pair above the limit there")
+    add_pairing(command)
+    add_sizes(command)
+    add_weights(command)
+    add_form(command)
+    add_batches(command)
+    command.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    golden, new, limit = options.golden, options.new, options.at_most
+    if not limit >= 0:
+        raise ValueError(f"--at-most must be 0 or more, got {limit:g}")
+    if golden.is_dir() != new.is_dir() or (options.pairs and not golden.is_dir()):
+        raise ValueError(f"two images or two folders were expected, got {golden} and {new}")
+    if golden.is_dir():
+        files, alone = find_pairs(golden, new, options.pairs)
+    else:
+        files, alone = {new.name: (golden, new)}, []
+    try_output(options.junit, "--junit", [path for paths in files.values() for path in paths])
+    metric, problems = load_metric(options), Problems(options.debug)
+    for text in alone:
+        problems.add(text)
+    values = dict(pair for batch in measure_pairs(metric, files, options, problems) for pair in batch)
+    if not values:
+        problems.add("not one pair could be compared")
+    above = sorted((name for name, value in values.items() if not value <= limit), key=lambda name: -values[name])
+    if options.maps and above:
+        spatial = load_metric(options, spatial=True)
+        for number, name in enumerate(above, 1):
+            file = f"{number:03d}-{re.sub(r'[^-.0-9A-Za-z]+', '_', name)[-99:]}.png"
+            write_map(spatial, files[name], options, options.maps / file)
+    if options.junit:
+        _write_junit(options.junit, values, limit, problems)
+    if options.json:
+        items = [{"file": name, "distance": value, "passed": name not in above} for name, value in values.items()]
+        record = {"bundle": metric.bundle_name, "form": metric.form, "at_most": limit}
+        emit(json.dumps({**record, "items": items, "errors": problems.texts}, indent=2))
+    elif above:
+        rows = [(f"{values[name]:.6g}", name) for name in above]
+        emit(tabulate(rows, ("distance", "file"), tablefmt="plain", disable_numparse=True))
+    say(f"{len(above)} of {len(values)} pairs above {limit:g}, {len(problems.texts)} errors")
+    return SOME_FAILED if above else problems.status
+
+
+def _write_junit(file: Path, values: dict[str, float], limit: float, problems: Problems) -> None:
+    """Write a test case per pair, and one per error."""
+    failed = {name: f"distance {value:.6g}, at most {limit:g}" for name, value in values.items() if not value <= limit}
+    counts = {"tests": len(values) + len(problems.texts), "failures": len(failed), "errors": len(problems.texts)}
+    suite = ElementTree.Element("testsuite", {"name": "afv-metric check", **{key: str(n) for key, n in counts.items()}})
+    for name, value in values.items():
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "afv-metric", "name": _as_xml(name)})
+        if name in failed:
+            ElementTree.SubElement(case, "failure", {"message": failed[name]})
+        ElementTree.SubElement(case, "system-out").text = f"distance {value:.6g}"
+    for text in problems.texts:
+        name = _as_xml(text)
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "afv-metric", "name": name.partition(": ")[0]})
+        ElementTree.SubElement(case, "error", {"message": name})
+    with atomic_write(file) as temporary:
+        ElementTree.ElementTree(suite).write(temporary, encoding="utf-8", xml_declaration=True)
+
+
+def _as_xml(text: str) -> str:
+    """A text without the characters that XML cannot hold."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -1,0 +1,66 @@
+"""Assertions on images, for the tests of whatever draws them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afv_metric.functional import afv_distance
+from afv_metric.heat_map import colour_map, save_picture
+from afv_metric.images.reading import Source, read_image
+from afv_metric.images.tensors import to_network_range
+
+__all__ = ["assert_images_close"]
+
+
+def assert_images_close(
+    actual: Tensor | Source,
+    expected: Tensor | Source,
+    *,
+    at_most: float,
+    heat_map: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> None:
+    """Assert that images look as they should; of a batch, each one.
+
+    Args:
+        actual: A file, array, picture or tensor, as for :func:`~afv_metric.functional.afv_distance`.
+        expected: Likewise, of the same size.
+        at_most: Largest distance that passes.
+        heat_map: PNG to write if the assertion fails: where the farthest pair differs, from black to pale yellow.
+        **settings: As for :func:`~afv_metric.functional.afv_distance`.
+
+    Raises:
+        AssertionError: If a distance is larger, or not a number.
+        ValueError: If the images do not go together.
+
+    Example:
+        >>> import numpy as np
+        >>> black, white = (np.full((48, 64, 3), level, np.uint8) for level in (0, 255))
+        >>> assert_images_close(black, black, at_most=0)
+        >>> assert_images_close(white, black, at_most=0.1)
+        Traceback (most recent call last):
+        AssertionError: the distance is ..., at most 0.1 was expected
+    """
+    __tracebackhide__ = True
+    images = [image if isinstance(image, Tensor) else read_image(image) for image in (actual, expected)]
+    with torch.no_grad():
+        distances = afv_distance(*images, **settings).reshape(-1)
+        worst = int(distances.argmax())
+        value = float(distances[worst])
+        if value <= at_most:
+            return
+        told = f"the distance is {value:.6g}, at most {at_most:g} was expected"
+        if len(distances) > 1:
+            told += f" (pair {worst} of {len(distances)})"
+        if heat_map is not None:
+            values = afv_distance(*images, spatial=True, **settings)[worst, 0]
+            shown = to_network_range(images[0], normalize=settings.get("normalize", False), dtype=torch.float32).expand(
+                len(distances), -1, -1, -1
+            )[worst]
+            save_picture(colour_map(values, 127.5 * (shown + 1)), heat_map)
+            told += f"; {heat_map} shows where, up to {float(values.max()):.6g} (pale yellow)"
+    raise AssertionError(told)

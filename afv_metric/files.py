@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "atomic_update", "atomic_write", "finish_file", "finish_update", "locked", "made_folder", "real_path",
-    "save_figure", "sha256_of",
+    "reason_of", "save_figure", "sha256_of",
 ]  # fmt: skip
 
 _TOKEN = "[0-9a-f]{16}"
@@ -44,6 +44,16 @@ def finish_file(path: Path) -> None:
     """Flush a file to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def reason_of(error: BaseException) -> str:
+    """What is the matter, without a number or a name that a message has said already.
+
+    Example:
+        >>> reason_of(FileNotFoundError(2, "No such file or directory", "a.png"))
+        'No such file or directory'
+    """
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:

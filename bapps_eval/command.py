@@ -204,6 +204,9 @@ def _write_outputs(results: Results, options: argparse.Namespace) -> int:
         say(line)
     if len(errors) > _MOST_ERRORS:
         say(f"error: and {len(errors) - _MOST_ERRORS:,} more items")
+    if errors and not results.scored().sets:
+        say("error: not one set could be scored")
+        return SOME_FAILED
     report = make_report(results)
     if options.csv:
         formats.write_csv(options.csv, report)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from afv_metric.files import reason_of
 from afv_metric.images import ImageError, read_image
 from afv_metric.images.listing import is_image_name
 
@@ -325,7 +326,7 @@ def read_image_source(source: Path, side: int | None = None) -> Tensor:
     try:
         image = read_image(source)
     except (ImageError, OSError) as error:
-        raise ValueError(f"cannot read the image {source}: {getattr(error, 'reason', error)}") from error
+        raise ValueError(f"cannot read the image {source}: {getattr(error, 'reason', reason_of(error))}") from error
     height, width = image.shape[2:]
     if side is None or side == min(height, width):
         return image
@@ -384,7 +385,7 @@ def _read_fraction(source: Path) -> float:
     try:
         value = float(np.lib.format.read_array(io.BytesIO(source.read_bytes()), allow_pickle=False).item())
     except Exception as error:  # whatever numpy raises at damaged bytes
-        reason = error if isinstance(error, OSError) else "it is no .npy file of one number"
+        reason = reason_of(error) if isinstance(error, OSError) else "it is no .npy file of one number"
         raise ValueError(f"cannot read one number from {source}: {reason}") from error
     if not 0 <= value <= 1:
         raise ValueError(f"{source} should hold a fraction of people in [0, 1], not {value}")

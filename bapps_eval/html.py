@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
+from afv_metric.cli.outcome import describe
 from afv_metric.files import atomic_write
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet, read_image_source, spread
 from bapps_eval.formats import finite, grids
@@ -186,7 +187,7 @@ def _make_gallery(results: Results, count: int) -> tuple[dict[str, Any] | None, 
     try:
         images, items = _embed_images(sets, list(shown.values()))
     except (OSError, ValueError) as error:
-        return None, f"There is no gallery, because the images are not at hand: {error}"
+        return None, f"There is no gallery, because the images are not at hand: {describe(error)}"
     described = [
         {
             "set": index,

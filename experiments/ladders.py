@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 import afv_metric
 from afv_metric import DEFAULT_BUNDLE
-from afv_metric.cli.outcome import emit, run
+from afv_metric.cli.outcome import describe, emit, run
 from afv_metric.cli.outputs import try_output
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         paths = choose_images(options.images, options.count)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(describe(error))
 
     versions = {
         "afv_metric": afv_metric.__version__,

@@ -39,12 +39,14 @@ def save_root(folder: Path) -> Path:
     return folder
 
 
-def save_pairs(file: Path, levels: Sequence[int], judged: Sequence[float], groups: Sequence[str] | None = None) -> Path:
+def save_pairs(
+    file: Path, levels: Sequence[int], judged: Sequence[float], groups: Sequence[str] | None = None, side: int = 8
+) -> Path:
     """Write a list of pairs of black and a grey level: how far apart they were judged, and their group."""
-    save_grey(file.parent / "black.png", 0)
+    save_grey(file.parent / "black.png", 0, side, side)
     lines = ["reference,distorted,distance,group" if groups else "reference,distorted,distance"]
     for index, (level, distance) in enumerate(zip(levels, judged, strict=True)):
-        save_grey(file.parent / f"grey{level}.png", level)
+        save_grey(file.parent / f"grey{level}.png", level, side, side)
         lines.append(f"black.png,grey{level}.png,{distance}" + (f",{groups[index]}" if groups else ""))
     file.write_text("\n".join(lines) + "\n")
     return file

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from afv_metric.bundles.resolve import BundleError, find_bundle
 from afv_metric.bundles.tensors import read_tensors, write_tensors
-from afv_metric.files import atomic_update, finish_update, locked, real_path, sha256_of
+from afv_metric.files import atomic_update, finish_update, locked, real_path, reason_of, sha256_of
 from afv_metric.fisher.engine import Output
 from afv_metric.fisher.forms import FORMS, FormName, Term
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
@@ -221,7 +221,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         content = (folder / _CONFIG).read_bytes()
         config = json.loads(content)
     except OSError as error:
-        raise BundleError(f"{folder / _CONFIG} cannot be read: {error}") from error
+        raise BundleError(f"{folder / _CONFIG} cannot be read: {reason_of(error)}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(
             f"{folder / _CONFIG} is not valid JSON ({error}); it may be cut short: get it again"
@@ -243,7 +243,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
             raise
         raise BundleError(f"{folder / _CONFIG}: {error}") from error
     except OSError as error:
-        raise BundleError(f"the bundle in {folder} cannot be read: {error}") from error
+        raise BundleError(f"the bundle in {folder} cannot be read: {reason_of(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise BundleError(f"{folder / _CONFIG} does not describe a bundle of this release: {reason}") from error

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from afv_metric.files import finish_update, sha256_of
+from afv_metric.files import finish_update, reason_of, sha256_of
 from afv_metric.suggestions import did_you_mean, explain_lpips
 
 __all__ = ["DEFAULT_BUNDLE", "BundleError", "HubError", "find_bundle", "list_bundles"]
@@ -118,7 +118,9 @@ def _local_bundle(folder: Path, files: Sequence[str]) -> Path:
     try:
         finish_update(folder, _CONFIG)
     except OSError as error:
-        raise BundleError(f"{folder} was being written by a process that was killed; finish it: {error}") from error
+        raise BundleError(
+            f"{folder} was being written by a process that was killed; finish it: {reason_of(error)}"
+        ) from error
     for file in files:
         if not (folder / file).is_file():
             if (folder / "recipe.json").is_file() or any(folder.glob("checkpoint-*.pt")):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from afv_metric.cli.outcome import emit
-from afv_metric.files import locked, made_folder, real_path
+from afv_metric.files import locked, made_folder, real_path, reason_of
 
 __all__ = ["CSVRows", "kept_rows", "try_output"]
 
@@ -46,7 +46,7 @@ def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> N
             trial.touch(exist_ok=False)
             trial.unlink()
     except OSError as error:
-        raise OSError(f"{option} {path} cannot be written: {error.strerror or error}") from error
+        raise OSError(f"{option} {path} cannot be written: {reason_of(error)}") from error
 
 
 class CSVRows:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from afv_metric.files import finish_file
+from afv_metric.files import finish_file, reason_of
 from afv_metric.images.reading import ImageError, Reader
 from afv_metric.images.sources import Contents, Picture, Source, class_folders, find_source
 from afv_metric.images.tiles import Tiling, resize_and_center_crop
@@ -249,8 +249,7 @@ def _decode(picture: Picture, rules: _Rules) -> _Decoded:
     except ImageError as error:
         return _Decoded(picture.name, (), 0, error.reason)
     except (OSError, ValueError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return _Decoded(picture.name, (), 0, reason)
+        return _Decoded(picture.name, (), 0, reason_of(error))
     return _Decoded(picture.name, squares, min(levels.shape[:2]), "")
 
 
@@ -414,7 +413,7 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rule
             building.rename(folder / key)
         except OSError as error:
             raise OSError(
-                f"the decoded images cannot be kept in {folder}: {error.strerror or error}. Make room there, or choose "
+                f"the decoded images cannot be kept in {folder}: {reason_of(error)}. Make room there, or choose "
                 "another folder with AFV_METRIC_CACHE."
             ) from error
         finally:

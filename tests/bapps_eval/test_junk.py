@@ -29,7 +29,8 @@ def test_junk_ends_with_a_sentence(tmp_path: Path, seed: int, capsys: pytest.Cap
     status = main([*given, "--json", str(tmp_path / "out.json"), "--results", str(tmp_path / "run.jsonl")])
     printed = capsys.readouterr()
     assert status in (0, 1, 2)
-    assert (status == 2) == (printed.out == "")
+    assert status < 2 or printed.out == ""
+    assert status > 0 or printed.out
     errors = [line for line in printed.err.splitlines() if "foreign files or folders passed over" not in line]
     assert bool(errors) == bool(status)
     assert all(line.startswith("error: ") for line in errors)

@@ -96,12 +96,12 @@ def _start(recipe, images, out, slow=""):
 
 
 def _wait_for(condition, process):
-    for _ in range(1200):
+    for _ in range(12000):
         if condition():
             return
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
-    raise AssertionError("nothing happened for a minute")
+    raise AssertionError("nothing happened for ten minutes")
 
 
 # Writes half of the third checkpoint, says so, and waits to be killed.

@@ -222,14 +222,15 @@ class AFVDistance(nn.Module):
                 raise ValueError(
                     f"img0 and img1 must have the same size, got {tuple(first.shape[2:])} and {tuple(second.shape[2:])}"
                 )
-            if len(first) != len(second) and 1 not in (len(first), len(second)):
+            counts = first.shape[0], second.shape[0]
+            if counts[0] != counts[1] and 1 not in counts:
                 raise ValueError(
                     "img0 and img1 must hold as many images, or one of them a single one; "
-                    f"got {len(first)} and {len(second)}"
+                    f"got {counts[0]} and {counts[1]}"
                 )
             if self.spatial and mask is not None:
                 raise ValueError("a mask weights the mean over an image, and maps have none: multiply the maps by it")
-            weights = self._weights(first, max(len(first), len(second)), mask)
+            weights = self._weights(first, max(counts), mask)
             x, y = (pad_to_multiple(images, self._multiple) for images in (first, second))
             parts = Comparison(self._form, chunk_size=self.chunk_size).compare_parts(x, y, weights)
             if self.spatial:
@@ -361,6 +362,10 @@ class AFVDistance(nn.Module):
 
     def _prepare(self, images: dict[str, Tensor], normalize: bool | None) -> list[Tensor]:
         """Images in the range of the network, all on one device and in one floating-point type."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError(
+                "torch.jit.trace fixes the size of the images: use torch.export or torch.onnx.export(dynamo=True)"
+            )
         normalize = self.normalize if normalize is None else normalize
         double = any(isinstance(image, Tensor) and image.dtype == torch.float64 for image in images.values())
         dtype = torch.float64 if double else torch.float32

@@ -20,19 +20,27 @@ from afv_metric.cli.options import (
     whole,
 )
 from afv_metric.cli.outcome import DONE, SOME_FAILED, emit, say
+from afv_metric.cli.outputs import try_output
 
 __all__ = ["add_adapt", "add_card", "add_export", "add_push", "add_validate"]
 
 
 def add_export(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``export``."""
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of the run, or one of its checkpoints")
-    command.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    command.add_argument(
+        "run", metavar="RUN", help="folder of the run, or one of its checkpoints; with --onnx a bundle"
+    )
+    command.add_argument("--out", type=Path, help="folder of the bundle")
+    command.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="write the distance of a bundle as an ONNX model instead"
+    )
     command.add_argument("--checkpoint", default="latest", help="latest, best (by Fisher Similarity) or an iteration")
     command.add_argument("--name", help="name of the bundle; that of the folder if not given")
     command.add_argument("--samples", type=count(), default=10_000, help="generated samples for the statistics (10000)")
     command.add_argument("--seed", type=whole, default=0, help="seed of the samples (0)")
-    command.add_argument("--form", choices=FORMS, default="activation", help="default form of the distance")
+    command.add_argument(
+        "--form", choices=FORMS, help="form of the distance; activation, or with --onnx that of the bundle"
+    )
     command.add_argument("--levels", type=real, nargs="+", help="weight of each level of the pyramid, finest first")
     command.add_argument(
         "--blocks", type=count(0), nargs="*", help="blocks whose layers count in the form local; all layers if empty"
@@ -113,6 +121,16 @@ def _export(options: argparse.Namespace) -> None:
     from afv_metric.train.card import decorate_bundle
     from afv_metric.train.export import export_run
 
+    if options.onnx:
+        from afv_metric.metric import AFVDistance
+        from afv_metric.onnx import export_onnx
+
+        try_output(options.onnx, "--onnx")
+        export_onnx(AFVDistance(options.run, form=options.form), options.onnx)
+        return
+    if options.out is None:
+        raise ValueError("give --out, a folder for the bundle of the run, or --onnx FILE for the model of a bundle")
+    options.run = Path(options.run)
     given = {name: getattr(options, name) for name in ("levels", "pooling") if getattr(options, name) is not None}
     if options.blocks is not None:
         given["blocks"] = options.blocks or None
@@ -127,7 +145,7 @@ def _export(options: argparse.Namespace) -> None:
             checkpoint=options.checkpoint,
             samples=options.samples,
             seed=options.seed,
-            form=options.form,
+            form=options.form or "activation",
             epsilon=options.epsilon,
             licence=options.licence,
             device=device,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from afv_metric.fisher.forms import Description, FisherForm, Form, Part, PositionForm
+from afv_metric.images.tensors import is_exporting
 
 __all__ = ["Comparison", "pyramid", "total_of"]
 
@@ -61,6 +62,8 @@ class Comparison:
         Returns:
             What each part adds: ``(N,)``, or ``(N, 1, H, W)`` if spatial.
         """
+        if is_exporting():  # as a whole: the number of chunks and bands would be fixed in the graph
+            return self._compare_chunk(first, second, weights)
         count = max(len(first), len(second))
         tracked = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
         pixels = _TRACKED_PIXELS if tracked else _PIXELS
@@ -100,10 +103,10 @@ class Comparison:
         if self.spatial:
             for part, x, y in _in_pairs(lambda images, _: form.describe_for_map(level, images), first, second):
                 yield part, form.map_on_pixels(part, x, y, first.shape[2:])
-        elif isinstance(form, FisherForm) and len(first) == len(second) and _alike(first, second):
+        elif isinstance(form, FisherForm) and first.shape[0] == second.shape[0] and _alike(first, second):
             for part, difference in form.describe_difference(level, first, second, weights):
                 yield part, form.length(part, difference)
-        elif isinstance(form, PositionForm) and (margin := form.reach(level)) is not None:
+        elif isinstance(form, PositionForm) and not is_exporting() and (margin := form.reach(level)) is not None:
             bands = _bands(first.shape[2], first.shape[3], margin)
             maps = [_recomputed(self._maps_of_band, len(bands) > 1, level, band, first, second) for band in bands]
             for part in maps[0]:
@@ -171,11 +174,12 @@ def _in_pairs(
     weights: Tensor | None = None,
 ) -> Iterator[tuple[Part, Description, Description]]:
     """Descriptions of both batches, part by part; in one pass where it saves nothing to tell them apart."""
-    if len(first) == len(second) and _alike(first, second):
-        if weights is not None and len(weights) > 1:
+    count = first.shape[0]  # not its length, which torch.export would fix
+    if count == second.shape[0] and _alike(first, second):
+        if weights is not None and weights.shape[0] > 1:
             weights = torch.cat([weights, weights])
         for part, description in describe(torch.cat([first, second]), weights):
-            yield part, tuple(one[: len(first)] for one in description), tuple(one[len(first) :] for one in description)
+            yield part, tuple(one[:count] for one in description), tuple(one[count:] for one in description)
     else:
         for (part, x), (_, y) in zip(describe(first, weights), describe(second, weights), strict=True):
             yield part, x, y

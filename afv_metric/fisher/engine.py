@@ -155,7 +155,7 @@ class FisherEngine:
         seen = dict(self.inputs(images))
         tensors = self._tensors.like(images)
         maps = seen.pop(self.head)
-        ones = maps.new_ones(len(maps), 1, *maps.shape[2:])
+        ones = maps.new_ones(maps.shape[0], 1, *maps.shape[2:])
         if weights is None:
             weights = ones
         else:
@@ -201,7 +201,7 @@ class FisherEngine:
         pooled = self._pooled[layer]
         if pooled:
             inputs = mean_of_neighbours(inputs)
-        count = len(delta) // copies
+        count = delta.shape[0] // copies
         # One group per image: images become channels, and the weight gradients of all of them one call, which sums
         # over what is left of the batch.
         weight: Tensor = conv2d_weight(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from afv_metric.fisher.engine import FisherEngine, mean_of_neighbours
 from afv_metric.fisher.frozen import FrozenTensors
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse_root_matrix
+from afv_metric.images.tensors import is_exporting
 
 __all__ = [
     "FORMS",
@@ -193,7 +194,7 @@ class FisherForm(Form):
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
         """Plain scores of the weights ``(N, C_out, C_in, k, k)`` and of the biases ``(N, C_out)``."""
-        for signals in self.engine.signals(images, _of_last_map(self.engine, images, weights)):
+        for signals in self.engine.signals(images, _of_last_map(self.engine, weights)):
             yield Part(level, signals.layer), self.engine.score(signals)
 
     def describe_difference(
@@ -201,10 +202,10 @@ class FisherForm(Form):
     ) -> Iterator[tuple[Part, Description]]:
         """Differences of the scores of N pairs, cheaper than two scores: both batches in one, the second negated."""
         images = torch.cat([first, second])
-        factor = torch.cat([images.new_ones(len(first)), -images.new_ones(len(second))])
+        factor = torch.cat([images.new_ones(first.shape[0]), -images.new_ones(second.shape[0])])
         if weights is not None and len(weights) > 1:
             weights = torch.cat([weights, weights])
-        for signals in self.engine.signals(images, _of_last_map(self.engine, images, weights), factor=factor):
+        for signals in self.engine.signals(images, _of_last_map(self.engine, weights), factor=factor):
             yield Part(level, signals.layer), self.engine.score(signals, copies=2)
 
     def compare(self, part: Part, first: Description, second: Description, weights: Tensor | None) -> Tensor:
@@ -260,10 +261,12 @@ class PositionForm(Form):
     """A form that compares images at every position, and pools the map of each part over positions.
 
     Attributes:
+        engine: The engine of the network.
         pooling: The exponent p of the pooling over positions: values q of a map are pooled as (mean q^p)^(1/p). 1 is
             the mean; the larger p is, the more the places count where the images differ most.
     """
 
+    engine: FisherEngine
     pooling: float
 
     def reach(self, level: int) -> int | None:
@@ -277,7 +280,7 @@ class PositionForm(Form):
     def pool(self, part: Part, maps: Tensor, weights: Tensor | None) -> Tensor:
         """Pool a map of :meth:`map` over positions: ``(N, 1, h, w)`` to ``(N,)``."""
         if weights is not None:
-            weights = self._of_places(part, maps, weights)
+            weights = self._of_places(part, weights)
         return _pool(maps, self.pooling, weights)
 
     def map(self, part: Part, first: Description, second: Description) -> Tensor:
@@ -286,14 +289,14 @@ class PositionForm(Form):
 
     def step(self, part: Part) -> int:
         """Pixels of the level's image from one place of :meth:`map` to the next."""
-        raise NotImplementedError
+        return self.engine.reduction(part.layer)
 
     def map_on_pixels(self, part: Part, first: Description, second: Description, size: torch.Size) -> Tensor:
         """The map, enlarged to pixels."""
         return F.interpolate(self.map(part, first, second), size=size, mode="bilinear")
 
-    def _of_places(self, part: Part, maps: Tensor, weights: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(weights, (maps.shape[2], maps.shape[3]))
+    def _of_places(self, part: Part, weights: Tensor) -> Tensor:
+        return F.avg_pool2d(weights, self.step(part))
 
 
 class LocalForm(PositionForm):
@@ -334,7 +337,7 @@ class LocalForm(PositionForm):
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
         """Whitened inputs ``(N, C_in, H, W)`` and whitened deltas ``(N, C_out, h, w)``."""
-        weights = _of_last_map(self.engine, images, weights)
+        weights = _of_last_map(self.engine, weights)
         tensors = self._tensors.like(images)
         seen, delta = None, images
         for signals in self.engine.signals(images, weights, weighted=False):
@@ -457,20 +460,17 @@ class ActivationForm(PositionForm):
             places = F.avg_pool2d(F.pad(places, (1, 1, 1, 1), mode="replicate"), 2, stride=1)
         return F.interpolate(places, size=size, mode="bilinear")
 
-    def _of_places(self, part: Part, maps: Tensor, weights: Tensor) -> Tensor:
-        if self.terms[part.term].kind == "direction":
-            return super()._of_places(part, maps, weights)
-        # Window k covers cells k and k + 1 of half a window's side.
-        cells = F.adaptive_avg_pool2d(weights, (maps.shape[2] + 1, maps.shape[3] + 1))
-        return F.avg_pool2d(cells, 2, stride=1)
+    def _of_places(self, part: Part, weights: Tensor) -> Tensor:
+        cells = super()._of_places(part, weights)
+        # A window of texture covers two cells of half its side, along each axis.
+        return cells if self.terms[part.term].kind == "direction" else F.avg_pool2d(cells, 2, stride=1)
 
 
-def _of_last_map(engine: FisherEngine, images: Tensor, weights: Tensor | None) -> Tensor | None:
+def _of_last_map(engine: FisherEngine, weights: Tensor | None) -> Tensor | None:
     """Weights of the positions of the last map, from those of the pixels."""
     if weights is None:
         return None
-    height, width = (side // engine.stride for side in images.shape[2:])
-    return F.adaptive_avg_pool2d(weights, (height, width))
+    return F.avg_pool2d(weights, engine.stride)
 
 
 def _counted(levels: Sequence[float]) -> tuple[int, ...]:
@@ -483,6 +483,8 @@ def _whitening(factor: Tensor, epsilon: float) -> Tensor:
 
 
 def _whiten(maps: Tensor, matrix: Tensor) -> Tensor:
+    if is_exporting():
+        return F.conv2d(maps, matrix[:, :, None, None])
     # As a product of matrices: convolutions of 1x1 can take a slow path.
     return F.linear(maps.movedim(1, -1), matrix).movedim(-1, 1)
 

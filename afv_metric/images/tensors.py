@@ -13,12 +13,19 @@ from torch.nn import functional as F
 __all__ = [
     "SMALLEST_SIDE",
     "check_range",
+    "is_exporting",
     "pad_to_multiple",
     "to_network_range",
     "weights_of_padded",
 ]
 
 SMALLEST_SIDE = 32
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` follows a graph, which must hold for sizes that are not known yet."""
+    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # the former is of torch 2.7
+    return bool(asked())
 
 
 def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, name: str = "images") -> Tensor:
@@ -59,9 +66,9 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
         hint = " (channels come before height and width)" if images.shape[-1:] in ((1,), (3,)) else ""
         hint = hint or (" (drop the alpha channel)" if images.ndim == 4 and images.shape[1] in (2, 4) else "")
         raise ValueError(f"{name} must have shape (N, 3, H, W) or (3, H, W), got {tuple(images.shape)}{hint}")
-    if len(images) == 0:
+    if images.shape[0] == 0:
         raise ValueError(f"{name} hold no image, got {tuple(images.shape)}; skip empty batches")
-    if min(images.shape[2:]) < SMALLEST_SIDE:
+    if any(side < SMALLEST_SIDE for side in images.shape[2:]):
         raise ValueError(
             f"{name} are {images.shape[2]}x{images.shape[3]} pixels; the smallest side the metric takes is "
             f"{SMALLEST_SIDE}. Enlarge them first, both alike."
@@ -158,7 +165,7 @@ def pad_to_multiple(images: Tensor, multiple: int, mode: str = "replicate") -> T
         torch.Size([1, 3, 36, 36])
     """
     height, width = images.shape[2:]
-    if height % multiple == 0 and width % multiple == 0:
+    if not is_exporting() and height % multiple == 0 and width % multiple == 0:
         return images
     return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode=mode)
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "dirs": ("afv_metric.cli.score", "distances of the images that have the same name in two folders, and their mean"),
     "check": ("afv_metric.cli.check", "whether images are close enough to golden ones: a quality gate"),
     "matrix": ("afv_metric.cli.matrix", "distances of all pairs of the images in a folder"),
+    "video": ("afv_metric.cli.video", "distances of two videos, frame by frame"),
     "sets": ("afv_metric.cli.sets", "Fisher distance and Similarity of two folders as sets of images"),
     "info": ("afv_metric.cli.about", "what is in a bundle"),
     "cite": ("afv_metric.cli.about", "a line that says exactly which distance was used"),

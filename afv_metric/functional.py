@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.images.reading import Source, read_image
+from afv_metric.images.reading import Reader, Source
 from afv_metric.metric import AFVDistance
 
 __all__ = ["afv_distance"]
@@ -53,9 +53,10 @@ def afv_distance(
         >>> bool(afv_distance(black, white) > 0.1)
         True
     """
-    first, second = (image if isinstance(image, Tensor) else read_image(image) for image in (img0, img1))
-    known = weights if isinstance(weights, Bundle) else os.fspath(weights)
-    return _metric(known, **settings)(first, second, mask=mask, ret_per_layer=ret_per_layer)
+    metric = _metric(weights if isinstance(weights, Bundle) else os.fspath(weights), **settings)
+    reader = Reader(data_range=metric.data_range, channels=metric.channels)
+    first, second = (image if isinstance(image, Tensor) else reader.read(image) for image in (img0, img1))
+    return metric(first, second, mask=mask, ret_per_layer=ret_per_layer)
 
 
 @functools.lru_cache(maxsize=8)

@@ -103,6 +103,8 @@ class AFVDistance(nn.Module):
         score_range: Smallest and largest distance that there can be; infinity for the form ``fisher``.
         higher_is_better: False: it is a distance.
         is_differentiable: True.
+        channels: Channels of the images.
+        data_range: Values that are black and white in the files that the bundle is made for, where they were declared.
 
     Raises:
         TypeError: For an unknown argument.
@@ -161,6 +163,7 @@ class AFVDistance(nn.Module):
             self._form = self._make_form(engine, bundle)
         self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
         self.score_range = (0.0, self._form.bound)
+        self.channels, self.data_range = bundle.channels, bundle.data_range
         self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
         self.chunk_size, self.check = chunk_size, check
         self._multiple = bundle.discriminator.stride * int(2 ** self._form.levels[-1])
@@ -190,7 +193,8 @@ class AFVDistance(nn.Module):
 
         Args:
             img0: ``(N, 3, H, W)`` or ``(3, H, W)``: floating point in [-1, 1] (in [0, 1] with ``normalize``), or
-                uint8 in [0, 255]; one channel stands for grey. H and W are at least 32.
+                uint8 in [0, 255]; one channel stands for grey. A bundle of C channels takes as many. H and W are at
+                least 32.
             img1: Images of the same size and device. One image is compared with every image of a batch.
             normalize: Overrides the setting of the module.
             mask: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(H, W)``, constants for autograd. Pixels
@@ -373,7 +377,8 @@ class AFVDistance(nn.Module):
         if len(devices) > 1:
             raise ValueError(f"img0 and img1 must be on one device, got {' and '.join(sorted(devices))}")
         prepared = [
-            to_network_range(image, normalize=normalize, dtype=dtype, name=name) for name, image in images.items()
+            to_network_range(image, normalize=normalize, dtype=dtype, name=name, channels=self.channels)
+            for name, image in images.items()
         ]
         if not torch.compiler.is_compiling():
             for name, image in images.items():

@@ -26,6 +26,7 @@ __all__ = [
     "GeneratorConfig",
     "PooledConv2d",
     "UpsampledConv2d",
+    "for_channels",
     "sum_of_shifts",
 ]
 
@@ -48,6 +49,7 @@ class DiscriminatorConfig:
         spectral_norm: Whether every convolution is spectrally normalised (training) or plain (a bundle).
         strided_stem: Whether the first block halves its input in its first convolution rather than in its second
             (the paper): no map but the image itself is then at full resolution.
+        channels: Channels of the images.
     """
 
     width: int | tuple[int, ...] = 128
@@ -57,8 +59,10 @@ class DiscriminatorConfig:
     gain: float = 1.0
     spectral_norm: bool = True
     strided_stem: bool = False
+    channels: int = 3
 
     def __post_init__(self) -> None:
+        _check_channels(self.channels)
         object.__setattr__(self, "width", _checked_width(self.width, self.image_size, _POOLED_BLOCKS, 2))
         if not 0 <= self.slope < 1:
             raise ValueError(f"slope must be in [0, 1), got {self.slope}")
@@ -90,13 +94,16 @@ class GeneratorConfig:
         width: Channels of every residual block, or one number per block.
         latent_size: Length of the latent vector z (the paper: 128).
         image_size: Side of the generated images in pixels, 32 or 64.
+        channels: Channels of the images.
     """
 
     width: int | tuple[int, ...] = 128
     latent_size: int = 128
     image_size: int = 32
+    channels: int = 3
 
     def __post_init__(self) -> None:
+        _check_channels(self.channels)
         object.__setattr__(self, "width", _checked_width(self.width, self.image_size, _DOUBLINGS, 0))
         if self.latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {self.latent_size}")
@@ -105,6 +112,11 @@ class GeneratorConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each residual block."""
         return _widths(self.width, _DOUBLINGS[self.image_size])
+
+
+def _check_channels(channels: int) -> None:
+    if channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
 
 
 def _checked_width(
@@ -229,7 +241,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config = config or DiscriminatorConfig()
         blocks = []
-        for index, (inputs, channels) in enumerate(zip((3, *config.widths), config.widths, strict=False)):
+        for index, (inputs, channels) in enumerate(zip((config.channels, *config.widths), config.widths, strict=False)):
             first = index == 0
             pools = (1 if first and config.strided_stem else 2) if index < config.pooled_blocks else 0
             blocks.append(DiscriminatorBlock(inputs, channels, config.slope, first=first, pools=pools))
@@ -256,7 +268,7 @@ class Discriminator(nn.Module):
         """The logits that the training loss sees.
 
         Args:
-            images: ``(N, 3, H, W)`` in [-1, 1].
+            images: ``(N, C, H, W)`` in [-1, 1].
 
         Returns:
             ``(N, 1)`` for the pooled head; ``(N, H/stride * W/stride)`` for the head at every position.
@@ -370,7 +382,7 @@ class Generator(nn.Module):
         pairs = zip((widths[0], *widths), widths, strict=False)
         self.blocks = nn.Sequential(*(GeneratorBlock(*pair) for pair in pairs))
         self.norm = nn.BatchNorm2d(widths[-1])
-        self.to_image = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.to_image = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def sample_latents(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``count`` latents z ~ N(0, I) on the CPU, moved to the network's device: ``(count, latent_size)``."""
@@ -378,6 +390,31 @@ class Generator(nn.Module):
         return latents.to(self.to_image.weight)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Map latents ``(N, latent_size)`` to images ``(N, 3, S, S)`` in [-1, 1]."""
+        """Map latents ``(N, latent_size)`` to images ``(N, C, S, S)`` in [-1, 1]."""
         maps = self.blocks(self.project(latents[:, :, None, None]))
         return torch.tanh(self.to_image(F.relu(self.norm(maps))))
+
+
+def for_channels(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Weights of a network for images of another number of channels: where all are equal it does what it did for grey.
+
+    The first convolutions of a discriminator share their weights out among the channels; the last one of a generator
+    gives each of them the mean.
+
+    Args:
+        state: ``state_dict`` of a baked discriminator or a generator.
+        channels: Channels of the images.
+
+    Example:
+        >>> colour, grey = (Discriminator(DiscriminatorConfig(4, channels=count).plain()) for count in (3, 1))
+        >>> grey.load_state_dict(for_channels(colour.state_dict(), 1))
+        <All keys matched successfully>
+        >>> images = torch.rand(2, 1, 32, 32)
+        >>> torch.allclose(grey.logit(images), colour.logit(images.expand(-1, 3, -1, -1)), atol=1e-6)
+        True
+    """
+    if "to_image.weight" in state:
+        last = {name: state[name].mean(0, keepdim=True) for name in ("to_image.weight", "to_image.bias")}
+        return {**state, **{name: mean.repeat(channels, *[1] * (mean.ndim - 1)) for name, mean in last.items()}}
+    first = {name: state[name].sum(1, keepdim=True) for name in ("blocks.0.conv1.weight", "blocks.0.shortcut.weight")}
+    return {**state, **{name: total.repeat(1, channels, 1, 1) / channels for name, total in first.items()}}

@@ -29,6 +29,7 @@ from afv_metric.files import atomic_update, finish_update, locked, real_path, re
 from afv_metric.fisher.engine import Output
 from afv_metric.fisher.forms import FORMS, FormName, Term
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
+from afv_metric.images.reading import DataRange
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
@@ -58,6 +59,7 @@ class Bundle:
         pooling: Exponent of their pooling over positions: 1 is the mean, 2 the root mean square, and the larger it is,
             the more the places count where two images differ most.
         epsilon: Relative floor of the whitening, see :func:`~afv_metric.fisher.statistics.inverse_root`.
+        data_range: Values of the images' files that are black and white, where these were declared.
         sampling: Provenance of the statistics: source, seed, mode of the generator.
         training: Provenance of the weights: recipe, data, iterations, hours.
         licence: Licence of the weights and what is known of the data's.
@@ -78,6 +80,7 @@ class Bundle:
     terms: tuple[Term, ...] | None = None
     pooling: float = 2.0
     epsilon: float = 0.03
+    data_range: tuple[float, float] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: Mapping[str, str] = field(default_factory=dict)
@@ -101,9 +104,16 @@ class Bundle:
             raise BundleError(f"pooling must be a finite exponent of at least 1, got {self.pooling}")
         if not self.epsilon > 0:
             raise BundleError(f"epsilon must be positive, got {self.epsilon}")
+        if self.data_range is not None:
+            DataRange(*self.data_range)
         last = 3 * len(known)
         if self.terms is not None and not (self.terms and all(max(term.layers) <= last for term in self.terms)):
             raise BundleError(f"terms must name layers from 0 to {last}, the head; got {self.terms}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.discriminator.config.channels
 
     @property
     def activation_terms(self) -> tuple[Term, ...]:
@@ -287,6 +297,7 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
         terms=None if config["terms"] is None else tuple(Term(**term) for term in config["terms"]),
         pooling=config["pooling"],
         epsilon=config["epsilon"],
+        data_range=tuple(config["data_range"]) if "data_range" in config else None,
         sampling={name: value for name, value in config["statistics"].items() if name != "count"},
         training=config["training"],
         licence=config["licence"],
@@ -310,6 +321,7 @@ def _to_config(bundle: Bundle) -> dict[str, Any]:
         "terms": None if bundle.terms is None else [asdict(term) for term in bundle.terms],
         "pooling": bundle.pooling,
         "epsilon": bundle.epsilon,
+        **({"data_range": list(bundle.data_range)} if bundle.data_range else {}),
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
         "training": dict(bundle.training),
         "licence": dict(bundle.licence),

@@ -20,24 +20,27 @@ GOLDEN_NAME = "shake256-1"
 """Name of the images of :func:`golden_pairs`; other images get another name."""
 
 
-def golden_pairs() -> tuple[Tensor, Tensor]:
+def golden_pairs(channels: int = 3) -> tuple[Tensor, Tensor]:
     """Three fixed pairs of images: chequered colours against a noisy, a shifted and a mirrored copy.
 
     They are made of a hash and whole numbers, so they are the same on every machine and in every release.
 
+    Args:
+        channels: Channels C of the images.
+
     Returns:
-        ``(3, 3, 40, 44)`` uint8 each.
+        ``(3, C, 40, 44)`` uint8 each.
 
     Example:
         >>> first, second = golden_pairs()
         >>> first.shape, (first != second).flatten(1).any(1)
         (torch.Size([3, 3, 40, 44]), tensor([True, True, True]))
     """
-    squares, fine = 3 * 3 * 5 * 6, 3 * 40 * 44
+    squares, fine = 3 * channels * 5 * 6, channels * 40 * 44
     content = hashlib.shake_256(GOLDEN_NAME.encode()).digest(squares + fine)
     random = torch.tensor(list(content), dtype=torch.uint8)
-    first = random[:squares].view(3, 3, 5, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)[..., :44]
-    noise = random[squares:].view(3, 40, 44)
+    first = random[:squares].view(3, channels, 5, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)[..., :44]
+    noise = random[squares:].view(channels, 40, 44)
     noisy = first[0] // 8 * 7 + noise // 8
     return first.contiguous(), torch.stack([noisy, first[1].roll((1, 3), (1, 2)), first[2].flip(2)])
 
@@ -56,8 +59,9 @@ def golden_distances(bundle: Bundle, forms: Iterable[FormName] = FORMS) -> dict[
     """
     layers = (LayerStatistics(*(value.float() for value in layer)) for layer in bundle.statistics.layers)
     stored = replace(bundle, statistics=FisherStatistics(bundle.statistics.count, tuple(layers)))
+    pairs = golden_pairs(bundle.channels)
     with torch.no_grad():
-        return {form: AFVDistance(stored, form=form).double()(*golden_pairs()).tolist() for form in forms}
+        return {form: AFVDistance(stored, form=form).double()(*pairs).tolist() for form in forms}
 
 
 def with_golden_distances(bundle: Bundle) -> Bundle:

@@ -35,6 +35,7 @@ def random_twin(bundle: Bundle, *, samples: int | None = None, quiet: bool = Tru
     recipe = training_stages(bundle.training)[0].get("recipe", {})
     known = {field.name for field in fields(DiscriminatorConfig)}
     shape: dict[str, Any] = {name: value for name, value in recipe.items() if name in known}
+    shape["channels"] = bundle.channels  # the first run may have been of others
     try:
         seed = int(recipe["seed"])
         config = DiscriminatorConfig(**shape)

@@ -50,6 +50,7 @@ def _info(options: argparse.Namespace) -> None:
         "blocks": "all" if bundle.blocks is None else list(bundle.blocks),
         "terms": [str(term) for term in bundle.activation_terms],
         "pooling": bundle.pooling,
+        "data_range": list(bundle.data_range or ("that of the formats",)),
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
         "training": dict(bundle.training),
         "licence": dict(bundle.licence),

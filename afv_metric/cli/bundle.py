@@ -14,6 +14,7 @@ from afv_metric.cli.options import (
     add_reading,
     add_tiles,
     count,
+    pictures_of,
     reader_of,
     real,
     tiling_of,
@@ -70,6 +71,7 @@ def add_adapt(command: argparse.ArgumentParser) -> None:
     command.add_argument("--name", help="name of the new bundle; that of the folder if not given")
     command.add_argument("--samples", type=count(), default=5_000, help="crops of the images (5000)")
     command.add_argument("--seed", type=whole, default=0, help="seed of the crops (0)")
+    command.add_argument("--channels", type=count(), metavar="C", help="channels of the images (default: the bundle's)")
     command.add_argument("--cache", type=Path, help="folder for the decoded images")
     add_tiles(command)
     add_reading(command)
@@ -171,10 +173,10 @@ def _adapt(options: argparse.Namespace) -> None:
             options.name or options.out.resolve().name,
             samples=options.samples,
             seed=options.seed,
-            reader=reader_of(options),
-            tiling=tiling_of(options),
+            channels=options.channels,
+            reader=reader_of(options, pictures_of(options.data)),
+            tiling=tiling_of(options, cut=True),
             cache=options.cache,
-            cache_gb=options.cache_gb,
             device=find_device(options.device),
             quiet=options.quiet,
         )

@@ -37,18 +37,12 @@ def add_batches(command: argparse.ArgumentParser) -> None:
 
 
 def load_metric(options: argparse.Namespace, *, spatial: bool = False) -> AFVDistance:
-    """Load the distance that the options ask for; device and range become those that they stand for."""
-    from afv_metric.bundles.bundle import load_bundle
+    """Load the distance that the options ask for; the device becomes the one that they stand for."""
     from afv_metric.metric import AFVDistance
     from afv_metric.runtime import find_device
 
     options.device = find_device(options.device)
-    bundle = load_bundle(options.weights)
-    declared = bundle.sampling.get("data_range")  # of the images that the bundle was adapted to
-    if declared and options.range and list(options.range) != declared:
-        say(f"{bundle.name} was adapted to images of the range {declared[0]:g} {declared[1]:g}, not of this --range")
-    options.range = options.range or declared
-    return AFVDistance(bundle, form=options.form, spatial=spatial).to(options.device)
+    return AFVDistance(options.weights, form=options.form, spatial=spatial).to(options.device)
 
 
 def printable(name: str) -> str:

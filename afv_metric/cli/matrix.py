@@ -40,7 +40,7 @@ def _matrix(options: argparse.Namespace) -> int:
     files = list_files(options.folder)
     try_output(options.csv, "--csv")
     metric = load_metric(options)
-    problems, reader = Problems(options.debug), reader_of(options)
+    problems, reader = Problems(options.debug), reader_of(options, files.values(), metric)
     images = {}
     for name, path in files.items():
         image = read_item(path, reader, problems)

@@ -124,7 +124,7 @@ def measure_pairs(
     metric: AFVDistance, files: Files, options: argparse.Namespace, problems: Problems
 ) -> Iterator[list[tuple[str, float]]]:
     """Distances of pairs of files, batch by batch; what fails is said."""
-    reader = reader_of(options)
+    reader = reader_of(options, [path for paths in files.values() for path in paths], metric)
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for name in as_progress(list(files), options):
@@ -140,7 +140,7 @@ def write_map(metric: AFVDistance, paths: tuple[Path, Path], options: argparse.N
     """Write the heat map of a pair that has been compared, by a metric that gives maps; returns its largest value."""
     from afv_metric.heat_map import colour_map, save_picture
 
-    images = read_pair(paths, reader_of(options), Problems(), options)
+    images = read_pair(paths, reader_of(options, paths, metric), Problems(), options)
     assert images is not None
     values = metric(*(image.to(options.device) for image in images))[0, 0]
     save_picture(colour_map(values, images[1][0]), file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 from afv_metric import __version__
@@ -49,6 +50,9 @@ class Parser(argparse.ArgumentParser):
         Raises:
             SystemExit: After an error of usage.
         """
+        if ("--range", "percentile") in pairwise(arguments):
+            place = arguments.index("percentile")
+            arguments = [*arguments[: place - 1], "--percentiles", *arguments[place + 1 :]]
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             parser: Parser = options.parser

@@ -29,6 +29,7 @@ from afv_metric.cli.pairs import Files, add_pairing, add_sizes, find_pairs, meas
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 __all__ = ["add_compare", "add_dirs"]
 
 _HEADER = ("file", "distance")
@@ -69,7 +70,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise ValueError(f"--map takes exactly one image to compare, got {len(paths)}")
     try_output(options.map, "--map", [options.reference, *paths])
     metric = load_metric(options)
-    problems, reader = Problems(options.debug), reader_of(options)
+    problems, reader = Problems(options.debug), reader_of(options, [options.reference, *paths], metric)
     reference = read_item(options.reference, reader, problems)
     if reference is None:
         return problems.status
@@ -108,6 +109,7 @@ def _dirs(options: argparse.Namespace) -> int:
     rows, size = kept_rows(options.csv, _HEADER) if options.resume else ([], 0)
     values = dict(rows)
     metric = load_metric(options)
+    reader_of(options, [path for pair in files.values() for path in pair], metric)  # percentiles are over all pairs
     problems = Problems(options.debug)
 
     def measure(names: Iterable[str]) -> Iterator[list[tuple[str, float]]]:

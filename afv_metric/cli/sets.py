@@ -61,13 +61,13 @@ def _sets(options: argparse.Namespace) -> int:
     engine = FisherEngine(bundle.discriminator, bundle.output)
     size = options.size or bundle.discriminator.config.image_size
     chance = random.Random(options.seed)
-    problems, reader = Problems(options.debug), reader_of(options)
+    problems, reader = Problems(options.debug), reader_of(options, files[0] + files[1], bundle)
 
     def squares(paths: Sequence[Path]) -> Iterator[tuple[Tensor]]:
         for path in paths:
             image = read_item(path, reader, problems, square=size)
             if image is not None:
-                yield (to_network_range(image, normalize=False, dtype=torch.float32),)
+                yield (to_network_range(image, normalize=False, dtype=torch.float32, channels=bundle.channels),)
 
     def blocks(paths: Sequence[Path]) -> Iterator[Iterator[Tensor]]:
         drawn = chance.sample(paths, min(options.count or len(paths), len(paths)))

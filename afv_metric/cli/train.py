@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.cli.options import add_device, add_quiet, add_reading, add_tiles, reader_of, tiling_of
+from afv_metric.cli.options import add_device, add_quiet, add_reading, add_tiles, pictures_of, reader_of, tiling_of
 from afv_metric.cli.outcome import Interrupted, emit
 from afv_metric.cli.outputs import try_output
 from afv_metric.suggestions import did_you_mean
@@ -101,10 +101,9 @@ def _train(options: argparse.Namespace) -> None:
                 held_out=options.held_out,
                 init=init,
                 evaluate=_evaluation(options.judged) if rank_and_world_size()[0] == 0 else None,
-                reader=reader_of(options),
-                tiling=tiling_of(options),
+                reader=reader_of(options, pictures_of(options.data)),
+                tiling=tiling_of(options, cut=options.recipe == "folder"),
                 cache=options.cache,
-                cache_gb=options.cache_gb,
                 on_divergence=options.on_divergence,
                 device=device,
                 quiet=options.quiet,
@@ -124,6 +123,8 @@ def _shaped_as(bundle: Bundle | None, recipe: Recipe) -> Recipe:
         recipe,
         width=discriminator.width,
         image_size=discriminator.image_size,
+        channels=discriminator.channels,
+        strided_stem=discriminator.strided_stem,
         slope=discriminator.slope,
         generator_width=generator.width,
         latent_size=generator.latent_size,

@@ -16,13 +16,13 @@ def augment(images: Tensor, size: int, augmentation: str) -> Tensor:
     """Crops of a batch at the size that the networks see.
 
     Args:
-        images: ``(N, 3, 2 size, 2 size)`` in [-1, 1].
+        images: ``(N, C, 2 size, 2 size)`` in [-1, 1].
         size: Side of the crops.
         augmentation: One of ``"none"``, ``"flip"``, ``"paper"``, ``"multiscale"``; see
             :class:`afv_metric.train.recipes.Recipe`.
 
     Returns:
-        ``(N, 3, size, size)`` in [-1, 1], in a random order for ``"multiscale"``.
+        ``(N, C, size, size)`` in [-1, 1], in a random order for ``"multiscale"``.
 
     Example:
         >>> augment(torch.zeros(4, 3, 64, 64), 32, "paper").shape

@@ -21,7 +21,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -34,8 +34,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.files import finish_file, reason_of
+from afv_metric.images.listing import Picture
 from afv_metric.images.reading import ImageError, Reader
-from afv_metric.images.sources import Contents, Picture, Source, class_folders, find_source
+from afv_metric.images.sources import Contents, Source, class_folders, find_source
 from afv_metric.images.tiles import Tiling, resize_and_center_crop
 
 __all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out"]
@@ -107,7 +108,6 @@ def load_images(
     reader: Reader | None = None,
     tiling: Tiling | None = None,
     cache: str | Path | None = None,
-    cache_gb: float | None = None,
     quiet: bool = False,
 ) -> ImageSet:
     """Decode images, or find them decoded by an earlier call; see :mod:`afv_metric.images.cache` for all rules.
@@ -124,7 +124,6 @@ def load_images(
             each alone.
         cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
             or ``~/.cache``.
-        cache_gb: Bound on their size in units of 10^9 bytes; images give fewer tiles where it needs be.
         quiet: Show no progress bar.
 
     Returns:
@@ -132,14 +131,12 @@ def load_images(
 
     Raises:
         FileNotFoundError: If there is nothing at a path.
-        ValueError: If a source is of no known kind, damaged, or fewer than :data:`FEWEST_IMAGES` squares come of it.
+        ValueError: If a source is of no known kind, damaged, or fewer than :data:`FEWEST_IMAGES` tiles come of it.
         OSError: If the cache cannot hold the images; nothing of them is left there.
     """
     paths = [sources] if isinstance(sources, (str, Path)) else sources
     found = [find_source(Path(path).expanduser()) for path in paths]
     rules = _Rules(size, reader or Reader(), tiling)
-    if cache_gb is not None:
-        rules = _bounded(rules, found, cache_gb)
     key = _cache_key(found, rules)
     folder = Path(cache) if cache is not None else _default_cache()
     images = _open_entry(folder / key)
@@ -155,7 +152,16 @@ def load_images(
     _log.info(
         "%d images%s from %s", len(images.names), f" in {len(images.classes)} classes" * bool(images.classes), where
     )
+    if tiling and tiling.weighting == "image" and images.pictures is not None:
+        return _take(images, _equal_shares(images.pictures))
     return images
+
+
+def _equal_shares(pictures: Tensor) -> Tensor:
+    """Rows in which every picture has as many tiles; those of small ones come again and again."""
+    counts: Tensor = pictures.unique_consecutive(return_counts=True)[1]
+    rows: Tensor = (counts.cumsum(0) - counts)[:, None] + torch.arange(int(counts.max())) % counts[:, None]
+    return rows.flatten()
 
 
 def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -221,17 +227,6 @@ class _Rules(NamedTuple):
         return repr(self[1:]) if self[1:] != (Reader(), None) else ""
 
 
-def _bounded(rules: _Rules, sources: Sequence[Source], cache_gb: float) -> _Rules:
-    """The rules with as many tiles per image as the bound has room for."""
-    if any(source.path.is_file() for source in sources):
-        raise ValueError("how many images an archive holds is not known before it is read: unpack it for --cache-gb")
-    number = sum(source.read().number or 0 for source in sources)
-    most = int(cache_gb * 1e9 / (rules.size**2 * (rules.reader.channels or 3)) / number)
-    if most < 1:
-        raise ValueError(f"{cache_gb:g} GB (--cache-gb) have no room for a square of each of {number:,} images")
-    return rules._replace(tiling=replace(rules.tiling, most=min(rules.tiling.most, most)) if rules.tiling else None)
-
-
 class _Decoded(NamedTuple):
     """The squares of one file, or why there is none."""
 
@@ -244,13 +239,17 @@ class _Decoded(NamedTuple):
 def _decode(picture: Picture, rules: _Rules) -> _Decoded:
     size, reader, tiling = rules
     try:
-        levels = reader.levels(picture.open(), name=picture.name, square=None if tiling else size)
-        squares = tiling.cut(levels, size) if tiling else [resize_and_center_crop(levels, size)]
+        if tiling:
+            parts = list(reader.parts(picture.open, picture.name))
+            squares = tiling.cut(parts, size)
+        else:
+            parts = [reader.levels(picture.open(), name=picture.name, square=size)]
+            squares = [resize_and_center_crop(parts[0], size)]
     except ImageError as error:
         return _Decoded(picture.name, (), 0, error.reason)
     except (OSError, ValueError, MemoryError) as error:
         return _Decoded(picture.name, (), 0, reason_of(error))
-    return _Decoded(picture.name, squares, min(levels.shape[:2]), "")
+    return _Decoded(picture.name, squares, min(parts[0].shape[:2]), "")
 
 
 def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[_Decoded]:
@@ -303,8 +302,11 @@ def _decode_into(
     file: IO[bytes], sources: Sequence[Source], contents: Sequence[Contents], index: _Index, rules: _Rules, quiet: bool
 ) -> None:
     """Write the pixels of all readable images one after the other."""
-    numbers = [of.number for of in contents if of.number is not None]
-    total = sum(numbers) if len(numbers) == len(contents) else None
+    total = _count(contents)
+    if rules.tiling:
+        images = total or sum(sum(1 for _ in source.read().pictures) for source in sources)  # a tar is read twice
+        tile_bytes = rules.size**2 * (rules.reader.channels or 1)
+        rules = rules._replace(tiling=rules.tiling.bounded(images, tile_bytes))
     small = 0
     with tqdm(desc="decoding", total=total, disable=quiet, unit="image") as bar:
         for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
@@ -331,16 +333,22 @@ def _decode_into(
         _log.warning("%d images have a shorter side below %d pixels and are enlarged", small, index.size // 2)
 
 
+def _count(contents: Sequence[Contents]) -> int | None:
+    """Number of images; None where it is not known before they are read."""
+    numbers = [of.number for of in contents if of.number is not None]
+    return sum(numbers) if len(numbers) == len(contents) else None
+
+
 def _refuse_too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> None:
     if count >= FEWEST_IMAGES:
         return
-    found = f"{' and '.join(str(source.path) for source in sources)}: {count} squares of images can be read"
+    found = f"{' and '.join(str(source.path) for source in sources)}: {count} tiles of images can be read"
     if broken:
         name, reason = next(iter(broken.items()))
         found += f", {len(broken)} are broken (the first is {name}: {reason})"
     raise ValueError(
-        f"{found}; at least {FEWEST_IMAGES} are needed, and thousands to train well. Large images give many squares "
-        "when they are cut into tiles (--tiles)."
+        f"{found}; at least {FEWEST_IMAGES} tiles are needed, and thousands to train well. A small image is one tile, "
+        "a large one many, if it is cut (--tiles 1024)."
     )
 
 

@@ -16,8 +16,10 @@ def save_grid(images: Tensor, path: Path) -> None:
     """Write images as one PNG, eight in a row, atomically.
 
     Args:
-        images: Images ``(N, 3, H, W)`` in [-1, 1].
+        images: Images ``(N, C, H, W)`` in [-1, 1]; of other than one or three channels the first three are shown, of
+            two the first.
         path: The PNG.
     """
+    images = images[:, :3] if images.shape[1] > 2 else images[:, :1]
     with atomic_write(path) as temporary:
         save_image(images, temporary, nrow=8, normalize=True, value_range=(-1, 1))

@@ -13,14 +13,15 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-__all__ = ["Listing", "image_suffixes", "is_image_name", "list_images"]
+__all__ = ["Listing", "Picture", "image_suffixes", "is_image_name", "list_images"]
 
 ARRAYS = (".npy", ".npz")
 DICOM = (".dcm", ".dicom")
@@ -40,6 +41,19 @@ _SYSTEM = {
 }
 
 _Folder = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]  # path, its parts below the root, folders above
+
+
+class Picture(NamedTuple):
+    """An image that is not decoded yet.
+
+    Attributes:
+        name: Its path inside its source, with forward slashes. It is never used as a path: it may be ``../../x.png``.
+        open: Gives its path, its bytes or its pixels for a :class:`~afv_metric.images.reading.Reader`; may be called in
+            another thread, and raises ``ValueError`` if it is too large.
+    """
+
+    name: str
+    open: Callable[[], Any]
 
 
 @dataclass(frozen=True)

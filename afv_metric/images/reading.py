@@ -24,11 +24,12 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from afv_metric.images.listing import ARRAYS, DICOM, HEIF, NIFTI
+from afv_metric.images.listing import ARRAYS, DICOM, HEIF, NIFTI, Picture
 from afv_metric.images.tiles import resize_and_center_crop
 
 __all__ = ["MOST_PIXELS", "DataRange", "ImageError", "Reader", "count_frames", "percentile_range", "read_image"]
@@ -91,7 +92,8 @@ class Reader:
     """The rules by which files become tensors, see :mod:`afv_metric.images.reading`.
 
     Attributes:
-        data_range: Range of images deeper than 8 bits; needed where the format defines none.
+        data_range: Range of images deeper than 8 bits; needed where the format defines none. Two numbers become a
+            :class:`DataRange`.
         channels: 3: grey is repeated; 1: colours become their luma; another number: must be that of the file; None:
             whatever the file has.
         frame: Number of the frame, page or slice, from 0; negative numbers count from the end; None: the first, and
@@ -116,6 +118,11 @@ class Reader:
             object.__setattr__(self, "data_range", DataRange(*self.data_range))
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be at least 1, got {self.channels}")
+
+    @property
+    def declared(self) -> tuple[float, float] | None:
+        """The declared range as two numbers, as bundles keep it."""
+        return (self.data_range.low, self.data_range.high) if isinstance(self.data_range, DataRange) else None
 
     def read(self, source: Source, *, name: str | None = None, square: int | None = None) -> Tensor:
         """Read an image, or its middle square.
@@ -145,6 +152,47 @@ class Reader:
         """
         levels: _Array = self._named(source, name, square)
         return levels
+
+    def parts(self, source: Callable[[], Source], name: str) -> Iterator[_Array]:
+        """All that a file shows, as one array or several, each as :meth:`levels` reads it.
+
+        These are the slices of a volume, the images of an array, or bands of rows of a TIFF that is too large to be
+        read whole (with tifffile, from the extra ``geo``); of animations and pages the first.
+
+        Args:
+            source: Opens the file, once for each part.
+            name: Name of the file.
+        """
+        if self.frame is None and name.lower().endswith((*NIFTI, *ARRAYS, *DICOM)):
+            for frame in range(self.count_frames(source(), name=name)):
+                yield replace(self, frame=frame).levels(source(), name=name)
+        elif name.lower().endswith((".tif", ".tiff")) and find_spec("tifffile"):
+            yield from self._bands(source(), name)
+        else:
+            yield self.levels(source(), name=name)
+
+    def _bands(self, source: Any, name: str) -> Iterator[_Array]:
+        tifffile = import_module("tifffile")
+        try:
+            with _silent("tifffile"), tifffile.TiffFile(source) as tiff:
+                page = tiff.pages[0]
+                large = page.imagewidth * page.imagelength > self.most_pixels and page.planarconfig == 1
+                step = -(-_BAND // page.chunks[0]) * page.chunks[0]
+                band, top = np.zeros((step, page.imagewidth, page.samplesperpixel), page.dtype), 0
+                for values, (_, _, row, column, _), (_, height, width, _) in page.segments() if large else ():
+                    if row >= top + step:
+                        yield self._named(band, name, None)
+                        band, top = np.zeros_like(band), top + step
+                    place = band[row - top : row - top + height, column : column + width]
+                    place[:] = values[0, : place.shape[0], : place.shape[1]]
+        except tifffile.TiffFileError:
+            large = False
+        if large:
+            yield self._named(band[: page.imagelength - top], name, None)
+        else:
+            if hasattr(source, "seek"):
+                source.seek(0)
+            yield self.levels(source, name=name)
 
     def count_frames(self, source: Source, *, name: str | None = None) -> int:
         """Number of frames, pages or slices, of which :meth:`read` takes one."""
@@ -206,6 +254,9 @@ class Reader:
             return self._of_dicom(file, name)
         try:
             with _opened(file) as image:
+                if image.format == "TIFF" and self.channels not in (None, 1, 3):  # bands that are no colours
+                    file.seek(0)
+                    return self._of_tiff(file, name)
                 return self._of_pillow(image, name, file, square)
         except UnidentifiedImageError:
             if start[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -278,7 +329,8 @@ class Reader:
             levels = self._levels(values, name, full)
             if int(page.photometric) == 0:
                 levels = 255 - levels
-            if levels.shape[2] in (2, 4) and page.extrasamples and int(page.extrasamples[-1]) in (1, 2):
+            alpha = page.extrasamples and int(page.extrasamples[-1]) in (1, 2)
+            if alpha and levels.shape[2] in (2, 4) and levels.shape[2] != self.channels:
                 levels = _over(levels[..., :-1], levels[..., -1], self.background)
             return levels
 
@@ -437,30 +489,42 @@ def count_frames(source: Source) -> int:
 
 
 def percentile_range(
-    sources: Sequence[Source], low: float = 0.1, high: float = 99.9, *, reader: Reader | None = None
+    sources: Iterable[Source | Picture], low: float = 0.1, high: float = 99.9, *, reader: Reader | None = None
 ) -> DataRange:
     """The range between two percentiles of all values of a set of images, to be declared for each of them.
 
     Args:
-        sources: Images of one kind; 1,000 of them, evenly spread, are read.
+        sources: Images of one kind, all of which are read; those that cannot be are passed over.
         low: Percentile that becomes black, in [0, 100].
         high: Percentile that becomes white.
         reader: Other rules to read them by.
+
+    Returns:
+        The range, to six digits.
 
     Raises:
         ValueError: If there is no image deeper than 8 bits, or all values are equal.
 
     Example:
         >>> ramp = np.linspace(0, 1, 10_000).reshape(100, 100)
-        >>> print("{low:.2f} {high:.2f}".format(**vars(percentile_range([ramp], 10, 90))))
-        0.10 0.90
+        >>> percentile_range([ramp], 10, 90)
+        DataRange(low=0.1, high=0.9)
     """
-    probe = _Probe(**{**vars(reader or Reader()), "channels": None})
-    for index in range(min(1000, len(sources))):
-        probe.read(sources[index * len(sources) // min(1000, len(sources))])
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles are two numbers in [0, 100], the lower one first, got {low:g} and {high:g}")
+    probe, broken = _Probe(**{**vars(reader or Reader()), "channels": None, "data_range": None}), None
+    for source in sources:
+        try:
+            if isinstance(source, Picture):
+                probe.read(source.open(), name=source.name)
+            else:
+                probe.read(source)
+        except (ImageError, OSError) as error:
+            broken = error
     if not probe.samples:
-        raise ValueError("percentiles are for images deeper than 8 bits, and there is none")
-    return DataRange(*(float(value) for value in np.percentile(np.concatenate(probe.samples), (low, high))))
+        raise broken or ValueError("percentiles are for images deeper than 8 bits, and there is none")
+    ends = np.percentile(np.concatenate(probe.samples), (low, high))
+    return DataRange(*(float(f"{value:.6g}") for value in ends))
 
 
 @dataclass(frozen=True)
@@ -471,8 +535,8 @@ class _Probe(Reader):
 
     def _levels(self, values: _Array, name: str, full: DataRange | None = None, certain: bool = False) -> _Array:
         if values.dtype.itemsize > 1:
-            flat = values.ravel()
-            self.samples.append(flat[:: 1 + flat.size // 20_000].astype(np.float64))
+            flat = values.ravel()[:: 1 + values.size // 20_000].astype(np.float64)
+            self.samples.append(flat[np.isfinite(flat)])
         return np.zeros(values.shape, np.uint8)
 
 
@@ -491,6 +555,7 @@ class _FrameCounter(Reader):
         raise _CountedError
 
 
+_BAND = 1024  # rows of a large TIFF that are read together
 _USUAL = ((0, 1), (-1, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535), (-1024, 3071), (-32768, 32767))
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 

@@ -31,25 +31,12 @@ from typing import IO, Any, NamedTuple
 
 from torchvision.datasets import CIFAR10, CIFAR100, ImageNet
 
-from afv_metric.images.listing import is_image_name, list_images
+from afv_metric.images.listing import Picture, is_image_name, list_images
 
-__all__ = ["LARGEST_MEMBER", "Contents", "Picture", "Source", "class_folders", "find_source"]
+__all__ = ["LARGEST_MEMBER", "Contents", "Source", "class_folders", "find_source"]
 
 _log = logging.getLogger(__name__)
 LARGEST_MEMBER = 1 << 28  # bytes; a larger file in an archive is no picture, or is made to fill the memory
-
-
-class Picture(NamedTuple):
-    """An image that is not decoded yet.
-
-    Attributes:
-        name: Its path inside its source, with forward slashes. It is never used as a path: it may be ``../../x.png``.
-        open: Gives its path, its bytes or its pixels for a :class:`~afv_metric.images.reading.Reader`; may be called in
-            another thread, and raises ``ValueError`` if it is too large.
-    """
-
-    name: str
-    open: Callable[[], Any]
 
 
 class Contents(NamedTuple):
@@ -85,6 +72,13 @@ class Source(NamedTuple):
     def name(self) -> str:
         """Last part of the path."""
         return self.path.resolve().name
+
+    def spread(self, count: int) -> Iterator[Picture]:
+        """So many of its pictures, evenly spread; a tar is read twice."""
+        contents = self.read()
+        number = sum(1 for _ in contents.pictures) if contents.number is None else contents.number
+        chosen = {index * number // count for index in range(count)} if number > count else range(number)
+        return (picture for index, picture in enumerate(self.read().pictures) if index in chosen)
 
     def state(self) -> str:
         """A hash of the names, sizes and modification times of its files."""

@@ -28,20 +28,23 @@ def is_exporting() -> bool:
     return bool(asked())
 
 
-def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, name: str = "images") -> Tensor:
+def to_network_range(
+    images: Tensor, *, normalize: bool, dtype: torch.dtype, name: str = "images", channels: int = 3
+) -> Tensor:
     """Bring a batch of images into the shape, type and range of the networks.
 
-    A single channel is repeated to three: grey is the colour with equal red, green and blue.
+    For three channels a single one is repeated: grey is the colour with equal red, green and blue.
 
     Args:
-        images: ``(N, 3, H, W)``, ``(N, 1, H, W)``, or one image without the first dimension; floating point in [-1, 1]
-            (in [0, 1] if ``normalize``), or uint8 in [0, 255].
+        images: ``(N, C, H, W)``, for three channels also ``(N, 1, H, W)``, or one image without the first dimension;
+            floating point in [-1, 1] (in [0, 1] if ``normalize``), or uint8 in [0, 255].
         normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
         dtype: Floating-point type to compute in.
         name: Name of the images in errors.
+        channels: Channels C of the network's images.
 
     Returns:
-        ``(N, 3, H, W)`` in [-1, 1].
+        ``(N, C, H, W)`` in [-1, 1].
 
     Raises:
         TypeError: If the images are not a tensor of floating-point numbers or uint8.
@@ -62,10 +65,16 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
         raise TypeError(f"{name} must be floating point in [-1, 1] or uint8 in [0, 255], got {images.dtype}")
     if images.ndim == 3:
         images = images[None]
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        hint = " (channels come before height and width)" if images.shape[-1:] in ((1,), (3,)) else ""
-        hint = hint or (" (drop the alpha channel)" if images.ndim == 4 and images.shape[1] in (2, 4) else "")
-        raise ValueError(f"{name} must have shape (N, 3, H, W) or (3, H, W), got {tuple(images.shape)}{hint}")
+    if images.ndim != 4 or images.shape[1] not in (channels, 1 if channels == 3 else channels):
+        shape = f"{name} must have shape (N, {channels}, H, W) or ({channels}, H, W), got {tuple(images.shape)}"
+        if images.shape[-1:] in ((1,), (channels,)):
+            shape += " (channels come before height and width)"
+        elif images.ndim == 4 and channels == 3 and images.shape[1] in (2, 4):
+            shape += " (drop the alpha channel)"
+        elif images.ndim == 4:
+            plural = "" if channels == 1 else "s"
+            shape += f": this bundle is of {channels} channel{plural}, got {images.shape[1]}"
+        raise ValueError(shape)
     if images.shape[0] == 0:
         raise ValueError(f"{name} hold no image, got {tuple(images.shape)}; skip empty batches")
     if any(side < SMALLEST_SIDE for side in images.shape[2:]):
@@ -79,7 +88,7 @@ def to_network_range(images: Tensor, *, normalize: bool, dtype: torch.dtype, nam
         images = images.to(dtype)
         if normalize:
             images = 2 * images - 1
-    return images.expand(-1, 3, -1, -1)
+    return images.expand(-1, channels, -1, -1)
 
 
 def check_range(

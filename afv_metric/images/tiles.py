@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +19,60 @@ class Tiling:
 
     Squares of the native image cover all of it, those of the image at half its size as well, and so on down to the
     middle square of the whole, which is all that there is of an image whose shorter side is below twice the square's.
-    Images count by their area, up to ``most``.
 
     Attributes:
         most: Tiles per image at most, evenly spread over places and scales.
         least_deviation: Tiles with a smaller standard deviation, in levels of 0 to 255, are empty and left out, such as
             the black borders of scans.
+        weighting: ``"area"``: every tile counts alike, and so an image by its area, up to ``most`` tiles; ``"image"``:
+            every image counts alike, and its tiles share its weight.
+        cache_gb: Bound on the size of all tiles in units of 10^9 bytes; where it needs be, all images give fewer. None:
+            16, but one tile of each image at least.
 
     Raises:
         ValueError: If ``most`` is below 1.
 
     Example:
         >>> grain = np.random.default_rng(0).integers(0, 256, (256, 128, 1), np.uint8)
-        >>> len(Tiling().cut(grain, 32))  # 8 x 4 tiles, 4 x 2 at half the size, the middle square
+        >>> len(Tiling().cut([grain], 32))  # 8 x 4 tiles, 4 x 2 at half the size, the middle square
         41
     """
 
     most: int = 1024
     least_deviation: float = 2.0
+    weighting: Literal["area", "image"] = field(default="area", repr=False)  # of no effect on what is cached
+    cache_gb: float | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.most < 1:
             raise ValueError(f"an image gives at least one tile, got {self.most}")
 
-    def cut(self, pixels: NDArray[Any], size: int) -> list[NDArray[Any]]:
-        """The tiles of an image ``(H, W, C)``, native ones first; the middle square if all are empty."""
+    def bounded(self, images: int, tile_bytes: int) -> Tiling:
+        """The tiling for which the tiles of so many images keep to the bound.
+
+        Raises:
+            ValueError: If a bound was given that has no room for a tile of each.
+        """
+        most = int(1e9 * (self.cache_gb or 16) / tile_bytes / max(images, 1))
+        if most < 1 and self.cache_gb is not None:
+            raise ValueError(f"{self.cache_gb:g} GB (--cache-gb) have no room for a tile of each of {images:,} images")
+        return replace(self, most=min(self.most, max(most, 1)))
+
+    def cut(self, parts: Sequence[NDArray[Any]], size: int) -> list[NDArray[Any]]:
+        """The tiles of an image: the middle square alone if all are empty.
+
+        Args:
+            parts: The image ``(H, W, C)``, or several if it comes in parts, such as the slices of a volume.
+            size: Side of the tiles.
+        """
+        tiles = [tile for part in parts for tile in self._tiles_of(part, size)]
+        tiles = tiles or [resize_and_center_crop(parts[len(parts) // 2], size)]
+        count = min(self.most, len(tiles))
+        return [tiles[place * len(tiles) // count] for place in range(count)]
+
+    def _tiles_of(self, pixels: NDArray[Any], size: int) -> list[NDArray[Any]]:
+        """Tiles that are not empty, native ones first."""
         tiles, level = [], pixels
         while min(level.shape[:2]) >= 2 * size:
             tops, lefts = (
@@ -52,10 +80,8 @@ class Tiling:
             )
             tiles += [level[top : top + size, left : left + size] for top in tops for left in lefts]
             level = _halve(level)
-        middle = resize_and_center_crop(pixels, size)
-        tiles = [tile for tile in (*tiles, middle) if tile.std((0, 1)).max() >= self.least_deviation] or [middle]
-        count = min(self.most, len(tiles))
-        return [tiles[place * len(tiles) // count] for place in range(count)]
+        tiles.append(resize_and_center_crop(pixels, size))
+        return [tile for tile in tiles if tile.std((0, 1)).max() >= self.least_deviation]
 
 
 def resize_and_center_crop(pixels: NDArray[Any], size: int) -> NDArray[Any]:

@@ -19,12 +19,14 @@ from afv_metric.images.augment import augment
 from afv_metric.images.cache import load_images
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
+from afv_metric.networks import Discriminator, Generator, for_channels
 from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.recipes import Recipe
 
 __all__ = ["adapt_bundle"]
 
 _BATCH = 100
+_TILING = Tiling()
 
 
 def adapt_bundle(
@@ -34,10 +36,10 @@ def adapt_bundle(
     *,
     samples: int = 5_000,
     seed: int = 0,
+    channels: int | None = None,
     reader: Reader | None = None,
-    tiling: Tiling | None = None,
+    tiling: Tiling | None = _TILING,
     cache: str | Path | None = None,
-    cache_gb: float | None = None,
     device: str | torch.device = "cpu",
     quiet: bool = False,
 ) -> Bundle:
@@ -52,10 +54,10 @@ def adapt_bundle(
         name: Name of the new bundle.
         samples: Crops. ``fisher`` takes 10,000 for variances that are certain to 2 %; the other forms take few.
         seed: Seed of the crops.
-        reader: Rules to read the files by.
+        channels: Channels of the images, if not those of the bundle; its network is made to fit.
+        reader: Rules to read the files by, but for the channels.
         tiling: How large images are cut; None: the middle square of each alone.
         cache: Folder for the decoded images.
-        cache_gb: Bound on the size of the decoded images.
         device: Where to compute.
         quiet: Show no progress bar.
 
@@ -69,8 +71,10 @@ def adapt_bundle(
     if samples < 1:
         raise ValueError(f"Fisher statistics need at least one sample, got {samples}")
     recipe = read_recipe(bundle.training["recipe"]) if "recipe" in bundle.training else Recipe()
+    bundle = _with_channels(bundle, channels or bundle.channels)
     size = bundle.discriminator.config.image_size
-    images = load_images(data, 2 * size, reader=reader, tiling=tiling, cache=cache, cache_gb=cache_gb, quiet=quiet)
+    reader = replace(reader or Reader(), channels=bundle.channels)
+    images = load_images(data, 2 * size, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
 
     def batches() -> Iterator[Tensor]:
         count = len(images.images)
@@ -89,16 +93,27 @@ def adapt_bundle(
         bundle,
         name=name,
         statistics=statistics,
+        data_range=reader.declared,
         sampling={
             "source": "images",
             "bundle": f"{bundle.name} {bundle.hash}",
             "data_fingerprint": images.fingerprint,
             "augmentation": recipe.augmentation,
             "seed": seed,
-            **({"data_range": list(vars(reader.data_range).values())} if reader and reader.data_range else {}),
             **({"tiles": tiling.most} if tiling else {}),
         },
         card=f"# {name}\n",
         hash="",
     )
     return with_golden_distances(adapted)
+
+
+def _with_channels(bundle: Bundle, channels: int) -> Bundle:
+    """The networks of a bundle for images of other channels; its statistics stay as they are."""
+    if channels == bundle.channels or bundle.generator is None:
+        return bundle
+    discriminator = Discriminator(replace(bundle.discriminator.config, channels=channels))
+    discriminator.load_state_dict(for_channels(bundle.discriminator.state_dict(), channels))
+    generator = Generator(replace(bundle.generator.config, channels=channels))
+    generator.load_state_dict(for_channels(bundle.generator.state_dict(), channels))
+    return replace(bundle, discriminator=discriminator.eval(), generator=generator.eval())

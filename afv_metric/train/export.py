@@ -144,6 +144,7 @@ def export_run(
         terms=tuple(terms),
         pooling=pooling,
         epsilon=epsilon,
+        data_range=tuple(saved["data_range"]) if saved.get("data_range") else None,
         sampling={"source": "generator", "generator_mode": "averaged weights, evaluation mode", "seed": seed},
         training=training | {"recipe": saved["recipe"]} | dict(provenance or {}),
         licence={"weights": licence or "unstated"},

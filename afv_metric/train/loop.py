@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -85,7 +85,6 @@ def train(
     reader: Reader | None = None,
     tiling: Tiling | None = None,
     cache: str | Path | None = None,
-    cache_gb: float | None = None,
     on_divergence: Literal["stop", "rollback"] = "stop",
     device: str | torch.device = "cpu",
     quiet: bool = False,
@@ -103,10 +102,9 @@ def train(
         init: Bundle, with its generator, whose two networks a new run starts from.
         evaluate: Scores of a bundle by name, for the monitors alone, see :class:`~afv_metric.train.monitor.Monitor`;
             :func:`bapps_eval.watch.make_evaluation` makes one of images judged by people.
-        reader: Rules to read the files by.
+        reader: Rules to read the files by; their channels are the recipe's.
         tiling: How large images are cut; None: the middle square of each alone.
         cache: Folder for the decoded images.
-        cache_gb: Bound on the size of the decoded images.
         on_divergence: What to do when a network collapses or a number is not finite: ``"stop"``, or ``"rollback"``
             to the checkpoint before the last and go on with half the learning rates.
         device: Where to train.
@@ -124,9 +122,10 @@ def train(
     """
     device, out, rank = torch.device(device), Path(out), rank_and_world_size()[0]
     quiet = quiet or rank > 0
+    reader = replace(reader or Reader(), channels=recipe.channels)
     with locked(out) if rank == 0 else nullcontext(), made_folder(out):
-        load = partial(_load_in_turns, reader=reader, tiling=tiling, cache=cache, cache_gb=cache_gb, quiet=quiet)
-        run = _open_run(recipe, data, out, held_out, init, evaluate, load, device, quiet)
+        load = partial(_load_in_turns, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
+        run = _open_run(recipe, data, out, held_out, init, evaluate, load, reader.declared, device)
         if run:
             _run_to_the_end(run, out, on_divergence, device, quiet)
     return out
@@ -150,8 +149,8 @@ def _open_run(
     init: Bundle | None,
     evaluate: Callable[[Bundle], dict[str, float]] | None,
     load: Callable[[Paths, int], ImageSet],
+    data_range: tuple[float, float] | None,
     device: torch.device,
-    quiet: bool,
 ) -> _Run | None:
     """Check everything, then write what a run begins with; None if the run has done its iterations."""
     rank, processes = rank_and_world_size()
@@ -178,6 +177,8 @@ def _open_run(
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"the run in {out} was begun with other images; give the same {option}, or another --out")
 
+    if data_range:
+        facts["data_range"] = list(data_range)
     state = State(recipe, device)
     if saved:
         try:
@@ -254,7 +255,7 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
     Args:
         state: Networks and optimizers, changed in place.
         recipe: The settings.
-        images: uint8 ``(N, 3, 2 S, 2 S)``, S being the image size.
+        images: uint8 ``(N, C, 2 S, 2 S)``, S being the image size.
         device: Where the networks are.
 
     Returns:

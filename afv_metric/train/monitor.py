@@ -104,7 +104,7 @@ class Monitor:
             torch.default_generator.manual_seed(recipe.seed)
             self._images = {name: self._crop(one, count, recipe.augmentation) for name, one in sets.items()}
             self._negatives = torch.cat([corrupt(batch) for batch in self._images["train"].split(_BATCH)])
-            self._inception = _Inception.make(inception, self.device)
+            self._inception = _Inception.make(inception, self.device) if recipe.channels == 3 else None
         self._probe = None
         if images.classes == held_out.classes:  # else the numbers of the classes mean different things
             train, others = self._labelled(images), self._labelled(held_out)

@@ -18,7 +18,7 @@ def corrupt(images: Tensor) -> Tensor:
     """Corrupt each image in one of six ways, in parts as equal as can be.
 
     Args:
-        images: ``(N, 3, S, S)`` in [-1, 1], S a multiple of 8.
+        images: ``(N, C, S, S)`` in [-1, 1], S a multiple of 8.
 
     Returns:
         Corrupted images of the same shape, in [-1, 1].
@@ -33,14 +33,14 @@ def _blur(images: Tensor, strength: float) -> Tensor:
     """Gaussian blur of 0.4 to 2.2 pixels."""
     offsets = torch.arange(-4.0, 5.0, device=images.device)
     profile = torch.exp(-(offsets**2) / (2 * (0.4 + 1.8 * strength) ** 2))
-    profile = (profile / profile.sum()).expand(3, 1, 1, 9)
-    rows = F.conv2d(F.pad(images, (4, 4, 4, 4), mode="reflect"), profile, groups=3)
-    return F.conv2d(rows, profile.transpose(2, 3), groups=3)
+    profile = (profile / profile.sum()).expand(images.shape[1], 1, 1, 9)
+    rows = F.conv2d(F.pad(images, (4, 4, 4, 4), mode="reflect"), profile, groups=images.shape[1])
+    return F.conv2d(rows, profile.transpose(2, 3), groups=images.shape[1])
 
 
 def _add_noise(images: Tensor, strength: float) -> Tensor:
     """Gaussian noise with a deviation of 0.02 to 0.32, coloured or grey."""
-    channels = 3 if torch.rand(()) < 0.5 else 1
+    channels = images.shape[1] if torch.rand(()) < 0.5 else 1
     noise = torch.randn(len(images), channels, *images.shape[2:]).to(images)
     return images + noise * (0.02 + 0.3 * strength)
 
@@ -68,8 +68,9 @@ def _quantise(images: Tensor, strength: float) -> Tensor:
 
 def _mix_colours(images: Tensor, strength: float) -> Tensor:
     """A random matrix close to the identity, and an offset, on the colours of each image."""
-    matrix = torch.eye(3) + torch.randn(len(images), 3, 3) * (0.05 + 0.35 * strength)
-    offset = torch.randn(len(images), 3, 1, 1) * 0.2 * strength
+    count, channels = images.shape[:2]
+    matrix = torch.eye(channels) + torch.randn(count, channels, channels) * (0.05 + 0.35 * strength)
+    offset = torch.randn(count, channels, 1, 1) * 0.2 * strength
     return torch.einsum("nij,njhw->nihw", matrix.to(images), images) + offset.to(images)
 
 

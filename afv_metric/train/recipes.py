@@ -24,6 +24,7 @@ class Recipe:
         generator_width: Channels of the generator G, likewise; about half of D's keeps D ahead of G.
         latent_size: Length of the latent vector z.
         image_size: Side of the images that D and G see, in pixels: 32 or 64.
+        channels: Channels of the images: 3 for colour, 1 for grey, or as many as the files have.
         slope: Negative slope of D's leaky ReLU; 0 is the ReLU of the paper.
         head: ``"position"``: the loss is applied to the energy at every position; ``"pooled"``: to their mean.
         gain: Factor on D's energy, against the Lipschitz bound of spectral normalisation.
@@ -67,6 +68,7 @@ class Recipe:
     generator_width: int | tuple[int, ...] = 16
     latent_size: int = 128
     image_size: int = 32
+    channels: int = 3
     slope: float = 0.2
     head: Literal["pooled", "position"] = "position"
     gain: float = 8.0
@@ -124,13 +126,20 @@ class Recipe:
     def discriminator(self) -> DiscriminatorConfig:
         """Shape of the discriminator."""
         return DiscriminatorConfig(
-            self.width, self.image_size, self.slope, self.head, self.gain, self.spectral_norm, self.strided_stem
+            self.width,
+            self.image_size,
+            self.slope,
+            self.head,
+            self.gain,
+            self.spectral_norm,
+            self.strided_stem,
+            self.channels,
         )
 
     @property
     def generator(self) -> GeneratorConfig:
         """Shape of the generator."""
-        return GeneratorConfig(self.generator_width, self.latent_size, self.image_size)
+        return GeneratorConfig(self.generator_width, self.latent_size, self.image_size, self.channels)
 
     def override(self, assignments: Iterable[str]) -> Recipe:
         """Change settings given as text.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.distributed import average, sync_batch_norm
-from afv_metric.networks import Discriminator, Generator
+from afv_metric.networks import Discriminator, Generator, for_channels
 from afv_metric.train.recipes import Recipe
 
 __all__ = ["State"]
@@ -59,7 +59,9 @@ class State:
         self.averaged_generator = deepcopy(self.generator).requires_grad_(False).eval()
 
     def start_from(self, bundle: Bundle) -> None:
-        """Give both networks the weights of a bundle.
+        """Give both networks the weights of a bundle, which may be for images of other channels.
+
+        Spectral normalisation gives the first convolutions for other channels another scale than the bundle's have.
 
         Raises:
             ValueError: If the bundle has no generator, or its networks have other shapes.
@@ -67,8 +69,12 @@ class State:
         if bundle.generator is None:
             raise ValueError("to start from a bundle its generator is needed: load_bundle(..., generator=True)")
         try:
-            self.discriminator.load_baked(bundle.discriminator.state_dict())
-            self.generator.load_state_dict(bundle.generator.state_dict())
+            discriminator, generator = bundle.discriminator.state_dict(), bundle.generator.state_dict()
+            channels = self.discriminator.config.channels
+            if channels != bundle.channels:
+                discriminator, generator = (for_channels(state, channels) for state in (discriminator, generator))
+            self.discriminator.load_baked(discriminator)
+            self.generator.load_state_dict(generator)
         except RuntimeError as error:
             raise ValueError(
                 f"the networks of the bundle {bundle.name} have other shapes than the recipe: "

@@ -42,18 +42,52 @@ def test_few_large_scans_are_enough_for_a_bundle(
     scans = save_scans(tmp_path / "scans", 4, side=320)
     command = ["adapt", "--data", str(scans), "--init", TINY_BUNDLE, "--samples", "50", "--quiet"]
     command += ["--range", "0", "4095"]
-    assert main([*command, "--out", str(tmp_path / "none")]) == 2
-    assert "4 squares of images can be read; at least 64 are needed" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "none"), "--tiles", "1"]) == 2
+    assert "4 tiles of images can be read; at least 64 tiles are needed" in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path / "new"), "--tiles", "100"]) == 0
-    sampling = load_bundle(tmp_path / "new").sampling
-    assert (sampling["data_range"], sampling["tiles"]) == ([0.0, 4095.0], 100)
+    adapted = load_bundle(tmp_path / "new")
+    assert (adapted.data_range, adapted.sampling["tiles"]) == ((0, 4095), 100)
     pair = [str(scans / "0.png"), str(scans / "1.png"), "--weights", str(tmp_path / "new"), "--quiet"]
     printed = []
     for more, said in (([], False), (["--range", "0", "4095"], False), (["--range", "0", "9000"], True)):
         assert main(["compare", *pair, *more]) == 0
         out, errors = capsys.readouterr()
-        assert ("adapted to images of the range 0 4095, not of this --range" in errors) == said
+        assert ("made for images of the range 0 4095, not of this one" in errors) == said
         printed.append(out)
     assert printed[0] == printed[1] != printed[2]
     assert main([*command, "--out", str(tmp_path / "no"), "--tiles", "100", "--cache-gb", "1e-5"]) == 2
-    assert "1e-05 GB (--cache-gb) have no room for a square of each of 4 images" in capsys.readouterr().err
+    assert "1e-05 GB (--cache-gb) have no room for a tile of each of 4 images" in capsys.readouterr().err
+
+
+def test_percentiles_are_taken_once_over_all_images(tmp_path: Path, capsys: Capture) -> None:
+    scans = save_scans(tmp_path / "scans", 3)
+    expected = distance(scans, capsys, "--range", "0", "4095")
+    pair = [str(scans / "0.png"), str(scans / "1.png"), *QUIET]
+    for spelled in (["--range", "percentile"], ["--percentiles"]):
+        assert main(["compare", *spelled, "0", "100", *pair]) == 0
+        out, errors = capsys.readouterr()
+        assert "between these percentiles lies --range 0 4095" in errors
+        assert float(out.split()[-2]) == expected
+    assert main(["compare", *pair, "--percentiles", "5", "1"]) == 2
+    assert "the lower one first, got 5 and 1" in capsys.readouterr().err
+
+
+def test_the_range_of_percentiles_is_kept_by_the_bundle(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFV_METRIC_CACHE", str(tmp_path / "cache"))
+    scans = save_scans(tmp_path / "scans", 64)
+    (scans / "broken.png").write_bytes(b"x")
+    common = ["--data", str(scans), "--init", TINY_BUNDLE, "--quiet", "--range", "percentile", "0", "100"]
+    assert main(["adapt", *common, "--out", str(tmp_path / "adapted"), "--samples", "8"]) == 0
+    small = ["iterations=1", "batch_size=4", "monitor_samples=4", "precision=float32"]
+    assert main(["train", "folder", *common, "--out", str(tmp_path / "run"), "--set", *small]) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "new"), "--samples", "4", "--quiet"]) == 0
+    for name in ("adapted", "new"):
+        assert load_bundle(tmp_path / name).data_range == (0, 4095)
+    capsys.readouterr()
+    sets = ["sets", str(scans), str(scans), "--weights", str(tmp_path / "new"), "--count", "4", "--quiet"]
+    (scans / "broken.png").unlink()
+    for more in ([], ["--range", "0", "255"]):
+        assert main([*sets, *more]) == 0
+        assert ("is made for images of the range 0 4095" in capsys.readouterr().err) == bool(more)

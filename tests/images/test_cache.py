@@ -251,7 +251,7 @@ def test_decompression_bombs_are_refused_by_name(tree, cache):
 def test_too_few_images_are_refused(tmp_path, cache):
     save_many(tmp_path / "images", 63)
     (tmp_path / "images" / "broken.png").write_bytes(b"")
-    expected = r"63 squares of images can be read, 1 are broken \(the first is images/broken.png: .*\); at least 64 are"
+    expected = r"63 tiles of images can be read, 1 are broken \(the first is images/broken.png: .*\); at least 64 tiles"
     with pytest.raises(ValueError, match=expected):
         load(tmp_path / "images")
     assert entries(cache) == []
@@ -494,7 +494,7 @@ def save_scans(folder, count, side=256):
 def test_large_images_become_tiles_of_a_declared_range(tmp_path):
     folder = save_scans(tmp_path / "scans", 4)
     reader = Reader(data_range=(0, 4095), channels=1)
-    with pytest.raises(ValueError, match=r"4 squares of images can be read; at least 64 .* \(--tiles\)"):
+    with pytest.raises(ValueError, match=r"4 tiles of images can be read; at least 64 tiles .* \(--tiles 1024\)"):
         load(folder, 32, reader=reader)
     images = load(folder, 32, reader=reader, tiling=Tiling())
     # 8 x 8 native tiles, of which two rows are empty, 4 x 4 of which one is, 2 x 2, and the middle square
@@ -522,3 +522,33 @@ def test_files_of_other_channels_are_named(tmp_path, cache):
     assert load(folder, reader=Reader(channels=None)).images.shape == (64, 3, 64, 64)
     reasons = json.loads((cache / entries(cache)[0] / "broken.json").read_text())
     assert reasons == {"images/five.npy": "has 5 channels, the images before it 3"}
+
+
+def test_all_images_count_alike_if_so_asked(tmp_path):
+    folder = save_scans(tmp_path / "scans", 2)
+    for index in range(2, 6):
+        Image.fromarray(np.random.default_rng(index).integers(0, 4096, (32, 32), np.uint16)).save(
+            folder / f"{index}.png"
+        )
+    reader = Reader(data_range=(0, 4095))
+    by_area, by_image = (load(folder, 32, reader=reader, tiling=Tiling(weighting=how)) for how in ("area", "image"))
+    assert by_area.pictures.bincount().tolist() == [65, 65, 1, 1, 1, 1]
+    assert by_image.pictures.bincount().tolist() == [65] * 6
+    assert torch.equal(by_image.images[:65], by_area.images[:65])
+    assert by_image.names[130] == by_image.names[194] == "scans/2.png"
+
+
+def test_a_tar_keeps_to_the_bound_as_well(tmp_path):
+    with tarfile.open(tmp_path / "scans.tar", "w") as archive:
+        archive.add(save_scans(tmp_path / "scans", 4), "scans")
+    tiling = Tiling(cache_gb=4 * 20.5 * 32 * 32 * 3 / 1e9)
+    images = load(tmp_path / "scans.tar", 32, reader=Reader(data_range=(0, 4095)), tiling=tiling)
+    assert images.pictures.bincount().tolist() == [20] * 4
+
+
+def test_every_slice_of_a_volume_is_seen(tmp_path):
+    volume = np.random.default_rng(0).integers(0, 256, (80, 32, 32, 1), np.uint8)
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images" / "volume.npy", volume)
+    images = load(tmp_path / "images", 32, tiling=Tiling())
+    assert np.array_equal(images.images[:][:, 0], volume[..., 0])

@@ -450,3 +450,24 @@ def test_heif(tmp_path):
     pillow_heif.from_pillow(Image.fromarray(smooth)).save(tmp_path / "x.heic", quality=95)
     assert difference(pixels(tmp_path / "x.heic"), smooth) <= 6
     assert count_frames(tmp_path / "x.heic") == 1
+
+
+@pytest.mark.parametrize("tile", [None, (64, 32)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_large_tiff_is_read_in_bands(tmp_path, monkeypatch, tile, channels):
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr("afv_metric.images.reading._BAND", 100)
+    pixels = np.random.default_rng(0).integers(0, 65536, (300, 90, channels), np.uint16)
+    options = {"tile": tile} if tile else {"rowsperstrip": 7}
+    photometric = "minisblack" if channels == 1 else "rgb"
+    path = tmp_path / "large.tif"
+    tifffile.imwrite(path, pixels, photometric=photometric, compression="zlib", **options)
+    expected = np.rint(pixels / 257)
+    reader = Reader(data_range=(0, 65535), channels=channels, most_pixels=20_000)
+    with pytest.raises(ImageError, match="90x300 pixels, more than the 20,000"):
+        reader.read(path)
+    parts = list(reader.parts(lambda: path, str(path)))
+    assert len(parts) == 3
+    assert np.abs(np.concatenate(parts) - expected).max() <= 1
+    (whole,) = Reader(data_range=(0, 65535), channels=channels).parts(lambda: path, str(path))
+    assert np.abs(whole - expected).max() <= 1

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.bundles.twin import random_twin
+from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import FORMS
-from afv_metric.fisher.vectors import PooledFeatures
-from afv_metric.images.tensors import to_network_range
+from afv_metric.images.tensors import pad_to_multiple, to_network_range
 from afv_metric.metric import AFVDistance
 
 __all__ = [
@@ -217,7 +217,7 @@ def _make_afv(random: bool, name: str, choice: Choice) -> list[Metric]:
     metrics = []
     for bundle, used in zip(choice.bundles, choice.random_bundles if random else choice.bundles, strict=True):
         chosen = next((known for known in FORMS if known == form), bundle.form)
-        network = AFVDistance(used, form=chosen).to(choice.device)
+        network = AFVDistance(used, form=chosen, check=False)
         metrics.append(Metric(f"{kind}/{bundle.name}/{chosen}", network, chosen, bundle.name, bundle.hash))
     return metrics
 
@@ -229,15 +229,15 @@ def _make_d_pool(name: str, choice: Choice) -> list[Metric]:
     """
     metrics = []
     for bundle in choice.bundles:
-        describe = partial(_pool_features, PooledFeatures(bundle).to(choice.device))
+        describe = partial(_pool, FisherEngine(bundle.discriminator))
         metrics.append(Metric(f"{name}/{bundle.name}", _squared_difference, None, bundle.name, bundle.hash, describe))
     return metrics
 
 
-def _pool_features(features: PooledFeatures, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _pool(engine: FisherEngine, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
     joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=images[0].dtype)
-    pooled: Tensor = features(joined)
-    return pooled.chunk(len(images))
+    *_, (_, maps) = engine.inputs(pad_to_multiple(joined, engine.stride))
+    return maps.mean((2, 3)).chunk(len(images))
 
 
 def _squared_difference(first: Tensor, second: Tensor) -> Tensor:

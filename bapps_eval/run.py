@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -36,7 +35,7 @@ def measure(
     device: str = "cpu",
     workers: int | None = None,
 ) -> Iterator[list[Measured]]:
-    """Measure a set; an item that fails is told as such, and the others go on.
+    """Measure a set; an item that fails is reported as such, and the others go on.
 
     Args:
         metrics: The metrics, on ``device``.
@@ -55,11 +54,8 @@ def measure(
 
     decoded = batches(judged, batch_size, device=device, workers=workers, rows=rows)
     alone = any(metric.one_at_a_time for metric in metrics)
-    with warnings.catch_warnings():
-        # A batch of bright images alone looks like [0, 1] to a metric; here the range is known.
-        warnings.filterwarnings("ignore", "images have values from|img[01] ha(s|ve) values from")
-        for _, items in parallel_map(compute, decoded, device, alone=alone):
-            yield items
+    for _, items in parallel_map(compute, decoded, device, alone=alone):
+        yield items
 
 
 def evaluate(

@@ -32,7 +32,7 @@ def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[
 
     def evaluate(bundle: Bundle) -> dict[str, float]:
         device = str(next(bundle.discriminator.parameters()).device)
-        metrics = [Metric(form, AFVDistance(bundle, form=form).to(device)) for form in FORMS]
+        metrics = [Metric(form, AFVDistance(bundle, form=form, check=False)) for form in FORMS]
         scores: dict[str, dict[str, float]] = {form: {} for form in FORMS}
         for one in sets:
             distances = np.empty((len(FORMS), len(one), len(one.images[0]) - 1))

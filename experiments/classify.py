@@ -37,18 +37,11 @@ from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.bundles.twin import random_twin
 from afv_metric.files import atomic_write, save_figure
-from afv_metric.fisher.vectors import (
-    Features,
-    PixelFeatures,
-    PooledFeatures,
-    ScoreFeatures,
-    UInt8Images,
-    extract,
-    store,
-)
+from afv_metric.fisher.vectors import Features, ScoreFeatures, UInt8Images, extract
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images
 from afv_metric.networks import DiscriminatorConfig
 from afv_metric.train.divergence import DivergenceError
+from experiments.features import PixelFeatures, PooledFeatures, store
 from experiments.intervals import share_interval
 from experiments.linear import (
     Batches,

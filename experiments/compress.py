@@ -41,9 +41,10 @@ from torch import Tensor
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.files import atomic_write, save_figure, sha256_of
-from afv_metric.fisher.vectors import ScoreFeatures, Sketch, UInt8Images, extract, store
+from afv_metric.fisher.vectors import ScoreFeatures, Sketch, UInt8Images, extract
 from afv_metric.images.cache import draw_images, load_images
 from afv_metric.images.reading import Reader
+from experiments.features import store
 from experiments.intervals import format_share, mean_interval
 from experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
 
@@ -226,7 +227,7 @@ def build_index(
 
     Args:
         bundle: What the sketches are of.
-        sketches: ``(N, sketch)``, as :func:`~afv_metric.fisher.vectors.store` gives them.
+        sketches: ``(N, sketch)``, as :func:`~experiments.features.store` gives them.
         projection: From :func:`fit_projection`; cut to what suits the number of bytes.
         count: Bytes an image.
         names: Name of each image.

@@ -31,10 +31,11 @@ from torch import Tensor
 from afv_metric.bundles.bundle import load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.files import atomic_write
-from afv_metric.fisher.vectors import Features, PixelFeatures, ScoreFeatures, UInt8Images, extract
+from afv_metric.fisher.vectors import Features, ScoreFeatures, UInt8Images, extract
 from afv_metric.images.cache import ImageSet, draw_images, load_images
 from afv_metric.networks import Generator
 from bapps_eval.data import spread
+from experiments.features import PixelFeatures
 from experiments.intervals import Interval, format_share, mean_interval, share_interval
 
 __all__ = [

@@ -221,18 +221,18 @@ class FisherForm(Form):
             total = total + (values.flatten(start).square() * information).sum(-1)
         return total * (self._shares[part.term] / self.parameter_count)
 
-    def whiten(self, layer: int, score: Description) -> tuple[Tensor, Tensor]:
-        """Part of the vector of eq. 6: the score of one layer, centred and whitened, ``(N, ...)`` flattened."""
+    def whiten(self, layer: int, score: Description) -> Tensor:
+        """Part of the vector of eq. 6: the score of one layer, centred and whitened, ``(N, P_l)``, biases last."""
         tensors = self._tensors.like(score[0])
-        weight, bias = (
+        parts = [
             ((values - tensors[f"{name}_mean{layer}"]) * tensors[f"{name}{layer}"]).flatten(1)
             for name, values in zip(("weight", "bias"), score, strict=True)
-        )
-        return weight, bias
+        ]
+        return torch.cat(parts, 1)
 
     def vectors(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Adversarial Fisher Vectors, eq. 6: ``(N, P)``, weights before biases of each layer in forward order."""
-        parts = [torch.cat(self.whiten(part.layer, score), 1) for part, score in self.describe(0, images, weights)]
+        """Adversarial Fisher Vectors, eq. 6: ``(N, P)``, layers in the order of the forward pass."""
+        parts = [self.whiten(part.layer, score) for part, score in self.describe(0, images, weights)]
         return torch.cat(parts[::-1], 1)
 
     def describe_for_map(self, level: int, images: Tensor) -> Iterator[tuple[Part, Description]]:

@@ -1,40 +1,32 @@
-"""Features of images as vectors, for classifiers, indices and nearest neighbours.
+"""Adversarial Fisher Vectors of images, for classifiers, indices and nearest neighbours.
 
-:class:`ScoreFeatures` are the Adversarial Fisher Vectors of the paper; :class:`PooledFeatures` and
-:class:`PixelFeatures` are what they are held against. A network of width 48 has 210,000 parameters, and an image as
-many numbers: :func:`extract` yields features batch by batch, :func:`store` keeps them in half precision, in a file that
-is mapped into memory, and a sketch of a few thousand numbers keeps inner products and distances in expectation.
+A network of width 48 has 210,000 parameters, and an image as many numbers: :func:`extract` yields features batch by
+batch, and a sketch of a few thousand numbers keeps inner products and distances in expectation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
-from itertools import accumulate
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
-from afv_metric.files import atomic_write
-from afv_metric.fisher.engine import FisherEngine, Signals
-from afv_metric.fisher.statistics import inverse_root
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.forms import FisherForm
 from afv_metric.images.tensors import pad_to_multiple, to_network_range, weights_of_padded
 from afv_metric.runtime import parallel_map
 
-__all__ = ["Features", "PixelFeatures", "PooledFeatures", "ScoreFeatures", "Sketch", "UInt8Images", "extract", "store"]
+__all__ = ["Features", "ScoreFeatures", "Sketch", "UInt8Images", "extract"]
 
 
 class Features(Protocol):
-    """Any of the features below.
+    """What makes vectors of images.
 
     Attributes:
-        size: Numbers an image.
+        size: Numbers per image.
     """
 
     size: int
@@ -60,9 +52,9 @@ class Sketch(nn.Module):
     product of two vectors of length 1 has a standard deviation of at most sqrt(2 / size), and no matrix is needed.
 
     Args:
-        length: Of the vectors.
-        size: Of the sketch.
-        seed: Of the places and signs.
+        length: Length of the vectors.
+        size: Length of the sketch.
+        seed: Seed of the places and signs.
 
     Example:
         >>> vectors = torch.randn(2, 10_000)
@@ -112,17 +104,10 @@ class ScoreFeatures(nn.Module):
         super().__init__()
         if sketch is not None and sketch < 1:
             raise ValueError(f"a sketch has at least one number, or is None; got {sketch}")
-        self.engine = FisherEngine(bundle.discriminator, bundle.output)
-        lengths = [shape.numel() + shape[0] for shape in self.engine.weight_shapes]
-        self._ends = list(accumulate(lengths))
-        self.size = sketch or self._ends[-1]
-        for layer, statistics in enumerate(bundle.statistics.layers):
-            variances = (statistics.weight_variance, statistics.bias_variance)
-            roots = torch.cat([inverse_root(variance, bundle.epsilon).flatten() for variance in variances])
-            roots = roots / self._ends[-1] ** 0.5
-            means = torch.cat([statistics.weight_mean.flatten(), statistics.bias_mean])
-            self.register_buffer(f"roots_{layer}", roots, persistent=False)
-            self.register_buffer(f"shifts_{layer}", -means * roots, persistent=False)
+        engine = FisherEngine(bundle.discriminator, bundle.output)
+        self._form = FisherForm(engine, bundle.statistics, bundle.epsilon)
+        self.size = sketch or self._form.parameter_count
+        lengths = [shape.numel() + shape[0] for shape in engine.weight_shapes]
         # Layers have places and signs of their own, and no seed is used twice.
         self.sketches = nn.ModuleList(
             Sketch(length, sketch, seed * len(lengths) + layer) for layer, length in enumerate(lengths) if sketch
@@ -132,74 +117,15 @@ class ScoreFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features of images ``(N, 3, H, W)`` in [-1, 1], on the device of the module: ``(N, size)``."""
         with torch.autocast(images.device.type, enabled=False):
-            return self._features(images)
-
-    def _features(self, images: Tensor) -> Tensor:
-        weights = weights_of_padded(images, self.engine.stride)
-        images = pad_to_multiple(images, self.engine.stride)
-        weights = None if weights is None else F.avg_pool2d(weights, self.engine.stride)
-        result = (images.new_zeros if self.sketches else images.new_empty)(len(images), self.size)
-        for signals in self.engine.signals(images, weights):
+            stride = self._form.engine.stride
+            weights, images = weights_of_padded(images, stride), pad_to_multiple(images, stride)
             if self.sketches:
-                vectors = images.new_empty(len(images), len(self.get_buffer(f"roots_{signals.layer}")))
-                result += self.sketches[signals.layer](self._whiten(signals, vectors))
+                vectors = images.new_zeros(len(images), self.size)
+                for part, score in self._form.describe(0, images, weights):
+                    vectors += self.sketches[part.layer](self._form.whiten(part.layer, score))
             else:
-                end = self._ends[signals.layer]
-                self._whiten(signals, result[:, end - len(self.get_buffer(f"roots_{signals.layer}")) : end])
-        return result
-
-    def _whiten(self, signals: Signals, into: Tensor) -> Tensor:
-        """Put a layer's centred and whitened scores into ``(N, P_l)``, weights before biases, in a single pass."""
-        weight, bias = (score.flatten(1) for score in self.engine.score(signals))
-        roots, shifts = self.get_buffer(f"roots_{signals.layer}"), self.get_buffer(f"shifts_{signals.layer}")
-        border = weight.shape[1]
-        torch.addcmul(shifts[:border], weight, roots[:border], out=into[:, :border])
-        torch.addcmul(shifts[border:], bias, roots[border:], out=into[:, border:])
-        return into
-
-
-class PooledFeatures(nn.Module):
-    """D-pool of the paper: the discriminator's maps, behind their activation, averaged over positions.
-
-    Args:
-        bundle: The discriminator; statistics are not used.
-        every_block: Whether to join the maps of all residual blocks; otherwise it is the last one's, which the energy
-            is a linear function of.
-    """
-
-    def __init__(self, bundle: Bundle, *, every_block: bool = False) -> None:
-        super().__init__()
-        self.discriminator = deepcopy(bundle.discriminator).requires_grad_(False).eval()
-        self.every_block = every_block
-        width = self.discriminator.head.in_channels
-        self.size = width * len(self.discriminator.residual_blocks()) if every_block else width
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of images ``(N, 3, H, W)`` in [-1, 1], on the device of the module: ``(N, size)``."""
-        maps = pad_to_multiple(images, self.discriminator.stride)
-        pooled = []
-        for block in self.discriminator.residual_blocks():
-            maps = block(maps)
-            activated = F.leaky_relu(maps, self.discriminator.config.slope)
-            pooled.append(activated.mean((2, 3), dtype=torch.promote_types(maps.dtype, torch.float32)))
-        return torch.cat(pooled, 1) if self.every_block else pooled[-1]
-
-
-class PixelFeatures(nn.Module):
-    """The pixels themselves, in [-1, 1].
-
-    Args:
-        image_size: Side of the images.
-    """
-
-    def __init__(self, image_size: int) -> None:
-        super().__init__()
-        self.size = 3 * image_size**2
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` to ``(N, 3 H W)``."""
-        return images.flatten(1)
+                vectors = self._form.vectors(images, weights)
+            return vectors.div_(self._form.parameter_count**0.5)
 
 
 def extract(
@@ -223,9 +149,11 @@ def extract(
         ``(n, size)`` on the CPU, n being ``batch_size`` but for the last.
 
     Example:
+        >>> from afv_metric import load_bundle
         >>> images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
-        >>> [len(batch) for batch in extract(PixelFeatures(32), images, batch_size=2)]
-        [2, 2, 1]
+        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v4"), sketch=64)
+        >>> [tuple(batch.shape) for batch in extract(features, images, batch_size=2)]
+        [(2, 64), (2, 64), (1, 64)]
     """
 
     def compute(start: int) -> Tensor:
@@ -235,48 +163,3 @@ def extract(
     starts = tqdm(range(0, len(images), batch_size), desc="features", unit="batch", disable=quiet)
     for _, batch in parallel_map(compute, starts, device):
         yield batch
-
-
-def store(
-    features: Features,
-    images: UInt8Images,
-    path: str | Path | None = None,
-    *,
-    batch_size: int = 64,
-    device: str | torch.device = "cpu",
-    quiet: bool = True,
-) -> Tensor:
-    """Features of many images, kept in half precision.
-
-    Args:
-        features: As for :func:`extract`.
-        images: Likewise.
-        path: File to map into memory, which may then be smaller than the features; None keeps them in memory.
-        batch_size: As for :func:`extract`.
-        device: Likewise.
-        quiet: Likewise.
-
-    Returns:
-        ``(N, size)`` float16. Values beyond its range are cut to it.
-
-    Raises:
-        OSError: If the file cannot be written; none is left then.
-    """
-    shape = (len(images), features.size)
-    batches = extract(features, images, batch_size=batch_size, device=device, quiet=quiet)
-    if path is None:
-        table, start = torch.empty(shape, dtype=torch.float16), 0
-        for batch in batches:
-            table[start : start + len(batch)] = _to_half(batch)
-            start += len(batch)
-        return table
-    # Written, not filled through a mapping, where a full disk would end the process.
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        for batch in batches:
-            file.write(_to_half(batch).numpy().tobytes())
-    return torch.from_numpy(np.memmap(path, np.float16, "c", shape=shape))
-
-
-def _to_half(batch: Tensor) -> Tensor:
-    largest = torch.finfo(torch.float16).max
-    return batch.clamp(-largest, largest).half()

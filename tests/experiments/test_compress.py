@@ -14,7 +14,7 @@ import torch
 from conftest import TINY_BUNDLE
 from PIL import Image
 
-from afv_metric.fisher.vectors import ScoreFeatures, store
+from afv_metric.fisher.vectors import ScoreFeatures
 from experiments import compress
 from experiments.compress import (
     Projection,
@@ -27,6 +27,7 @@ from experiments.compress import (
     search_index,
     sketch_vectors,
 )
+from experiments.features import store
 from experiments.neighbours import extract_all, nearest, nearest_among
 
 SKETCH, COUNT = 96, 300

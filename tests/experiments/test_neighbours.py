@@ -12,8 +12,9 @@ import torch
 from conftest import TINY_BUNDLE
 from PIL import Image
 
-from afv_metric.fisher.vectors import PixelFeatures, ScoreFeatures
+from afv_metric.fisher.vectors import ScoreFeatures
 from experiments import neighbours
+from experiments.features import PixelFeatures
 from experiments.neighbours import (
     compare_nearness,
     draw_grid,

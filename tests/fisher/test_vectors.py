@@ -1,12 +1,10 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from afv_metric import AFVDistance
-from afv_metric.fisher.vectors import PixelFeatures, PooledFeatures, ScoreFeatures, Sketch, extract, store
+from afv_metric.fisher.vectors import ScoreFeatures, Sketch, extract
 
 
 @pytest.fixture(scope="module")
@@ -68,36 +66,16 @@ def test_sketches_are_no_shorter_than_a_number(bundle):
         ScoreFeatures(bundle, sketch=0)
 
 
-def test_pooled_features_are_what_the_energy_is_linear_in(bundle, images):
-    features = PooledFeatures(bundle)
-    pooled = features(as_float(images))
-    head = bundle.discriminator.head
-    expected = bundle.discriminator.logit(as_float(images))
-    energies = F.linear(pooled, head.weight.flatten(1), head.bias)[:, 0]
-    torch.testing.assert_close(energies, expected.flatten(), rtol=1e-4, atol=1e-5)
-    assert features.size == pooled.shape[1]
-
-
-def test_pooled_features_of_every_block_end_with_those_of_the_last(bundle, images):
-    last, every = PooledFeatures(bundle), PooledFeatures(bundle, every_block=True)
-    pooled = every(as_float(images))
-    assert pooled.shape == (7, every.size) == (7, 4 * last.size)
-    assert torch.equal(pooled[:, -last.size :], last(as_float(images)))
-    maps = F.leaky_relu(bundle.discriminator.blocks[0](as_float(images)), bundle.discriminator.config.slope)
-    torch.testing.assert_close(pooled[:, : last.size], maps.mean((2, 3)))
-
-
 def test_features_are_float32_under_autocast(bundle, images):
     pictures = as_float(images)
     with torch.autocast("cpu", torch.bfloat16):
-        for features in (ScoreFeatures(bundle), ScoreFeatures(bundle, sketch=16), PooledFeatures(bundle)):
+        for features in (ScoreFeatures(bundle), ScoreFeatures(bundle, sketch=16)):
             assert features(pictures).dtype == torch.float32
 
 
 def test_features_are_of_images_of_any_size(bundle):
     images = torch.rand(2, 3, 41, 50) * 2 - 1
     assert ScoreFeatures(bundle)(images).isfinite().all()
-    assert PooledFeatures(bundle)(images).isfinite().all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -105,32 +83,3 @@ def test_extracting_does_not_depend_on_batches(bundle, images, batch_size):
     features = ScoreFeatures(bundle)
     together = torch.cat(list(extract(features, images, batch_size=batch_size)))
     torch.testing.assert_close(together, features(as_float(images)), rtol=1e-4, atol=1e-6)
-
-
-def test_stored_features_are_half_precision_in_memory_or_in_a_file(tmp_path, images):
-    features = PixelFeatures(32)
-    expected = as_float(images).flatten(1).half()
-    assert torch.equal(store(features, images), expected)
-    mapped = store(features, images, tmp_path / "pixels.f16", batch_size=2)
-    assert torch.equal(mapped, expected)
-    assert np.array_equal(np.fromfile(tmp_path / "pixels.f16", np.float16), expected.flatten().numpy())
-
-
-def test_stored_features_have_the_range_of_half_precision(images):
-    class Large(PixelFeatures):
-        def forward(self, images):
-            return super().forward(images) * 1e9
-
-    stored = store(Large(32), images)
-    assert stored.isfinite().all()
-    assert stored.abs().max() == 65504
-
-
-def test_no_half_file_is_left(tmp_path, images):
-    def fail(batch):
-        raise OSError("gone")
-
-    fail.size = 3
-    with pytest.raises(OSError, match="gone"):
-        store(fail, images, tmp_path / "features.f16")
-    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import io
 import json
 import platform
 import sys
@@ -34,7 +33,6 @@ import scipy
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, features
-from scipy.ndimage import gaussian_filter
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -45,35 +43,15 @@ from afv_metric.cli.outputs import try_output
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images import read_image
+from afv_metric.images.distort import Pixels, add_noise, blur, compress
 from afv_metric.images.listing import list_images
 from bapps_eval.data import spread
 from bapps_eval.formats import finite, format_number
 from bapps_eval.metrics import Choice, Metric, make_metrics
 from experiments.peers import peers_at_hand
 
-Pixels = NDArray[np.uint8]
-"""An image, ``(H, W, 3)``."""
-
 Distances = Mapping[str, NDArray[np.float64]]
 """Distances to the original for each kind, ``(images, steps)``."""
-
-
-def blur(pixels: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
-    """Gaussian blur with mirrored borders."""
-    blurred: NDArray[np.float64] = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0), mode="mirror")
-    return _to_pixels(blurred)
-
-
-def add_noise(pixels: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
-    """Gaussian noise, independent for every pixel and channel, cut off at black and white."""
-    return _to_pixels(pixels + sigma * generator.standard_normal(pixels.shape))
-
-
-def compress(pixels: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
-    """JPEG by Pillow, with its own settings but for the quality."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=int(quality))
-    return np.asarray(Image.open(file))
 
 
 def compress_off_grid(pixels: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
@@ -127,11 +105,6 @@ LADDERS = {
     "shift": Ladder(shift, (1, 2, 3, 4), "pixels"),
 }
 YARDSTICK = Ladder(blur, (1,), "sigma, pixels")
-
-
-def _to_pixels(values: NDArray[np.float64]) -> Pixels:
-    pixels: Pixels = values.round().clip(0, 255).astype(np.uint8)
-    return pixels
 
 
 def make_steps(pixels: Pixels, ladder: Ladder, seed: Sequence[int]) -> list[Pixels]:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from afv_metric import AFVDistance
+from afv_metric import DEFAULT_BUNDLE, AFVDistance, load_bundle
+from afv_metric.bundles.resolve import find_bundle
+from afv_metric.scale import Scale
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,9 @@ def test_a_pair_a_column_apart_is_nearer_than_two_pictures(distance):
     images = _smooth(2, 96)
     shifted = distance(images[..., :-1], images[..., 1:])
     assert (shifted < distance(images[:1], images[1:])).all()
+
+
+def test_the_table_is_of_this_bundle():
+    """After a change of the bundle: afv-metric calibrate, see docs/numbers.md."""
+    folder = find_bundle(DEFAULT_BUNDLE)
+    assert Scale.load(folder, load_bundle(folder).hash).images == 200

@@ -4,6 +4,7 @@
     model.safetensors      plain weights of the discriminator, and the statistics
     generator.safetensors  the generator that the statistics were sampled from
     README.md              the model card
+    scale.json             what distances amount to, if it was calibrated: see afv_metric.scale
 
 Everything is safetensors and JSON; no pickle is read.
 """

@@ -105,7 +105,7 @@ def push_bundle(
     if not report.passed:
         raise BundleError(f"the bundle is not valid, and was not uploaded:\n{report}")
 
-    wanted = {*_NEEDED, *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
+    wanted = {*_NEEDED, "scale.json", *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
     names = sorted(path.name for path in folder.iterdir() if path.name in wanted)
     files = {name: (folder / name).stat().st_size for name in names}
     left_out = tuple(sorted(path.name for path in folder.iterdir() if path.name not in files))

@@ -28,6 +28,7 @@ COMMANDS = {
     "export": ("afv_metric.cli.bundle", "turn a run into a bundle, with its card and a grid of samples"),
     "adapt": ("afv_metric.cli.bundle", "whiten a bundle by your own images; minutes, and no training"),
     "report": ("afv_metric.cli.train", "draw the curves and samples of runs into one HTML file"),
+    "calibrate": ("afv_metric.cli.scale", "measure what distances of a bundle amount to on natural images"),
     "validate": ("afv_metric.cli.bundle", "check that a bundle is whole and computes what it should"),
     "card": ("afv_metric.cli.bundle", "write the model card of a bundle anew"),
     "push": ("afv_metric.cli.bundle", "validate a bundle and upload it to the Hugging Face hub"),

@@ -25,6 +25,7 @@ from afv_metric.cli.options import add_form, add_json, add_weights, reader_of
 from afv_metric.cli.outcome import Problems, emit, if_interrupted, say
 from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
 from afv_metric.cli.pairs import Files, add_pairing, add_sizes, find_pairs, measure_pairs, read_like, write_map
+from afv_metric.cli.scale import Strengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,9 @@ def add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument("images", type=Path, nargs="+", metavar="IMG", help="images of its size, or folders of such")
     add_json(command)
     command.add_argument("--map", type=Path, metavar="PNG", help="write a heat map of the distance to the one IMG")
+    command.add_argument(
+        "--scale", action="store_true", help="tell distances as strengths of blur, JPEG and noise on REF"
+    )
     add_sizes(command)
     add_weights(command)
     add_form(command)
@@ -75,6 +79,7 @@ def _compare(options: argparse.Namespace) -> int:
     if reference is None:
         return problems.status
     found: list[tuple[str, float]] = []
+    scale = Strengths(metric, options, reference) if options.scale else None
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for path in as_progress(paths, options):
@@ -90,14 +95,20 @@ def _compare(options: argparse.Namespace) -> int:
                 largest = write_map(
                     load_metric(options, spatial=True), (options.reference, paths[0]), options, options.map
                 )
-                say(f"{options.map}: from 0 (black) to {largest:.6g} (pale yellow)")
+                told = f", {scale.phrase(largest)}" if scale else ""
+                say(f"{options.map}: from 0 (black) to {largest:.6g} (pale yellow){told}")
     finally:
         found.sort(key=lambda item: item[1])
         if options.json:
-            emit(json.dumps([{"file": name, "distance": value} for name, value in found], indent=2))
+            records = [
+                {"file": name, "distance": value, **({"scale": scale.record(value)} if scale else {})}
+                for name, value in found
+            ]
+            emit(json.dumps(records, indent=2))
         elif found:
-            rows = [(f"{value:.6g}", name) for name, value in found]
-            emit(tabulate(rows, ("distance", "file"), tablefmt="plain", disable_numparse=True))
+            rows = [(f"{value:.6g}", *(scale.row(value) if scale else ()), name) for name, value in found]
+            head = ("distance", *(scale.columns() if scale else ()), "file")
+            emit(tabulate(rows, head, tablefmt="plain", disable_numparse=True))
     return problems.status
 
 

@@ -1,0 +1,118 @@
+"""``calibrate``, and distances told as strengths of known distortions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from afv_metric.bundles.resolve import BundleError, HubError, find_bundle
+from afv_metric.cli.items import as_progress, list_files, load_metric, read_item
+from afv_metric.cli.options import add_device, add_quiet, add_reading, count, reader_of
+from afv_metric.cli.outcome import Problems, emit, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afv_metric.metric import AFVDistance
+
+__all__ = ["Strengths", "add_calibrate"]
+
+
+def add_calibrate(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``calibrate``."""
+    command.add_argument("weights", metavar="BUNDLE", help="folder of the bundle, to which scale.json is added")
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of natural images")
+    command.add_argument("--count", type=count(2), default=200, metavar="N", help="images, evenly spread (200)")
+    add_reading(command)
+    add_device(command)
+    add_quiet(command)
+    command.set_defaults(command=_calibrate, form=None)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from afv_metric.scale import calibrate
+
+    if not Path(options.weights).is_dir():
+        raise ValueError(f"a folder of a bundle was expected, to write to, got {options.weights}")
+    paths = list(list_files(options.data).values())
+    number = min(options.count, len(paths))
+    paths = [paths[index * len(paths) // number] for index in range(number)]
+    metric, problems = load_metric(options), Problems(options.debug)
+    reader = reader_of(options, paths, metric)
+
+    def images() -> Iterator[Tensor]:
+        for path in as_progress(paths, options):
+            image = read_item(path, reader, problems)
+            if image is not None:
+                yield image[..., 4:, 4:].to(options.device)  # the blocks of a JPEG file are not those of the ladder
+
+    scale = calibrate(metric, images(), bundle=metric.bundle_hash, form=metric.form)
+    for name, strengths in scale.strengths.items():
+        rows = zip(map("{:g}".format, strengths), *scale.distances[name], strict=True)
+        emit(tabulate(rows, (name, "10 %", "median", "90 %"), tablefmt="plain", floatfmt=".4g"))
+    say(f"{scale.save(options.weights)}: {scale.images} images")
+    return problems.status
+
+
+class Strengths:
+    """Distances to one reference as strengths of distortions of it, and of other images by the table of the bundle.
+
+    Args:
+        metric: The metric.
+        options: Of the command: where the bundle is.
+        reference: The image, ``(1, 3, H, W)``.
+    """
+
+    def __init__(self, metric: AFVDistance, options: argparse.Namespace, reference: Tensor) -> None:
+        from afv_metric.scale import FILE, KINDS, Scale, measure_ladders
+
+        self._kinds = KINDS
+        self._own, _ = measure_ladders(metric, reference.to(options.device))
+        self._table: Scale | None = None
+        try:
+            self._table = Scale.load(find_bundle(options.weights, ("config.json", FILE)), metric.bundle_hash)
+        except (BundleError, HubError):
+            say(f"note: {metric.bundle_name} has no {FILE}, so other images are not told; see afv-metric calibrate")
+        if self._table and self._table.form != metric.form:
+            say(f"note: other images are told for the form {self._table.form} alone")
+            self._table = None
+
+    def columns(self) -> list[str]:
+        """Heads of the columns of :meth:`row`."""
+        return [*(kind.column for kind in self._kinds.values()), *(["percentile"] if self._table else [])]
+
+    def row(self, distance: float) -> list[str]:
+        """Strengths of each kind, with those that 80 % of the images of the table have, and the percentile."""
+        from afv_metric.scale import told_strength
+
+        cells = []
+        for name, curve in self._own.items():
+            told = told_strength(name, curve, distance)
+            if self._table:
+                ends = [told_strength(name, self._table.curves(percent)[name], distance) for percent in (90, 10)]
+                told += f" ({' to '.join(ends[::-1] if name == 'jpeg' else ends)})"
+            cells.append(told)
+        return [*cells, f"{self._table.percentile(distance):.0f}"] if self._table else cells
+
+    def record(self, distance: float) -> dict[str, Any]:
+        """The same for JSON; None where a distance is beyond the ladder."""
+        from afv_metric.scale import strength_at
+
+        found: dict[str, Any] = {name: {"strength": strength_at(name, c, distance)} for name, c in self._own.items()}
+        if self._table:
+            for name, entry in found.items():
+                curves = {percent: self._table.curves(percent)[name] for percent in (90, 50, 10)}
+                entry["others"] = {percent: strength_at(name, curve, distance) for percent, curve in curves.items()}
+            found["percentile"] = self._table.percentile(distance)
+        return found
+
+    def phrase(self, distance: float) -> str:
+        """The strengths in one line."""
+        from afv_metric.scale import told_strength
+
+        told = {name: told_strength(name, curve, distance) for name, curve in self._own.items()}
+        return "as far as " + ", ".join(self._kinds[name].phrase.format(value) for name, value in told.items())

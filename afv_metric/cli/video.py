@@ -42,7 +42,8 @@ def _video(options: argparse.Namespace) -> int:
     from afv_metric.video import compare_frames, read_frames
 
     try_output(options.csv, "--csv", (options.first, options.second))
-    metric, problems, reader = load_metric(options), Problems(options.debug), reader_of(options)
+    metric, problems = load_metric(options), Problems(options.debug)
+    reader = reader_of(options, [options.first, options.second], metric)
     frames = [
         (image.to(options.device) for image in read_frames(path, reader)) for path in (options.first, options.second)
     ]

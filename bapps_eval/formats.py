@@ -72,16 +72,6 @@ def grids(report: Report) -> list[tuple[str, list[str], list[list[Cell]]]]:
             scores = [column.scores[rank] for column in columns]
             rows.append([Cell(label), *(_cell(score.value, score.interval, score.share) for score in scores)])
         laid_out.append((table.title, ["", *(column.heading for column in columns)], rows))
-        further = [(column, name) for column in columns for name in column.scores[0].secondary]
-        further.sort(key=lambda pair: (pair[1].endswith("overall"), pair[1]))
-        if further:
-            rows = [[Cell("measure"), *(Cell(name) for _, name in further)]]
-            for rank, label in enumerate(report.labels):
-                found = [(column.scores[rank], name) for column, name in further]
-                cells = [_cell(score.secondary[name], score.secondary_intervals[name]) for score, name in found]
-                rows.append([Cell(label), *cells])
-            title = f"{table.title.partition(':')[0]}: further correlations"
-            laid_out.append((title, ["", *(column.heading for column, _ in further)], rows))
     compared = len(report.labels) > 1
     rows = []
     for label, score in zip(report.labels, report.mean.scores, strict=True):
@@ -153,7 +143,7 @@ def write_markdown(path: str | os.PathLike[str], report: Report) -> None:
 
 
 def write_csv(path: str | os.PathLike[str], report: Report) -> None:
-    """Write one line per metric, column and measure, with all digits; what does not apply is empty."""
+    """Write one line per metric and column, with all digits; what does not apply is empty."""
     head = ["metric", "set", "measure", "score", "low", "high", "ceiling", "share"]
     head += ["difference", "difference_low", "difference_high", "p", "n", "partial"]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -165,9 +155,6 @@ def write_csv(path: str | os.PathLike[str], report: Report) -> None:
                 numbers = [score.value, *score.interval, column.ceiling, score.share, score.difference]
                 numbers += [*score.difference_interval, score.p_value]
                 writer.writerow([metric.name, column.name, column.measure, *finite(numbers), column.items, partial])
-                for name, value in score.secondary.items():
-                    numbers = [value, *score.secondary_intervals[name], *[None] * 6]
-                    writer.writerow([metric.name, column.name, name, *finite(numbers), column.items, partial])
 
 
 def write_json(path: str | os.PathLike[str], report: Report) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bapps_eval.data import TASKS, JudgedSet, PairSet, SameSet, TripletSet
 from bapps_eval.results import Results
@@ -42,8 +42,6 @@ class Score:
         difference: Score less that of the first metric.
         difference_interval: Its 95 % interval, over the same resamples for both.
         p_value: Two-sided paired bootstrap p-value of the difference; None for the first metric.
-        secondary: Further scores by name.
-        secondary_intervals: Their 95 % intervals.
     """
 
     value: float
@@ -52,8 +50,6 @@ class Score:
     difference: float
     difference_interval: tuple[float, float]
     p_value: float | None
-    secondary: Mapping[str, float] = field(default_factory=dict)
-    secondary_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,9 +154,8 @@ def make_report(results: Results) -> Report:
         chosen, tops = [sets[member] for member in members], [ceiling(sets[member]) for member in members]
         top = None if None in tops else sum(map(float, filter(None, tops))) / len(tops)
         partial = tuple(f"{judged.name}: {judged.partial}" for judged in chosen if judged.partial)
-        main = Sample.mean([next(iter(found[member].values())) for member in members])
-        secondary = {} if mean else {key: of for key, of in found[members[0]].items() if key != chosen[0].measure}
-        scores = tuple(_score(main, secondary, rank, top) for rank in range(len(results.metrics)))
+        sample = Sample.mean([found[member] for member in members])
+        scores = tuple(_score(sample, rank, top) for rank in range(len(results.metrics)))
         measure = "mean" if mean else chosen[0].measure
         return Column(name, heading + "*" * bool(partial), measure, sum(map(len, chosen)), partial, top, scores)
 
@@ -183,17 +178,15 @@ def make_report(results: Results) -> Report:
     return Report(results, tuple(tables), mean, unfinished)
 
 
-def _score(main: Sample, secondary: Mapping[str, Sample], rank: int, top: float | None) -> Score:
-    value, less = float(main.values[rank]), main.less()
+def _score(sample: Sample, rank: int, top: float | None) -> Score:
+    value, less = float(sample.values[rank]), sample.less()
     return Score(
         value=value,
-        interval=main.intervals[rank],
+        interval=sample.intervals[rank],
         share=None if top is None else value / top,
         difference=float(less.values[rank]),
         difference_interval=less.intervals[rank],
         p_value=p_value(float(less.values[rank]), less.drawn[rank]) if rank else None,
-        secondary={name: float(sample.values[rank]) for name, sample in secondary.items()},
-        secondary_intervals={name: sample.intervals[rank] for name, sample in secondary.items()},
     )
 
 

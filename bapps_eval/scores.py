@@ -7,7 +7,7 @@ of them are one operation on a table. A score that is undefined, as a correlatio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +22,6 @@ __all__ = [
     "average_precision",
     "ceiling",
     "interval",
-    "kendall_correlation",
-    "linear_correlation",
     "p_value",
     "rank_correlation",
     "score",
@@ -32,11 +30,8 @@ __all__ = [
 
 RESAMPLES = 1000
 _BLOCK = 1_000_000  # items of all resamples that are worked on at a time
-_PAIRS = 2_000_000_000  # pairs of items of all resamples that KROCC may cost for each metric
-_FEWEST_RESAMPLES = 100
 
 FloatArray = NDArray[np.float64]
-_Comparison = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 
 class Sample(NamedTuple):
@@ -114,29 +109,6 @@ def average_precision(distances: FloatArray, same: FloatArray, counts: FloatArra
     return _divide(area, total)
 
 
-def linear_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
-    """Pearson's correlation (PLCC) of the plain numbers, without the logistic curve that some papers fit before.
-
-    Args:
-        distances: ``(N,)``, or ``(..., N)`` if they differ between resamples.
-        judged: The other numbers, in the same shape.
-        counts: How often each pair is there, ``(..., N)``; once if None.
-
-    Returns:
-        ``(...)`` in [-1, 1]; NaN where one of the two is constant.
-
-    Example:
-        >>> linear_correlation(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0])).round(6).item()
-        1.0
-    """
-    counts = np.ones(distances.shape[-1]) if counts is None else counts
-    first, first_length = _centre(distances, counts)
-    second, second_length = _centre(judged, counts)
-    product: FloatArray = np.einsum("...n,...n,...n->...", counts, first, second)
-    scale = first_length * second_length
-    return _divide(product, scale).clip(-1, 1)
-
-
 def rank_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
     """Spearman's rank correlation (SROCC), as ``scipy.stats.spearmanr`` has it.
 
@@ -153,47 +125,15 @@ def rank_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArr
         0.5
     """
     counts = np.ones(len(distances)) if counts is None else counts
-    return linear_correlation(_ranks(distances, counts), _ranks(judged, counts), counts)
-
-
-def kendall_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
-    """Kendall's rank correlation (KROCC) with ties, tau-b, as ``scipy.stats.kendalltau`` has it.
-
-    Args:
-        distances: ``(N,)``.
-        judged: ``(N,)``.
-        counts: How often each pair is there, ``(..., N)``; once if None. The cost of each resample is N^2.
-
-    Returns:
-        ``(...)`` in [-1, 1]; NaN where one of the two is constant.
-
-    Example:
-        >>> kendall_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])).round(6).item()
-        0.666667
-    """
-    counts = np.ones(len(distances)) if counts is None else counts
-    # Sums of counts are integers, which float32 holds exactly and multiplies twice as fast.
-    short = counts.astype(np.float32)
-    agreeing: FloatArray = np.zeros(counts.shape[:-1])
-    step = max(1, _BLOCK // len(distances))
-    for start in range(0, len(distances), step):
-        part = slice(start, start + step)
-        signs = (_compare(distances, part) * _compare(judged, part)).astype(np.float32)
-        agreeing = agreeing + np.einsum("...n,...n->...", short @ signs, counts[..., part])
-    untied = [counts.sum(-1) ** 2 - (_tally(values, counts)[0] ** 2).sum(-1) for values in (distances, judged)]
-    scale = np.sqrt(untied[0] * untied[1])
-    return _divide(agreeing, scale)
+    first, first_length = _centre(_ranks(distances, counts), counts)
+    second, second_length = _centre(_ranks(judged, counts), counts)
+    product: FloatArray = np.einsum("...n,...n,...n->...", counts, first, second)
+    return _divide(product, first_length * second_length).clip(-1, 1)
 
 
 def _divide(values: FloatArray, scale: FloatArray) -> FloatArray:
     """The quotient, NaN where the scale is 0."""
     return np.asarray(np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0))
-
-
-def _compare(values: FloatArray, part: slice) -> NDArray[np.int8]:
-    """Whether a part of the values is larger (1) or smaller (-1) than each of all, ``(N, n)``."""
-    larger, smaller = values[part] > values[:, None], values[part] < values[:, None]
-    return larger.view(np.int8) - smaller.view(np.int8)
 
 
 def _centre(values: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -205,69 +145,34 @@ def _centre(values: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatAr
     return centred, np.sqrt(np.where(square > 1e-26 * total * mean**2, square, 0))
 
 
-def _tally(values: FloatArray, counts: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
-    """How often each different value is there, smallest first, ``(..., V)``; and which each item has, ``(N,)``."""
+def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
+    """Rank of each item in each resample, from 0 in steps of a half, ``(..., N)``; the mean rank for ties."""
     order = np.argsort(values, kind="stable")
     new = np.diff(values[order], prepend=-np.inf) > 0
     which = np.empty(len(values), np.intp)
     which[order] = np.cumsum(new) - 1
-    return np.add.reduceat(counts[..., order], np.flatnonzero(new), axis=-1), which
-
-
-def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
-    """Rank of each item in each resample, from 0 in steps of a half, ``(..., N)``; the mean rank for ties."""
-    tally, which = _tally(values, counts)
+    tally = np.add.reduceat(counts[..., order], np.flatnonzero(new), axis=-1)  # of each different value
     ranks: FloatArray = (np.cumsum(tally, -1) - tally / 2)[..., which]
     return ranks
 
 
-def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = None) -> dict[str, FloatArray]:
+def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = None) -> FloatArray:
     """Score a metric on a set, or on many resamples of it.
 
     Args:
         judged: The set; its images are not needed.
-        distances: Of the first image of each item to the others, ``(N, 1)`` or, for triplets, ``(N, 2)``.
+        distances: Distances of the first image of each item to the others, ``(N, 1)`` or, for triplets, ``(N, 2)``.
         counts: How often each item is there, ``(..., N)``; once if None.
 
     Returns:
-        Scores ``(...)`` by name. The first is the score of the set, called after its measure: 2AFC or JND mAP, in
-        [0, 1], or SROCC, in [-1, 1]. For judged pairs KROCC and PLCC follow, like it over all pairs or, if the pairs
-        are ranked in groups, as means over groups; and in that case ``SROCC overall``, ``KROCC overall`` and
-        ``PLCC overall``, without regard to groups.
+        ``(...)``: 2AFC or JND mAP, in [0, 1]; or SROCC, in [-1, 1], the mean over groups if pairs are ranked in groups.
     """
-    counts = np.ones(len(distances)) if counts is None else counts
-    return {name: compute(distances, counts) for name, compute in _scorers(judged).items()}
-
-
-def _scorers(judged: JudgedSet) -> dict[str, Callable[[FloatArray, FloatArray], FloatArray]]:
-    people = judged.judged
-
-    def mean_agreement(distances: FloatArray, counts: FloatArray) -> FloatArray:
-        return np.asarray(counts @ agreement(distances[:, 0], distances[:, 1], people) / len(people))
-
-    def over(
-        strata: Sequence[NDArray[np.intp]], compare: _Comparison
-    ) -> Callable[[FloatArray, FloatArray], FloatArray]:
-        def mean(distances: FloatArray, counts: FloatArray) -> FloatArray:
-            parts = [compare(distances[rows, 0], people[rows], counts[..., rows]) for rows in strata]
-            return np.asarray(np.mean(parts, axis=0))
-
-        return mean
-
+    people, counts = judged.judged, np.ones(len(distances)) if counts is None else counts
     if isinstance(judged, TripletSet):
-        return {judged.measure: mean_agreement}
-    strata = judged.strata
-    if isinstance(judged, SameSet):
-        return {judged.measure: over(strata, average_precision)}
-    further: dict[str, _Comparison] = {"KROCC": kendall_correlation, "PLCC": linear_correlation}
-    scorers = {judged.measure: over(strata, rank_correlation)}
-    scorers |= {name: over(strata, compare) for name, compare in further.items()}
-    if len(strata) > 1:
-        whole = [np.arange(len(people))]
-        scorers |= {
-            f"{name} overall": over(whole, compare) for name, compare in {"SROCC": rank_correlation, **further}.items()
-        }
-    return scorers
+        return np.asarray(counts @ agreement(distances[:, 0], distances[:, 1], people) / len(people))
+    compare = average_precision if isinstance(judged, SameSet) else rank_correlation
+    parts = [compare(distances[rows, 0], people[rows], counts[..., rows]) for rows in judged.strata]
+    return np.asarray(np.mean(parts, axis=0))
 
 
 def ceiling(judged: JudgedSet) -> float | None:
@@ -298,7 +203,7 @@ def ceiling(judged: JudgedSet) -> float | None:
     return float(first * max(first, rest) + (1 - first) * rest)
 
 
-def score_set(judged: JudgedSet, distances: FloatArray, resamples: int = RESAMPLES) -> dict[str, Sample]:
+def score_set(judged: JudgedSet, distances: FloatArray, resamples: int = RESAMPLES) -> Sample:
     """Score metrics on a set, with bootstrap resamples of its items (of those of each group in it).
 
     The draws depend on the name and the size of the set alone, and not on its place among others.
@@ -307,29 +212,11 @@ def score_set(judged: JudgedSet, distances: FloatArray, resamples: int = RESAMPL
         judged: The set; its images are not needed.
         distances: ``(metrics, N, 1)`` or, for triplets, ``(metrics, N, 2)``.
         resamples: Number of draws.
-
-    Returns:
-        The scores of :func:`score`. KROCC, whose cost is quadratic, has only the first of the draws, at least 100, for
-        more than 1,414 pairs.
     """
-    scorers, counts = _scorers(judged), np.ones(len(judged.judged))
-    affordable = max(_FEWEST_RESAMPLES, _PAIRS // len(judged.judged) ** 2)
-    wanted = {name: min(resamples, affordable) if name.startswith("KROCC") else resamples for name in scorers}
-    drawn: dict[str, list[FloatArray]] = {name: [] for name in scorers}
-    start = 0
     seed = int.from_bytes(hashlib.sha256(judged.name.encode()).digest()[:16], "big")
-    for weights in _draw(judged, resamples, np.random.default_rng(seed)):
-        for name, compute in scorers.items():
-            used = weights[: max(wanted[name] - start, 0)]
-            if len(used):
-                drawn[name].append(np.array([compute(of_metric, used) for of_metric in distances]))
-        start += len(weights)
-    return {
-        name: Sample(
-            np.array([float(compute(of_metric, counts)) for of_metric in distances]), np.concatenate(drawn[name], 1)
-        )
-        for name, compute in scorers.items()
-    }
+    draws = _draw(judged, resamples, np.random.default_rng(seed))
+    drawn = [np.array([score(judged, of_metric, counts) for of_metric in distances]) for counts in draws]
+    return Sample(np.array([float(score(judged, of_metric)) for of_metric in distances]), np.concatenate(drawn, 1))
 
 
 def _draw(judged: JudgedSet, resamples: int, generator: np.random.Generator) -> Iterator[FloatArray]:

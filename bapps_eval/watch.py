@@ -42,7 +42,7 @@ def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[
                         raise ValueError(item.error)
                     distances[:, item.row] = item.distances
             for form, of_form in zip(FORMS, distances, strict=True):
-                scores[form][one.name] = float(score(one, of_form)[one.measure])
+                scores[form][one.name] = float(score(one, of_form))
         for values in scores.values():
             values["mean"] = sum(values.values()) / len(values)
         return {f"{form}/{name}": value for form, values in scores.items() for name, value in values.items()}

@@ -156,7 +156,7 @@ def measure_all(
             facts += [(peer.name, "", None, None) for peer in peers]
             parts.append(others)
         samples = [
-            score_set(judged, np.concatenate(of_set))[judged.measure]
+            score_set(judged, np.concatenate(of_set))
             for judged, of_set in zip(sets, zip(*parts, strict=True), strict=True)
         ]
         random, *measured = _rows(facts, samples)

@@ -27,6 +27,7 @@ from afv_metric.train.log import read_records
 from afv_metric.train.loop import train
 from afv_metric.train.recipes import RECIPES
 from afv_metric.train.report import write_report
+from afv_metric.train.settings import override
 
 __all__ = ["add_arguments", "draw", "read_curves", "run"]
 
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     values: Sequence[float] = getattr(options, option)
     if any(assignment.partition("=")[0] == setting for assignment in options.set):
         raise ValueError(f"the runs differ in {setting}: give its values by --{option}, not by --set")
-    recipe = replace(RECIPES[options.recipe], seed=options.seed).override(options.set)
+    recipe = override(replace(RECIPES[options.recipe], seed=options.seed), options.set)
     changes: list[dict[str, Any]] = [{setting: value} for value in values]
     recipes = [replace(recipe, **change) for change in changes]
     smallest = min((value for value in values if value), default=math.inf) if setting == "images" else math.inf

@@ -80,6 +80,7 @@ def _train(options: argparse.Namespace) -> None:
     from afv_metric.runtime import find_device
     from afv_metric.train.loop import StoppedError, train
     from afv_metric.train.recipes import RECIPES
+    from afv_metric.train.settings import override
 
     if options.recipe not in RECIPES:
         hint = did_you_mean(options.recipe, RECIPES)
@@ -88,7 +89,7 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError("training needs --data, folders or archives of images, and --out, a folder for the run")
     chosen = options.init or (DEFAULT_BUNDLE if options.recipe == "folder" else "none")
     init = None if chosen == "none" else load_bundle(chosen, generator=True)
-    recipe = _shaped_as(init, RECIPES[options.recipe]).override(options.set)
+    recipe = override(_shaped_as(init, RECIPES[options.recipe]), options.set)
     if options.show:
         emit(json.dumps(asdict(recipe), indent=2))
         return

@@ -247,9 +247,10 @@ def _eval_results(bundle: Bundle, results: Record) -> list[EvalResult]:
             dataset_type=one["name"],
             dataset_name=one["name"],
             metric_type=one.get("measure", "score"),
-            metric_value=round(found["value"] if isinstance(found, dict) else found, 4),
+            metric_value=round(value, 4),
         )
         for scores in own
         for one in results["sets"]
-        if (found := scores.get(one["name"])) is not None
+        for found in [scores.get(one["name"])]
+        if (value := found["value"] if isinstance(found, dict) else found) is not None  # undefined scores are null
     ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_type_hints
 
 from afv_metric.fisher.engine import Output
 from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
-from afv_metric.train.settings import check_choices, override
+from afv_metric.train.settings import check_choices
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -140,21 +139,6 @@ class Recipe:
     def generator(self) -> GeneratorConfig:
         """Shape of the generator."""
         return GeneratorConfig(self.generator_width, self.latent_size, self.image_size, self.channels)
-
-    def override(self, assignments: Iterable[str]) -> Recipe:
-        """Change settings given as text.
-
-        Args:
-            assignments: ``"name=value"`` each.
-
-        Raises:
-            ValueError: Unknown name, or a value of the wrong kind.
-
-        Example:
-            >>> Recipe().override(["width=64", "spectral_norm=no"]).width
-            64
-        """
-        return override(self, assignments)
 
 
 _PUBLISHED = Recipe(

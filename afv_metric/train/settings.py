@@ -42,7 +42,12 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
         assignments: ``"name=value"`` each.
 
     Raises:
-        ValueError: Unknown name, or a value of the wrong kind.
+        ValueError: If a name is unknown, or a value of the wrong kind.
+
+    Example:
+        >>> from afv_metric.train.recipes import Recipe
+        >>> override(Recipe(), ["width=64", "spectral_norm=no"]).width
+        64
     """
     kinds = get_type_hints(type(settings))
     changes: dict[str, Any] = {}

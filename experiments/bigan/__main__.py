@@ -12,6 +12,7 @@ from afv_metric.cli.options import add_device, add_quiet
 from afv_metric.cli.outcome import if_interrupted, run
 from afv_metric.cli.parser import Parser
 from afv_metric.runtime import find_device
+from afv_metric.train.settings import override
 from experiments.bigan.encoder import save_encoder
 from experiments.bigan.training import BiGANRecipe, export_run, train
 
@@ -51,7 +52,7 @@ def _parser() -> Parser:
 
 
 def _train(options: argparse.Namespace) -> None:
-    recipe = BiGANRecipe().override(options.set)
+    recipe = override(BiGANRecipe(), options.set)
     with if_interrupted(lambda: "interrupted; the same command goes on from the last checkpoint"):
         train(recipe, options.data, options.out, device=find_device(options.device), quiet=options.quiet)
 

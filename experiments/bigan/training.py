@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from afv_metric.train.checkpoint import (
 )
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.log import Log
-from afv_metric.train.settings import check_choices, override, refuse_changes, settle_precision
+from afv_metric.train.settings import check_choices, refuse_changes, settle_precision
 from experiments.bigan.encoder import TrainedEncoder
 from experiments.bigan.networks import Encoder, EncoderConfig, JointDiscriminator
 from experiments.bigan.objective import BiGAN
@@ -118,21 +118,6 @@ class BiGANRecipe:
     def generator(self) -> GeneratorConfig:
         """Shape of the generator."""
         return GeneratorConfig(self.generator_width, self.latent_size, _SIZE)
-
-    def override(self, assignments: Iterable[str]) -> BiGANRecipe:
-        """Change settings given as text.
-
-        Args:
-            assignments: ``"name=value"`` each.
-
-        Raises:
-            ValueError: Unknown name, or a value of the wrong kind.
-
-        Example:
-            >>> BiGANRecipe().override(["width=64", "precision=float32"]).width
-            64
-        """
-        return override(self, assignments)
 
 
 class BiGANState:

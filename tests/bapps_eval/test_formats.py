@@ -68,7 +68,7 @@ def test_json_tells_where_the_numbers_come_from(whole: Report, tmp_path: Path) -
 def test_markdown_is_a_table_of_even_rows(whole: Report) -> None:
     text = format_markdown(whole)
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 5
+    assert len(tables) == 4
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
     score = whole.tables[0].columns[0].scores[0]
@@ -140,15 +140,12 @@ def test_csv_has_a_line_for_each_metric_set_and_measure(whole: Report, tmp_path:
         score.p_value,
     ]
     assert (line["measure"], line["n"], line["partial"]) == ("2AFC", str(column.items), "")
-    assert {line["measure"] for line in lines if line["set"] == "blur"} == {"SROCC", "KROCC", "PLCC"}
-    kendall = [line for line in lines if (line["set"], line["measure"]) == ("blur", "KROCC")]
-    assert float(kendall[1]["score"]) == whole.tables[2].columns[0].scores[1].secondary["KROCC"]
-    assert float(kendall[1]["low"]) < float(kendall[1]["score"]) < float(kendall[1]["high"])
+    assert {line["measure"] for line in lines if line["set"] == "blur"} == {"SROCC"}
     mean = [line for line in lines if line["set"] == "mean of all"]
     assert [float(line["difference_low"]) for line in mean] == [
         score.difference_interval[0] for score in whole.mean.scores
     ]
-    assert len({(line["metric"], line["set"], line["measure"]) for line in lines}) == len(lines)
+    assert len({(line["metric"], line["set"]) for line in lines}) == len(lines)
 
 
 def test_markdown_escapes_names() -> None:

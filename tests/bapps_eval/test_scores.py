@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,22 +21,13 @@ from bapps_eval.scores import (
     average_precision,
     ceiling,
     interval,
-    kendall_correlation,
-    linear_correlation,
     p_value,
     rank_correlation,
     score,
     score_set,
 )
 
-Comparison = Callable[..., np.ndarray]
-
 HERE = Path()
-CORRELATIONS = {
-    rank_correlation: stats.spearmanr,
-    kendall_correlation: stats.kendalltau,
-    linear_correlation: stats.pearsonr,
-}
 
 
 @pytest.fixture
@@ -58,17 +49,13 @@ def _pairs(judged: list[float] | np.ndarray, groups: list[int] | None = None) ->
     return PairSet("pairs", HERE, [(HERE,) * 2] * len(judged), np.array(judged, float), numbers)
 
 
-def _primary(judged: JudgedSet, distances: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    return score(judged, distances, counts)[judged.measure]
-
-
 def _column(values: list[float] | np.ndarray) -> np.ndarray:
     return np.array(values, float)[:, None]
 
 
-def bootstrap(judged: JudgedSet, distances: Sequence[np.ndarray], resamples: int = 1000) -> dict[str, np.ndarray]:
+def bootstrap(judged: JudgedSet, distances: Sequence[np.ndarray], resamples: int = 1000) -> np.ndarray:
     """The resampled scores alone."""
-    return {name: sample.drawn for name, sample in score_set(judged, np.array(distances), resamples).items()}
+    return score_set(judged, np.array(distances), resamples).drawn
 
 
 def generator_of(name: str) -> np.random.Generator:
@@ -125,7 +112,7 @@ def test_two_alternatives_equal_lpips(seed: int) -> None:
     data = {"ref": distances[:, 0], "p0": distances[:, 0], "p1": distances[:, 1], "judge": preferred}
     assert (distances[:, 0] == distances[:, 1]).any()
     expected = _official("score_2afc_dataset", data)
-    assert _primary(_triplets(preferred), distances.astype(float)) == pytest.approx(expected, rel=0, abs=1e-9)
+    assert score(_triplets(preferred), distances.astype(float)) == pytest.approx(expected, rel=0, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -133,7 +120,7 @@ def test_average_precision_equals_lpips(seed: int) -> None:
     rng = np.random.default_rng(seed)
     distances, same = rng.random(70).astype(np.float32), rng.integers(0, 4, 70) / 3
     expected = _official("score_jnd_dataset", {"p0": distances, "p1": distances, "same": same})
-    assert _primary(_same(same), _column(distances)) == pytest.approx(expected, rel=0, abs=1e-9)
+    assert score(_same(same), _column(distances)) == pytest.approx(expected, rel=0, abs=1e-9)
 
 
 def test_average_precision_of_ties_lies_within_what_lpips_may_give(rng: np.random.Generator) -> None:
@@ -146,47 +133,29 @@ def test_average_precision_of_ties_lies_within_what_lpips_may_give(rng: np.rando
 
 
 @pytest.mark.parametrize("levels", [1000, 5], ids=["few ties", "many ties"])
-@pytest.mark.parametrize("correlation", CORRELATIONS)
-def test_correlations_equal_scipy(correlation: Comparison, levels: int, rng: np.random.Generator) -> None:
+def test_rank_correlation_equals_scipy(levels: int, rng: np.random.Generator) -> None:
     for size in (2, 3, 40):
         distances, judged = rng.integers(0, levels, size).astype(float), rng.integers(0, 2 * levels, size) / 7
         judged[0], judged[-1], distances[0], distances[-1] = 0, 1, 2, 1
-        expected = CORRELATIONS[correlation](distances, judged).statistic
-        assert correlation(distances, judged) == pytest.approx(expected, abs=1e-12)
+        expected = stats.spearmanr(distances, judged).statistic
+        assert rank_correlation(distances, judged) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("correlation", CORRELATIONS)
-def test_correlations_of_counts_equal_those_of_repeated_items(
-    correlation: Comparison, rng: np.random.Generator
-) -> None:
+def test_rank_correlation_of_counts_equals_that_of_repeated_items(rng: np.random.Generator) -> None:
     distances, judged = rng.integers(0, 9, 30).astype(float), rng.random(30)
     counts = rng.integers(0, 4, (6, 30)).astype(float)
     expected = [
-        CORRELATIONS[correlation](np.repeat(distances, row), np.repeat(judged, row)).statistic
-        for row in counts.astype(int)
+        stats.spearmanr(np.repeat(distances, row), np.repeat(judged, row)).statistic for row in counts.astype(int)
     ]
-    assert correlation(distances, judged, counts).tolist() == pytest.approx(expected, abs=1e-12)
+    assert rank_correlation(distances, judged, counts).tolist() == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("correlation", CORRELATIONS)
 @pytest.mark.parametrize("value", [1.0, 0.1, 1e9 / 3])
-def test_correlations_of_a_constant_are_undefined(correlation: Comparison, value: float) -> None:
+def test_rank_correlation_of_a_constant_is_undefined(value: float) -> None:
     rising, constant, counts = np.arange(7.0), np.full(7, value), np.array([[1.0] * 7, [3, 0, 1, 0, 2, 1, 0]])
-    assert np.isnan(correlation(constant, rising, counts)).all()
-    assert np.isnan(correlation(rising, constant, counts)).all()
-    assert np.isnan(correlation(rising, rising, np.array([0, 0, 7.0, 0, 0, 0, 0])))
-
-
-def test_linear_correlation_of_large_numbers_that_differ_little() -> None:
-    rising = 1e6 + 1e-3 * np.arange(5)
-    assert linear_correlation(rising, np.arange(5.0)) == pytest.approx(1, abs=1e-6)
-
-
-def test_kendall_correlation_in_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    distances, judged = rng.random((2, 50))
-    whole = kendall_correlation(distances, judged)
-    monkeypatch.setattr(scores, "_BLOCK", 120)
-    assert kendall_correlation(distances, judged) == whole
+    assert np.isnan(rank_correlation(constant, rising, counts)).all()
+    assert np.isnan(rank_correlation(rising, constant, counts)).all()
+    assert np.isnan(rank_correlation(rising, rising, np.array([0, 0, 7.0, 0, 0, 0, 0])))
 
 
 def test_average_precision_of_counts_equals_that_of_repeated_pairs(rng: np.random.Generator) -> None:
@@ -199,27 +168,9 @@ def test_average_precision_of_counts_equals_that_of_repeated_pairs(rng: np.rando
 
 def test_score_of_pairs_is_within_groups() -> None:
     judged, distances = [1.0, 2.0, 3.0, 1.0, 2.0, 3.0], _column([11, 12, 13, 3, 2, 1])
-    assert _primary(_pairs(judged, [0, 0, 0, 1, 1, 1]), distances) == pytest.approx((1 - 1) / 2)
-    assert _primary(_pairs(judged, [0, 0, 1, 1, 0, 1]), distances) == pytest.approx((-0.5 + 0.5) / 2)
-    assert _primary(_pairs(judged), distances) == pytest.approx(stats.spearmanr(judged, distances[:, 0]).statistic)
-
-
-def test_further_scores_of_pairs(rng: np.random.Generator) -> None:
-    people, distances = rng.random(24), rng.random((24, 1))
-    of_all = {
-        name: function(distances[:, 0], people).statistic
-        for name, function in zip(("SROCC", "KROCC", "PLCC"), CORRELATIONS.values(), strict=True)
-    }
-    assert score(_pairs(people), distances) == {name: pytest.approx(value) for name, value in of_all.items()}
-    groups = np.repeat([0, 1], [10, 14])
-    within = {
-        name: np.mean([function(distances[groups == g, 0], people[groups == g]).statistic for g in (0, 1)])
-        for name, function in zip(("SROCC in groups", "KROCC", "PLCC"), CORRELATIONS.values(), strict=True)
-    }
-    expected = within | {f"{name} overall": value for name, value in of_all.items()}
-    found = score(_pairs(people, list(groups)), distances)
-    assert found == {name: pytest.approx(value) for name, value in expected.items()}
-    assert next(iter(found)) == "SROCC in groups"
+    assert score(_pairs(judged, [0, 0, 0, 1, 1, 1]), distances) == pytest.approx((1 - 1) / 2)
+    assert score(_pairs(judged, [0, 0, 1, 1, 0, 1]), distances) == pytest.approx((-0.5 + 0.5) / 2)
+    assert score(_pairs(judged), distances) == pytest.approx(stats.spearmanr(judged, distances[:, 0]).statistic)
 
 
 def test_ceiling_is_the_agreement_of_one_with_the_panel() -> None:
@@ -256,19 +207,17 @@ def test_score_of_counts_is_that_of_each(rng: np.random.Generator) -> None:
     counts = rng.multinomial(12, [1 / 12] * 12, size=6).astype(float)
     for judged in (_triplets(rng.random(12)), _same(rng.random(12)), _pairs(rng.random(12), [0, 1] * 6)):
         distances = rng.random((12, 2))
-        together = score(judged, distances, counts)
-        for name, values in together.items():
-            one_by_one = [float(score(judged, distances, row)[name]) for row in counts]
-            assert values.tolist() == pytest.approx(one_by_one)
-            assert len(set(one_by_one)) == 6
+        one_by_one = [float(score(judged, distances, row)) for row in counts]
+        assert score(judged, distances, counts).tolist() == pytest.approx(one_by_one)
+        assert len(set(one_by_one)) == 6
 
 
 def test_intervals_of_a_set_depend_on_its_name_alone(rng: np.random.Generator) -> None:
     judged, distances = _triplets(rng.random(30)), [rng.random((30, 2))]
-    first = bootstrap(judged, distances, resamples=50)["2AFC"]
+    first = bootstrap(judged, distances, resamples=50)
     assert first.shape == (1, 50)
-    assert np.array_equal(first, bootstrap(judged, distances, resamples=50)["2AFC"])
-    other = bootstrap(replace(judged, name="other"), distances, resamples=50)["2AFC"]
+    assert np.array_equal(first, bootstrap(judged, distances, resamples=50))
+    other = bootstrap(replace(judged, name="other"), distances, resamples=50)
     assert not np.array_equal(first, other)
 
 
@@ -277,7 +226,7 @@ def test_bootstrap_draws_items_with_replacement(rng: np.random.Generator) -> Non
     rows = generator_of("triplets").integers(30, size=(50, 30))
     sides = agreement(distances[:, 0], distances[:, 1], judged.judged)
     expected = sides[rows].mean(1)
-    assert bootstrap(judged, [distances], resamples=50)["2AFC"][0] == pytest.approx(expected)
+    assert bootstrap(judged, [distances], resamples=50)[0] == pytest.approx(expected)
 
 
 def test_bootstrap_in_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,33 +235,12 @@ def test_bootstrap_in_blocks(rng: np.random.Generator, monkeypatch: pytest.Monke
         whole = bootstrap(judged, distances, resamples=50)
         with monkeypatch.context() as patch:
             patch.setattr(scores, "_BLOCK", 100)
-            for name, values in bootstrap(judged, distances, resamples=50).items():
-                assert values == pytest.approx(whole[name], abs=1e-12)
-
-
-def test_bootstrap_of_kendall_stops_early_on_large_sets(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judged, distances = _pairs(rng.random(30)), [rng.random((30, 1)), rng.random((30, 1))]
-    whole = bootstrap(judged, distances, resamples=300)
-    assert whole["KROCC"].shape == (2, 300)
-    monkeypatch.setattr(scores, "_PAIRS", 150 * 30**2)
-    monkeypatch.setattr(scores, "_BLOCK", 2000)
-    limited = bootstrap(judged, distances, resamples=300)
-    assert {name: values.shape for name, values in limited.items()} == {
-        "SROCC": (2, 300),
-        "KROCC": (2, 150),
-        "PLCC": (2, 300),
-    }
-    assert limited["KROCC"] == pytest.approx(whole["KROCC"][:, :150])
-    monkeypatch.setattr(scores, "_PAIRS", 0)
-    assert bootstrap(judged, distances, resamples=300)["KROCC"].shape == (2, 100)
-    assert bootstrap(judged, distances, resamples=60)["KROCC"].shape == (2, 60)
+            assert bootstrap(judged, distances, resamples=50) == pytest.approx(whole, abs=1e-12)
 
 
 def test_bootstrap_spreads_as_theory_says(rng: np.random.Generator) -> None:
     preferred, distances = rng.random(400), rng.random((400, 2))
-    drawn = bootstrap(_triplets(preferred), [distances], resamples=4000)["2AFC"][0]
+    drawn = bootstrap(_triplets(preferred), [distances], resamples=4000)[0]
     sides = agreement(distances[:, 0], distances[:, 1], preferred)
     assert drawn.mean() == pytest.approx(sides.mean(), abs=4 * sides.std() / 20 / 4000**0.5)
     assert drawn.std() == pytest.approx(sides.std() / 20, rel=0.05)
@@ -321,7 +249,7 @@ def test_bootstrap_spreads_as_theory_says(rng: np.random.Generator) -> None:
 def test_bootstrap_draws_within_groups() -> None:
     # The correlation is 1 in one group and -1 in the other: only draws within groups keep every mean at 0.
     judged = _pairs([*range(10), *range(10)], [0] * 10 + [1] * 10)
-    drawn = bootstrap(judged, [_column([*range(10), *range(10, 0, -1)])], resamples=50)[judged.measure]
+    drawn = bootstrap(judged, [_column([*range(10), *range(10, 0, -1)])], resamples=50)
     assert drawn == pytest.approx(np.zeros((1, 50)))
 
 
@@ -333,7 +261,7 @@ def test_bootstrap_draws_every_group(rng: np.random.Generator) -> None:
         np.mean([stats.spearmanr(distances[part[draw]], judged.judged[part[draw]]).statistic for part in rows])
         for draw in range(30)
     ]
-    drawn = bootstrap(judged, [_column(distances)], resamples=30)[judged.measure]
+    drawn = bootstrap(judged, [_column(distances)], resamples=30)
     assert drawn[0].tolist() == pytest.approx(expected)
 
 
@@ -351,8 +279,8 @@ def test_p_values_are_uniform_where_metrics_are_equally_good(rng: np.random.Gene
     found = []
     for seed in range(300):
         preferred, distances = rng.integers(0, 2, 100).astype(float), rng.random((2, 100, 2))
-        drawn = bootstrap(replace(_triplets(preferred), name=str(seed)), distances, resamples=200)["2AFC"]
-        one, other = (float(_primary(_triplets(preferred), of_metric)) for of_metric in distances)
+        drawn = bootstrap(replace(_triplets(preferred), name=str(seed)), distances, resamples=200)
+        one, other = (float(score(_triplets(preferred), of_metric)) for of_metric in distances)
         found.append(p_value(other - one, drawn[1] - drawn[0]))
     assert np.mean(np.array(found) < 0.1) == pytest.approx(0.1, abs=0.06)
     assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.1)
@@ -370,7 +298,7 @@ def test_samples(rng: np.random.Generator) -> None:
     perfect = np.stack([preferred, 1 - preferred], 1)
     distances = np.array([perfect, rng.random((300, 2)), perfect])
     sets = [_triplets(preferred), replace(_triplets(preferred[:200]), name="other")]
-    samples = [score_set(judged, distances[:, : len(judged)])["2AFC"] for judged in sets]
+    samples = [score_set(judged, distances[:, : len(judged)]) for judged in sets]
     assert samples[0].values[[0, 2]].tolist() == [1, 1]
     assert samples[0].intervals[0] == (1, 1)
     mean = Sample.mean(samples)
@@ -385,22 +313,20 @@ def test_samples_of_every_kind_of_set(rng: np.random.Generator) -> None:
     grouped = _pairs(rng.random(24), [0, 1] * 12)
     for judged in (_triplets(rng.random(60)), _same(rng.random(50)), _pairs(rng.random(40)), grouped):
         distances = rng.random((2, len(judged), 2))
-        found = score_set(judged, distances)
+        sample = score_set(judged, distances)
         for metric in range(2):
-            expected = {name: float(value) for name, value in score(judged, distances[metric]).items()}
-            assert {name: sample.values[metric] for name, sample in found.items()} == expected
-            for sample in found.values():
-                ends = np.percentile(sample.drawn[metric], (2.5, 97.5))
-                assert sample.intervals[metric] == pytest.approx(tuple(ends))
+            assert sample.values[metric] == float(score(judged, distances[metric]))
+            ends = np.percentile(sample.drawn[metric], (2.5, 97.5))
+            assert sample.intervals[metric] == pytest.approx(tuple(ends))
 
 
 def test_undefined_scores_stay_undefined() -> None:
     constant, spread = _pairs([1.0] * 12), np.arange(24.0).reshape(2, 12, 1)
-    for sample in score_set(constant, spread).values():
-        assert np.isnan(sample.values).all()
-        assert np.isnan(sample.intervals).all()
+    sample = score_set(constant, spread)
+    assert np.isnan(sample.values).all()
+    assert np.isnan(sample.intervals).all()
     judged = _pairs([1.0, 2.0, 3.0])  # of which some resamples are all one pair
-    sample = score_set(judged, spread[:, :3])["SROCC"]
+    sample = score_set(judged, spread[:, :3])
     assert sample.values.tolist() == pytest.approx([1, 1])
     assert np.isnan(sample.drawn).any()
     assert np.array(sample.intervals) == pytest.approx(np.ones((2, 2)))
@@ -408,7 +334,7 @@ def test_undefined_scores_stay_undefined() -> None:
 
 def test_intervals_are_of_95_percent(rng: np.random.Generator) -> None:
     preferred, distances = rng.random(400), rng.random((1, 400, 2))
-    sample = score_set(_triplets(preferred), distances)["2AFC"]
+    sample = score_set(_triplets(preferred), distances)
     error = agreement(distances[0, :, 0], distances[0, :, 1], preferred).std() / 20
     expected = [sample.values[0] - 1.96 * error, sample.values[0] + 1.96 * error]
     assert sample.intervals[0] == pytest.approx(expected, abs=0.25 * error)
@@ -419,7 +345,7 @@ def test_differences_are_paired(rng: np.random.Generator) -> None:
     preferred, distances = rng.integers(0, 2, 200).astype(float), rng.random((200, 2))
     other = distances.copy()
     other[0] = other[0, ::-1]
-    sample = score_set(_triplets(preferred), np.array([distances, other]))["2AFC"]
+    sample = score_set(_triplets(preferred), np.array([distances, other]))
     less = sample.less()
     assert abs(less.values[1]) == pytest.approx(1 / 200)
     assert np.ptp(less.intervals[1]) < 0.25 * np.ptp(sample.intervals[0])

@@ -60,6 +60,6 @@ def test_sets_are_limited_unless_their_groups_would_vanish(bundle, tmp_path, mon
     pairs = _pairs(tmp_path)
     grouped = replace(pairs, name="grouped", groups=np.array([0, 1, 2, 0, 1, 2]))
     lengths = {}
-    monkeypatch.setattr("bapps_eval.watch.score", lambda one, d: lengths.update({one.name: len(d)}) or {one.measure: 1})
+    monkeypatch.setattr("bapps_eval.watch.score", lambda one, d: lengths.update({one.name: len(d)}) or 1)
     make_evaluation([pairs, grouped], items=3)(bundle)
     assert lengths == {"noise": 3, "grouped": 6}

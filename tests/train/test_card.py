@@ -15,6 +15,7 @@ from afv_metric.files import sha256_of
 from afv_metric.train import card
 from afv_metric.train.card import make_card, write_card
 from afv_metric.train.recipes import RECIPES, Recipe
+from afv_metric.train.settings import override
 
 RECIPE = Recipe(width=4, generator_width=4, latent_size=8, negatives=0.5, iterations=900, r1=0.5, gamma=0.25, seed=6)
 MACHINE = {"processor": "Z80", "instructions": "8 bit", "threads": 1, "processes": 2, "torch": "2.15.0"}
@@ -108,7 +109,7 @@ def test_the_command_makes_the_recipe_again(folder: Path, run: Path) -> None:
     (train, export, command) = re.search(r"```sh\n(.*)\n(.*)\n(.*)\n```", text).groups()
     assert train.startswith("python -m afv_metric.train imagenet --data DATA --out RUN --init tiny-imagenet-v3 --set ")
     assignments = train.partition(" --set ")[2].split()
-    assert RECIPES["imagenet"].override(assignments) == dataclasses.replace(RECIPE, iterations=700)
+    assert override(RECIPES["imagenet"], assignments) == dataclasses.replace(RECIPE, iterations=700)
     assert export == (
         "python -m afv_metric.train export RUN --out BUNDLE --name tiny-bundle --samples 50 --seed 0 --form activation "
         "--levels 0.2 0.4 0.4 --blocks 1 2 --terms direction:0:3,4,5,6,7,8:0.2 direction:1:3,4,5,6,7,8:0.4 "
@@ -168,7 +169,7 @@ def test_curves_are_drawn(folder: Path, run: Path) -> None:
     assert "![curves of the run](curves.png)" in write_card(folder, run).read_text()
     with Image.open(folder / "curves.png") as drawn:
         colours = drawn.convert("RGB").getcolors(1 << 20)
-    assert drawn.width == 1800  # losses, energies, Fisher Similarity, agreement
+    assert drawn.width == 1800  # losses, mean logits, Fisher Similarity, agreement
     assert len(colours) > 50
     before = (folder / "curves.png").read_bytes()
     write_card(folder, run)
@@ -271,6 +272,16 @@ def test_agreement_with_intervals_for_each_set(folder: Path) -> None:
     text = make_card(folder, agreement=results(folder, metrics=[first, {"name": "l2", "scores": {"blur": 0.4}}]))
     assert "| afv | 0.610 [0.500, 0.700] | 0.700 [0.600, 0.800] | 0.650 [0.550, 0.750] ||" in text
     assert "| l2 | 0.400 | | ||" in text
+
+
+def test_undefined_scores_are_dashes(folder: Path) -> None:
+    undefined = {"value": None, "interval": [None, None], "difference": None, "difference_interval": [None, None]}
+    first = {"name": "afv", "bundle_hash": load_bundle(folder).hash}
+    first |= {"scores": {"blur": undefined, "cnn": undefined | {"value": 0.7}}, "means": {"mean of all": undefined}}
+    text = make_card(folder, agreement=results(folder, metrics=[first, first | {"name": "l2"}]))
+    assert "| afv | - | 0.700 | - ||" in text
+    assert "| l2 | - | 0.700 | - ||" in text
+    assert re.findall(r"value: (.*)", text) == ["0.7"]
 
 
 def test_agreement_of_another_bundle_is_refused(folder: Path) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
 from afv_metric.train.recipes import RECIPES, Recipe
+from afv_metric.train.settings import override
 
 
 def test_every_setting_is_documented_and_every_documented_one_exists():
@@ -13,7 +14,7 @@ def test_every_setting_is_documented_and_every_documented_one_exists():
 
 
 def test_overriding():
-    recipe = RECIPES["imagenet"].override(["width=64", "gain=2.5", "spectral_norm=no", "loss=least-squares"])
+    recipe = override(RECIPES["imagenet"], ["width=64", "gain=2.5", "spectral_norm=no", "loss=least-squares"])
     assert (recipe.width, recipe.gain, recipe.spectral_norm, recipe.loss) == (64, 2.5, False, "least-squares")
     assert recipe.discriminator.width == 64
 
@@ -37,7 +38,7 @@ def test_overriding():
 )
 def test_wrong_settings_are_refused(assignment, message):
     with pytest.raises(ValueError, match=message):
-        Recipe().override([assignment])
+        override(Recipe(), [assignment])
 
 
 def test_the_published_settings_are_the_paper_s():

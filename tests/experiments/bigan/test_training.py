@@ -16,6 +16,7 @@ from afv_metric.images.cache import load_images
 from afv_metric.train.checkpoint import checkpoints, latest_checkpoint, load_checkpoint
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.log import read_records
+from afv_metric.train.settings import override
 from experiments.bigan import training
 from experiments.bigan.training import BiGANRecipe, BiGANState, export_run, iterate, train
 
@@ -146,7 +147,7 @@ def test_averaged_networks_are_normalised_for_their_own_weights(
 def test_bfloat16_is_near_float32(recipe: BiGANRecipe) -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
-        settings = recipe.override([f"precision={precision}"])
+        settings = override(recipe, [f"precision={precision}"])
         losses.append(float(iterate(BiGANState(settings, CPU), settings, make_pixels(), CPU)["loss_d"]))
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -186,4 +187,4 @@ def test_there_is_nothing_to_export_without_a_checkpoint(tmp_path: Path) -> None
 )
 def test_impossible_settings_are_refused(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BiGANRecipe().override([assignment])
+        override(BiGANRecipe(), [assignment])

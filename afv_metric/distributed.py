@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
-__all__ = ["LostProcessError", "any_rank", "average", "init_distributed", "rank_and_world_size", "sync_batch_norm"]
+__all__ = [
+    "LostProcessError", "any_rank", "average", "gather", "init_distributed", "rank_and_world_size", "share",
+    "sync_batch_norm",
+]  # fmt: skip
+
+_Item = TypeVar("_Item")
 
 
 class LostProcessError(RuntimeError):
@@ -63,6 +69,37 @@ def init_distributed(device: str | torch.device) -> Iterator[torch.device]:
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def share(items: Sequence[_Item]) -> list[_Item]:
+    """The items of this process: neighbours among those that the first process has.
+
+    Example:
+        >>> share("abc")
+        ['a', 'b', 'c']
+    """
+    rank, count = rank_and_world_size()
+    if count == 1:
+        return list(items)
+    known = [items]
+    distributed.broadcast_object_list(known)
+    (items,) = known
+    return list(items[rank * len(items) // count : (rank + 1) * len(items) // count])
+
+
+def gather(item: _Item) -> list[_Item]:
+    """In the first process what each one has, in their order; nothing in the others.
+
+    Example:
+        >>> gather("a")
+        ['a']
+    """
+    rank, count = rank_and_world_size()
+    if count == 1:
+        return [item]
+    items: list[Any] | None = None if rank else [None] * count
+    distributed.gather_object(item, items)
+    return items or []
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 from tqdm import tqdm
 
-from afv_metric.distributed import rank_and_world_size
+from afv_metric.distributed import gather, rank_and_world_size
 from afv_metric.runtime import parallel_map
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
@@ -106,19 +106,9 @@ def evaluate(
                     recorder.write(index, items)
                     kept += items
                     bar.update(len(items))
-                for items in _of_other_processes(kept):
+                for items in gather(kept)[1:]:
                     recorder.write(index, items)
     return results
-
-
-def _of_other_processes(items: list[Measured]) -> list[list[Measured]]:
-    """In the first process the items of each of the others; nothing in the others."""
-    rank, processes = rank_and_world_size()
-    if processes == 1:
-        return []
-    gathered: list[list[Measured]] | None = None if rank else [[] for _ in range(processes)]
-    distributed.gather_object(items, gathered)
-    return (gathered or [])[1:]
 
 
 def _compute(metrics: Sequence[Metric], judged: JudgedSet, batch: Batch) -> list[Measured]:

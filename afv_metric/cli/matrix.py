@@ -6,7 +6,7 @@ import argparse
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from afv_metric.cli.items import add_batches, as_progress, list_files, load_metr
 from afv_metric.cli.options import add_form, add_weights, reader_of
 from afv_metric.cli.outcome import Problems, describe, if_interrupted
 from afv_metric.cli.outputs import CSVRows, try_output
+from afv_metric.cli.processes import join_problems, shared
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +34,12 @@ def add_matrix(command: argparse.ArgumentParser) -> None:
     add_weights(command)
     add_form(command)
     add_batches(command)
-    command.set_defaults(command=_matrix)
+    command.set_defaults(command=shared(_matrix))
 
 
 def _matrix(options: argparse.Namespace) -> int:
+    from afv_metric.distributed import gather, rank_and_world_size
+
     files = list_files(options.folder)
     try_output(options.csv, "--csv")
     metric = load_metric(options)
@@ -72,14 +75,27 @@ def _matrix(options: argparse.Namespace) -> int:
         CSVRows(options.csv, ["", *names]) as table,
     ):
         table.write([])
-        for block, rest in as_progress(blocks, options):
+
+        def write(ready: Container[str]) -> bool:
+            """Write the rows that are next, and tell whether somebody still reads them."""
+            nonlocal written
+            while written < len(names) and names[written] in ready:
+                if not table.write([[names[written], *(pairs.text(names[written], other) for other in names)]]):
+                    return False
+                written += 1
+            return True
+
+        rank, processes = rank_and_world_size()
+        for block, rest in as_progress(blocks[rank::processes], options):  # the first one has the most pairs
             for start in range(0, len(rest), options.batch_size):
                 pairs.measure(block, rest[start : start + options.batch_size])
             ready.update(block)
-            while written < len(names) and names[written] in ready:
-                if not table.write([[names[written], *(pairs.text(names[written], other) for other in names)]]):
-                    return problems.status
-                written += 1
+            if not write(ready):
+                return problems.status
+        for distances in gather(pairs.distances):
+            pairs.distances.update(distances)
+        write(names)
+    join_problems(problems)
     return problems.status
 
 
@@ -94,7 +110,7 @@ class _Pairs:
         self, metric: AFVDistance, images: dict[str, Tensor], device: torch.device, problems: Problems
     ) -> None:
         self._metric, self._images, self._device, self._problems = metric, images, device, problems
-        self._distances: dict[tuple[str, str], float] = {}
+        self.distances: dict[tuple[str, str], float] = {}
         self._failed: set[str] = set()
         self._embed = functools.lru_cache(maxsize=2)(self._embed_now)
 
@@ -107,7 +123,7 @@ class _Pairs:
             return
         for one, row in zip(first, rows, strict=True):
             for other, value in zip(second, row, strict=True):
-                self._distances[one, other] = self._distances[other, one] = value
+                self.distances[one, other] = self.distances[other, one] = value
 
     def _measure_singly(self, first: _Names, second: _Names) -> None:
         for name in dict.fromkeys((*first, *second)):
@@ -115,12 +131,12 @@ class _Pairs:
             if name not in self._failed and not self._tried(what, functools.partial(self._embed, (name,))):
                 self._failed.add(name)
         for one, other in itertools.product(first, second):
-            if not {one, other} & self._failed and (other, one) not in self._distances:
+            if not {one, other} & self._failed and (other, one) not in self.distances:
                 self._tried(f"{one} and {other}", functools.partial(self._measure_pair, one, other))
 
     def _measure_pair(self, one: str, other: str) -> None:
         value = float(self._metric.distance_between(self._embed((one,)), self._embed((other,))))
-        self._distances[one, other] = self._distances[other, one] = value
+        self.distances[one, other] = self.distances[other, one] = value
 
     def _tried(self, what: str, work: Callable[[], object]) -> bool:
         """Whether something could be done; if not, it is said."""
@@ -133,7 +149,7 @@ class _Pairs:
 
     def text(self, first: str, second: str) -> str:
         """The distance of a pair as it is printed; nothing if there is none."""
-        value = self._distances.get((first, second))
+        value = self.distances.get((first, second))
         return "" if value is None else f"{value:.6g}"
 
     def _embed_now(self, names: _Names) -> Embedding:

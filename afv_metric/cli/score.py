@@ -25,6 +25,7 @@ from afv_metric.cli.options import add_form, add_json, add_weights, reader_of
 from afv_metric.cli.outcome import Problems, emit, if_interrupted, say
 from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
 from afv_metric.cli.pairs import Files, add_pairing, add_sizes, find_pairs, measure_pairs, read_like, write_map
+from afv_metric.cli.processes import join_problems, shared
 from afv_metric.cli.scale import Strengths
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def add_dirs(command: argparse.ArgumentParser) -> None:
     add_weights(command)
     add_form(command)
     add_batches(command)
-    command.set_defaults(command=_dirs)
+    command.set_defaults(command=shared(_dirs))
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -113,6 +114,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _dirs(options: argparse.Namespace) -> int:
+    from afv_metric.distributed import gather, share
+
     if options.resume and not options.csv:
         raise ValueError("--resume goes on with a table: give its --csv FILE")
     files, alone = find_pairs(options.folder0, options.folder1, options.pairs)
@@ -133,12 +136,16 @@ def _dirs(options: argparse.Namespace) -> int:
             problems.add(text)
         with CSVRows(options.csv, _HEADER, size) as table:
             is_read = table.write([])
-            for found in measure([name for name in files if name not in values]):
+            for found in measure(share([name for name in files if name not in values])):
                 new = [(name, f"{value:.6g}") for name, value in found]
                 values.update(new)
                 is_read = is_read and table.write(new)
                 if not is_read:
                     return problems.status
+            for of_another in gather(values)[1:]:
+                values.update(of_another)
+                table.write(list(of_another.items()))
+    join_problems(problems)
     if values:
         say(_mean([float(value) for value in values.values()]))
     else:

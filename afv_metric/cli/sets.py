@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from tabulate import tabulate
 from afv_metric.cli.items import add_batches, as_progress, batches, list_files, read_item
 from afv_metric.cli.options import add_json, add_weights, count, reader_of, whole
 from afv_metric.cli.outcome import Problems, emit, say
+from afv_metric.cli.processes import join_problems, shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,15 +44,16 @@ def add_sets(command: argparse.ArgumentParser) -> None:
     add_json(command)
     add_weights(command)
     add_batches(command)
-    command.set_defaults(command=_sets)
+    command.set_defaults(command=shared(_sets))
 
 
 def _sets(options: argparse.Namespace) -> int:
     import torch
 
     from afv_metric.bundles.bundle import load_bundle
+    from afv_metric.distributed import gather, share
     from afv_metric.fisher.engine import FisherEngine
-    from afv_metric.fisher.sets import block_scores, compare_sets, similarity_at
+    from afv_metric.fisher.sets import BlockScores, block_scores, compare_sets, similarity_at
     from afv_metric.images.tensors import to_network_range
     from afv_metric.runtime import find_device
 
@@ -72,11 +75,18 @@ def _sets(options: argparse.Namespace) -> int:
     def blocks(paths: Sequence[Path]) -> Iterator[Iterator[Tensor]]:
         drawn = chance.sample(paths, min(options.count or len(paths), len(paths)))
         number = min(_BLOCKS, len(drawn))
-        for index in as_progress(range(number), options):
+        for index in as_progress(share(range(number)), options):
             found = batches(squares(drawn[index::number]), options.batch_size)
             yield (torch.cat([image for (image,) in batch]).to(device) for batch in found)
 
-    first, second = (block_scores(engine, blocks(paths)) for paths in files)
+    parts = gather([block_scores(engine, blocks(paths)) for paths in files])
+    join_problems(problems)
+    if not parts:  # not the first process
+        return problems.status
+    first, second = (
+        BlockScores(*(list(itertools.chain(*values)) for values in zip(*scores, strict=True)))
+        for scores in zip(*parts, strict=True)
+    )
     for folder, scores in zip(folders, (first, second), strict=True):
         if len(scores.counts) < 2:
             problems.add(f"{folder}: holds too few images to compare, {sum(scores.counts)}; two are the least")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -31,13 +33,13 @@ class Embedding:
     """What :meth:`AFVDistance.embed` keeps of N images, to be compared with many others.
 
     Attributes:
-        bundle_hash: sha256 that identifies the bundle it was made with.
+        fingerprint: sha256 of the network, the statistics and the settings that it was made with.
         form: Form of the distance that it is for.
         size: Height and width of the images.
         parts: Descriptions of all parts: tensors whose first dimension is N.
     """
 
-    bundle_hash: str
+    fingerprint: str
     form: FormName
     size: tuple[int, int]
     parts: dict[Part, Description]
@@ -161,7 +163,7 @@ class AFVDistance(nn.Module):
             # The vectors of eq. 6 belong to every bundle, whatever the form of the distance.
             self._fisher = FisherForm(engine, bundle.statistics, bundle.epsilon, bundle.levels)
             self._form = self._make_form(engine, bundle)
-        self.bundle_name, self.bundle_hash = bundle.name, bundle.hash
+        self.bundle_name, self.bundle_hash, self._fingerprint = bundle.name, bundle.hash, _fingerprint(bundle)
         self.score_range = (0.0, self._form.bound)
         self.channels, self.data_range = bundle.channels, bundle.data_range
         self.spatial, self.reduction, self.normalize = spatial, reduction, normalize
@@ -274,7 +276,7 @@ class AFVDistance(nn.Module):
             parts = {
                 part: tuple(map(torch.cat, zip(*(chunk[part] for chunk in chunks), strict=True))) for part in chunks[0]
             }
-            return Embedding(self.bundle_hash, self.form, (height, width), parts)
+            return Embedding(self._fingerprint, self.form, (height, width), parts)
 
     def distance_between(self, first: Embedding, second: Embedding | None = None) -> Tensor:
         """Distances of all images of one embedding to all of another, or to one another.
@@ -312,13 +314,14 @@ class AFVDistance(nn.Module):
         Raises:
             ValueError: If the embeddings are of other bundles, forms or image sizes.
         """
-        expected = (self.bundle_hash, self.form, first.size)
+        expected = (self._fingerprint, self.form, first.size)
         for embedding in (first, second):
-            if (embedding.bundle_hash, embedding.form, embedding.size) != expected:
+            if (embedding.fingerprint, embedding.form, embedding.size) != expected:
+                bundle = "this" if embedding.fingerprint == self._fingerprint else "another"
                 raise ValueError(
-                    f"embeddings must be of the bundle {self.bundle_hash[:12] or self.bundle_name}, the form "
-                    f"{self.form!r} and one image size {first.size}; got the bundle {embedding.bundle_hash[:12]}, the "
-                    f"form {embedding.form!r} and {embedding.size}"
+                    f"embeddings must be of this bundle ({self.bundle_name} {self.bundle_hash[:12]}), the form "
+                    f"{self.form!r} and one image size {first.size}; got {bundle} bundle, the form {embedding.form!r} "
+                    f"and {embedding.size}"
                 )
         like = next(iter(first.parts.values()))[0]
         weights = weights_of_padded(like.new_ones(1, 1, *first.size), self._multiple)
@@ -400,6 +403,15 @@ class AFVDistance(nn.Module):
                 f"mask must have shape ({count}, 1, {height}, {width}) or ({height}, {width}), got {tuple(mask.shape)}"
             )
         return pad_to_multiple(weights.detach().to(images), self._multiple, "constant")
+
+
+def _fingerprint(bundle: Bundle) -> str:
+    """sha256 of all that decides what images are described by, whatever ``bundle.hash`` says: it may be a copy's."""
+    settings = (bundle.output, bundle.levels, bundle.blocks, bundle.terms, bundle.epsilon)
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in (*bundle.discriminator.state_dict().values(), *itertools.chain(*bundle.statistics.layers)):
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _at_level(weights: Tensor | None, level: int) -> Tensor | None:

@@ -3,7 +3,8 @@
     python benchmarks/speed.py [--widths 64 128] [--batch 32] [--repeats 9] [--weights BUNDLE]
 
 First the default distance against lpips (alex), as a score and as a loss: time, and peak memory of a fresh process.
-Then the form ``fisher`` against rivals that work on the plain network (convolution, then pooling):
+Then a training step inside of activation checkpointing, where decoder and distance are computed twice.
+At last the form ``fisher`` against rivals that work on the plain network (convolution, then pooling):
 
 * ``vmap``: ``torch.func.vmap(grad(logit))``, all scores of a batch, then the whitened difference;
 * ``loop``: one backward pass of autograd per image.
@@ -24,8 +25,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import afv_metric
 from afv_metric.fisher.comparison import Comparison
@@ -260,6 +262,51 @@ def lpips_lines(weights: str, repeats: int) -> None:
             )
 
 
+def training_step(weights: str, recompute: bool) -> Callable[[Tensor, Tensor], None]:
+    """A step of a small decoder of codes, an eighth of the images' size, by the default distance.
+
+    Args:
+        weights: The bundle.
+        recompute: Whether decoder and distance are inside of ``torch.utils.checkpoint``.
+    """
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(32, 64, 3, padding=1)]
+    for _ in range(3):
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(64, 64, 3, padding=1), nn.LeakyReLU(0.1)]
+    decoder = nn.Sequential(*layers, nn.Conv2d(64, 3, 3, padding=1), nn.Tanh())
+    optimizer = torch.optim.Adam(decoder.parameters())
+    metric = afv_metric.AFVDistance(weights, reduction="mean")
+
+    def loss(codes: Tensor, target: Tensor) -> Tensor:
+        value: Tensor = metric(decoder(codes), target)
+        return value
+
+    def step(codes: Tensor, target: Tensor) -> None:
+        optimizer.zero_grad()
+        (checkpoint(loss, codes, target, use_reentrant=False) if recompute else loss(codes, target)).backward()
+        optimizer.step()
+
+    return step
+
+
+def _codes_and_target(count: int, side: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 32, side // 8, side // 8), torch.rand(count, 3, side, side) * 2 - 1
+
+
+def _peak_of_step(weights: str, recompute: bool, count: int, side: int) -> float:
+    return _peak(training_step(weights, recompute), _codes_and_target(1, 64), _codes_and_target(count, side))
+
+
+def checkpoint_lines(weights: str, repeats: int) -> None:
+    """A training step inside of ``checkpoint(use_reentrant=False)`` against one that keeps everything."""
+    count, side = 2, 256
+    outside, inside = (training_step(weights, recompute) for recompute in (False, True))
+    time_ratio = ratio(outside, inside, _codes_and_target(count, side), repeats)
+    peaks = [peak_memory(_peak_of_step, weights, recompute, count, side) for recompute in (True, False)]
+    print(f"training step of a decoder, {count} x {side}x{side}, inside of checkpoint, relative to outside:")
+    print(f"  time {time_ratio}; peak {peaks[0]:.0f} and {peaks[1]:.0f} MiB", flush=True)
+
+
 def main() -> None:
     """Print all lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -271,6 +318,7 @@ def main() -> None:
     print(f"afv_metric {afv_metric.__version__}, torch {torch.__version__}, python {platform.python_version()}, "
           f"{torch.get_num_threads()} threads, seed 0")  # fmt: skip
     lpips_lines(options.weights, options.repeats)
+    checkpoint_lines(options.weights, options.repeats)
     for width in options.widths:
         fisher_lines(width, options.batch, options.repeats)
         floor_lines(width, options.batch, options.repeats)

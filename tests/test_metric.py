@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -275,6 +276,37 @@ def test_embeddings_of_other_sizes_or_forms_are_refused(bundle):
         metric.distance_between(small, large)
     with pytest.raises(ValueError, match="the form 'activation'"):
         other.distance_between(small)
+
+
+@ALL
+def test_embeddings_of_other_bundles_are_refused(bundle, form):
+    images, metric = _pair()[0], AFVDistance(bundle, form=form)
+    other_network = copy.deepcopy(bundle)
+    with torch.no_grad():
+        next(other_network.discriminator.parameters()).mul_(1.5)
+    for other in (
+        dataclasses.replace(bundle, epsilon=0.3),
+        dataclasses.replace(bundle, levels=(1.0,)),
+        dataclasses.replace(bundle, statistics=bundle.statistics.merge(bundle.statistics), epsilon=0.1),
+        other_network,
+    ):
+        assert other.hash == metric.bundle_hash
+        with pytest.raises(ValueError, match="got another bundle"):
+            metric.distance_between(metric.embed(images), AFVDistance(other, form=form).embed(images))
+    same = AFVDistance(dataclasses.replace(bundle, name="copy", hash=""), form=form, pooling=3)
+    assert not metric.distance_between(same.embed(images)).diagonal().any()
+
+
+@ALL
+def test_embeddings_are_stored_and_chosen_from(bundle, form, tmp_path):
+    images, metric = _pair(4)[0], AFVDistance(bundle, form=form)
+    embedding = metric.embed(images)
+    torch.save(embedding, tmp_path / "embedding.pt")
+    loaded = torch.load(tmp_path / "embedding.pt", weights_only=True)
+    table = metric.distance_between(embedding)
+    assert torch.equal(metric.distance_between(loaded.to("cpu")), table)
+    for chosen, expected in ((-1, [3]), (slice(1, 3), [1, 2]), ([0, 3], [0, 3]), (torch.arange(4) == 2, [2])):
+        assert torch.equal(metric.distance_between(loaded[chosen], embedding), table[expected])
 
 
 def test_score_vectors_differ_by_the_fisher_distance(bundle):

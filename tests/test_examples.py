@@ -104,3 +104,14 @@ def test_pictures_are_what_the_script_draws(tmp_path: Path) -> None:
         assert kept.shape == (128, 128, 3)
         # Other versions of NumPy and Pillow may round otherwise.
         assert np.abs(drawn - kept).mean() < 1
+
+
+def test_metrics_of_piq_stand_beside_the_distance(capsys: Any) -> None:
+    pytest.importorskip("piq")
+    main = runpy.run_path(str(ROOT / "examples" / "with_piq.py"))["main"]
+    main([str(PICTURES / f"{name}.png") for name in ("reference", "reference", "blurred", "strongly-blurred")])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["AFV", "1", "-", "SSIM", "GMSD", "1", "-", "VIF"]
+    values = np.array([[float(value) for value in row.split()[1:]] for row in rows])
+    np.testing.assert_allclose(values[0], 0, atol=1e-6)
+    assert (np.diff(values, axis=0) > 0).all()

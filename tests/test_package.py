@@ -36,6 +36,15 @@ def test_every_name_of_the_package_is_found_and_listed():
         afv_metric.AFVDistanse  # noqa: B018
 
 
+def test_the_place_of_the_distance_in_0_1_works_and_warns():
+    with pytest.warns(DeprecationWarning, match=r"is now afv_metric\.AFVDistance") as caught:
+        from afv_metric.distance import AFVDistance
+    assert AFVDistance is afv_metric.AFVDistance
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.raises(ImportError):
+        from afv_metric.distance import Comparison  # noqa: F401
+
+
 def public_objects():
     """Classes and functions in every ``__all__`` of the packages."""
     modules = [

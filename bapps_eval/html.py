@@ -8,7 +8,6 @@ and gallery are drawn by a small script (``templates/``) from JSON in the page. 
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
 from afv_metric.cli.outcome import describe
-from afv_metric.files import atomic_write
+from afv_metric.page import data_uri, png_uri, write_page
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet, read_image_source, spread
 from bapps_eval.formats import finite, grids
 from bapps_eval.report import Column, Report, family
@@ -39,9 +37,6 @@ _POINTS = 600  # of each set in the scatter plot
 _GALLERY_BYTES = 16 * 2**20
 _LARGEST_FILE, _LARGEST_SIDE = 2**16, 256
 _KINDS = {"triplets": TripletSet, "same": SameSet, "pairs": PairSet}
-_TEMPLATES = Environment(
-    loader=PackageLoader("bapps_eval"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-)
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
@@ -71,7 +66,11 @@ def write_html(path: str | os.PathLike[str], report: Report, gallery: int = GALL
     data = {"metrics": report.labels, "bars": bars, "sets": sets, "gallery": items}
     run = {**results.settings, **results.versions}
     run = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in run.items()}
-    page = _TEMPLATES.get_template("page.html.j2").render(
+    write_page(
+        path,
+        "page.html.j2",
+        "bapps_eval",
+        title="Agreement with people",
         lead=f"{', '.join(report.labels)} on {', '.join(item['name'] for item in sets)}",
         tables=grids(report),
         notes=report.notes,
@@ -80,8 +79,6 @@ def write_html(path: str | os.PathLike[str], report: Report, gallery: int = GALL
         # A "<" could end the script.
         data=json.dumps(finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def _bars(kind: str, column: Column) -> dict[str, Any]:
@@ -242,10 +239,8 @@ def _data_uri(source: Path, side: int | None) -> tuple[str, int, int]:
     content = source.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
         mime, size = _MIME.get(image.format or ""), image.size
-    if not mime or max(size) > (side or _LARGEST_SIDE) or len(content) > _LARGEST_FILE:
-        smaller = Image.fromarray(read_image_source(source, side)[0].permute(1, 2, 0).numpy())
-        smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-        buffer = io.BytesIO()
-        smaller.save(buffer, "PNG", optimize=True)
-        content, mime, size = buffer.getvalue(), "image/png", smaller.size
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}", *size
+    if mime and max(size) <= (side or _LARGEST_SIDE) and len(content) <= _LARGEST_FILE:
+        return data_uri(content, mime), *size
+    smaller = Image.fromarray(read_image_source(source, side)[0].permute(1, 2, 0).numpy())
+    smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return png_uri(np.asarray(smaller)), *smaller.size

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
+from afv_metric.cli.html import add_html, pairs_page
 from afv_metric.cli.items import add_batches, load_metric
 from afv_metric.cli.options import add_form, add_json, add_weights, real
 from afv_metric.cli.outcome import SOME_FAILED, Problems, emit, say
@@ -28,6 +29,7 @@ def add_check(command: argparse.ArgumentParser) -> None:
     add_json(command)
     command.add_argument("--junit", type=Path, metavar="XML", help="write a report that CI systems show")
     command.add_argument("--maps", type=Path, metavar="DIR", help="write a heat map of each pair above the limit there")
+    add_html(command)
     add_pairing(command)
     add_sizes(command)
     add_weights(command)
@@ -46,7 +48,9 @@ def _check(options: argparse.Namespace) -> int:
         files, alone = find_pairs(golden, new, options.pairs)
     else:
         files, alone = {new.name: (golden, new)}, []
-    try_output(options.junit, "--junit", [path for paths in files.values() for path in paths])
+    read = [path for paths in files.values() for path in paths]
+    try_output(options.junit, "--junit", read)
+    try_output(options.html, "--html", [*read, *([options.junit] if options.junit else [])])
     metric, problems = load_metric(options), Problems(options.debug)
     for text in alone:
         problems.add(text)
@@ -61,6 +65,8 @@ def _check(options: argparse.Namespace) -> int:
             write_map(spatial, files[name], options, options.maps / file)
     if options.junit:
         _write_junit(options.junit, values, limit, problems)
+    if options.html:
+        pairs_page(options, files, values, problems)
     if options.json:
         items = [{"file": name, "distance": value, "passed": name not in above} for name, value in values.items()]
         record = {"bundle": metric.bundle_name, "form": metric.form, "at_most": limit}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from afv_metric.cli.html import add_html, matrix_page
 from afv_metric.cli.items import add_batches, as_progress, list_files, load_metric, printable, read_item, size_of
 from afv_metric.cli.options import add_form, add_weights, reader_of
 from afv_metric.cli.outcome import Problems, describe, if_interrupted
@@ -31,6 +32,7 @@ def add_matrix(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``matrix``."""
     command.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
+    add_html(command)
     add_weights(command)
     add_form(command)
     add_batches(command)
@@ -42,6 +44,7 @@ def _matrix(options: argparse.Namespace) -> int:
 
     files = list_files(options.folder)
     try_output(options.csv, "--csv")
+    try_output(options.html, "--html", [*files.values(), *([options.csv] if options.csv else [])])
     metric = load_metric(options)
     problems, reader = Problems(options.debug), reader_of(options, files.values(), metric)
     images = {}
@@ -96,6 +99,8 @@ def _matrix(options: argparse.Namespace) -> int:
             pairs.distances.update(distances)
         write(names)
     join_problems(problems)
+    if options.html:
+        matrix_page(options, images, pairs.text, problems)
     return problems.status
 
 

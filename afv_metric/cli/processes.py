@@ -28,7 +28,7 @@ def shared(command: _Command) -> _Command:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-            vars(options).update(csv=None, resume=False)
+            vars(options).update(csv=None, html=None, resume=False)
             command(options)
             return DONE  # the status is that of the first
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from afv_metric.cli.html import add_html, pairs_page
 from afv_metric.cli.items import (
     add_batches,
     as_progress,
@@ -43,6 +44,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument("images", type=Path, nargs="+", metavar="IMG", help="images of its size, or folders of such")
     add_json(command)
     command.add_argument("--map", type=Path, metavar="PNG", help="write a heat map of the distance to the one IMG")
+    add_html(command)
     command.add_argument(
         "--scale", action="store_true", help="tell distances as strengths of blur, JPEG and noise on REF"
     )
@@ -59,6 +61,7 @@ def add_dirs(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder1", type=Path, metavar="DIR1", help="folder of images of the same names or stems")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
     command.add_argument("--resume", action="store_true", help="keep the rows that are in --csv, and add the others")
+    add_html(command)
     add_pairing(command)
     add_sizes(command)
     add_weights(command)
@@ -74,6 +77,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.map and len(paths) != 1:
         raise ValueError(f"--map takes exactly one image to compare, got {len(paths)}")
     try_output(options.map, "--map", [options.reference, *paths])
+    try_output(options.html, "--html", [options.reference, *paths, *([options.map] if options.map else [])])
     metric = load_metric(options)
     problems, reader = Problems(options.debug), reader_of(options, [options.reference, *paths], metric)
     reference = read_item(options.reference, reader, problems)
@@ -110,6 +114,9 @@ def _compare(options: argparse.Namespace) -> int:
             rows = [(f"{value:.6g}", *(scale.row(value) if scale else ()), name) for name, value in found]
             head = ("distance", *(scale.columns() if scale else ()), "file")
             emit(tabulate(rows, head, tablefmt="plain", disable_numparse=True))
+    if options.html:
+        files = {printable(str(path)): (options.reference, path) for path in paths}
+        pairs_page(options, files, dict(found), problems, scale.phrase if scale else None)
     return problems.status
 
 
@@ -119,11 +126,13 @@ def _dirs(options: argparse.Namespace) -> int:
     if options.resume and not options.csv:
         raise ValueError("--resume goes on with a table: give its --csv FILE")
     files, alone = find_pairs(options.folder0, options.folder1, options.pairs)
+    read = [path for pair in files.values() for path in pair]
     try_output(options.csv, "--csv")
+    try_output(options.html, "--html", [*read, *([options.csv] if options.csv else [])])
     rows, size = kept_rows(options.csv, _HEADER) if options.resume else ([], 0)
     values = dict(rows)
     metric = load_metric(options)
-    reader_of(options, [path for pair in files.values() for path in pair], metric)  # percentiles are over all pairs
+    reader_of(options, read, metric)  # percentiles are over all pairs
     problems = Problems(options.debug)
 
     def measure(names: Iterable[str]) -> Iterator[list[tuple[str, float]]]:
@@ -150,6 +159,8 @@ def _dirs(options: argparse.Namespace) -> int:
         say(_mean([float(value) for value in values.values()]))
     else:
         problems.add("not one pair could be compared")
+    if options.html:
+        pairs_page(options, files, {name: float(value) for name, value in values.items()}, problems)
     return problems.status
 
 

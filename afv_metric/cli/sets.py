@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from afv_metric.cli.html import add_html, sets_page
 from afv_metric.cli.items import add_batches, as_progress, batches, list_files, read_item
 from afv_metric.cli.options import add_json, add_weights, count, reader_of, whole
 from afv_metric.cli.outcome import Problems, emit, say
+from afv_metric.cli.outputs import try_output
 from afv_metric.cli.processes import join_problems, shared
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["add_sets"]
 
 # Blocks of images per folder, whose mean scores the interval of set distances comes from.
 _BLOCKS = 32
+_SHOWN = 24  # images of each folder on the page
 
 
 def add_sets(command: argparse.ArgumentParser) -> None:
@@ -42,6 +45,7 @@ def add_sets(command: argparse.ArgumentParser) -> None:
     command.add_argument("--resamples", type=count(), default=2000, metavar="R", help="bootstrap resamples (2000)")
     command.add_argument("--seed", type=whole, default=0, help="seed of the draws (0)")
     add_json(command)
+    add_html(command)
     add_weights(command)
     add_batches(command)
     command.set_defaults(command=shared(_sets))
@@ -59,6 +63,7 @@ def _sets(options: argparse.Namespace) -> int:
 
     folders = (options.folder0, options.folder1)
     files = [list(list_files(folder).values()) for folder in folders]
+    try_output(options.html, "--html", files[0] + files[1])
     device = find_device(options.device)
     bundle = load_bundle(options.weights)
     engine = FisherEngine(bundle.discriminator, bundle.output)
@@ -112,20 +117,37 @@ def _sets(options: argparse.Namespace) -> int:
         "seed": options.seed,
     }
     emit(json.dumps(record, indent=2) if options.json else _outline(record))
-    for note in _notes_on_sets(found):
+    notes = list(_notes_on_sets(found))
+    for note in notes:
         say(f"note: {note}")
+    if options.html:
+        shown = {
+            str(folder): [
+                image
+                for path in paths[:: max(1, len(paths) // _SHOWN)][:_SHOWN]
+                if (image := read_item(path, reader, Problems(), square=size)) is not None
+            ]
+            for folder, paths in zip(folders, files, strict=True)
+        }
+        sets_page(options, _rows(record), notes, shown, problems)
     return problems.status
 
 
 def _outline(record: Mapping[str, Any]) -> str:
     needed = f"; {record['needed']} images per set make it a tenth of the distance" if record["needed"] else ""
+    table = tabulate(
+        _rows(record), ("", "plain", "corrected", "95 % interval"), tablefmt="plain", disable_numparse=True
+    )
+    images = "{} and {}, squares of {} pixels".format(*record["images"], record["size"])
+    return f"{table}\nbias        {record['bias']:.5g}{needed}\nimages      {images}"
+
+
+def _rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for name in ("distance", "similarity"):
         plain, corrected, (low, high) = record[name].values()
         rows.append((name, f"{plain:.5g}", f"{corrected:.5g}", f"{low:.5g} to {high:.5g}"))
-    table = tabulate(rows, ("", "plain", "corrected", "95 % interval"), tablefmt="plain", disable_numparse=True)
-    images = "{} and {}, squares of {} pixels".format(*record["images"], record["size"])
-    return f"{table}\nbias        {record['bias']:.5g}{needed}\nimages      {images}"
+    return rows
 
 
 def _notes_on_sets(found: SetComparison) -> Iterator[str]:

@@ -1,0 +1,162 @@
+"""``--html``: what ``compare``, ``dirs``, ``check``, ``matrix`` and ``sets`` found, as one page to look at."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afv_metric import __version__
+from afv_metric.cli.items import load_metric
+from afv_metric.cli.options import reader_of
+from afv_metric.cli.outcome import Problems
+from afv_metric.cli.pairs import Files, read_pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["add_html", "matrix_page", "pairs_page", "sets_page", "thumbnail"]
+
+_CARDS = 24
+_SIDE = 256
+_MATRIX = 60
+
+
+def add_html(command: argparse.ArgumentParser) -> None:
+    """Add the page."""
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at, in one file")
+
+
+def _write(options: argparse.Namespace, title: str, lead: str, problems: Problems, **content: Any) -> None:
+    from afv_metric.heat_map import RAMP
+    from afv_metric.page import write_page
+
+    nothing: dict[str, Any] = {"cards": [], "rows": [], "numbers": [], "samples": {}, "matrix": [], "largest": ""}
+    run = {
+        "afv_metric": __version__,
+        "bundle": options.weights,
+        "form": getattr(options, "form", None) or "the bundle's",
+    }
+    ramp = ", ".join(f"rgb{colour}" for colour in RAMP)
+    content = {**nothing, **content, "title": title, "lead": lead, "ramp": ramp, "run": run, "errors": problems.texts}
+    write_page(options.html, "distances.html.j2", **content)
+
+
+def thumbnail(image: Tensor, side: int = _SIDE) -> Tensor:
+    """An image ``(1, C, H, W)`` no larger than a side, as ``(C, h, w)``."""
+    from torch.nn.functional import interpolate
+
+    scale = side / max(image.shape[2:])
+    if scale >= 1:
+        return image[0]
+    size = [max(1, round(length * scale)) for length in image.shape[2:]]
+    return interpolate(image.float(), size, mode="area").to(image.dtype)[0]
+
+
+def picture(image: Tensor, side: int = _SIDE) -> str:
+    """The address of its thumbnail; of images of other numbers of channels than three, the first is shown as grey."""
+    from afv_metric.page import png_uri
+
+    small = thumbnail(image, side)
+    return png_uri((small if len(small) == 3 else small[:1].expand(3, -1, -1)).permute(1, 2, 0).contiguous().numpy())
+
+
+def pairs_page(
+    options: argparse.Namespace,
+    files: Files,
+    values: Mapping[str, float],
+    problems: Problems,
+    told: Callable[[float], str] | None = None,
+) -> None:
+    """Write the page of measured pairs, the farthest with images, map and slider.
+
+    Args:
+        options: Of the command.
+        files: The files of each pair.
+        values: The distance of each.
+        problems: What went wrong.
+        told: A distance in words, if it is told.
+    """
+    from afv_metric.heat_map import colour_map
+    from afv_metric.page import png_uri
+
+    rows = sorted(values.items(), key=lambda item: -item[1])
+    metric, reader = load_metric(options, spatial=True), reader_of(options, [])
+    shown = []
+    for name, value in rows[:_CARDS]:
+        images = read_pair(files[name], reader, problems, options)
+        if images is not None:
+            values_of = metric(*(image.to(options.device) for image in images)).cpu()
+            shown.append((name, value, images, thumbnail(values_of)[0]))
+    largest = max((float(values_of.max()) for *_, values_of in shown), default=0.0)
+    cards = [
+        {
+            "name": name,
+            "distance": f"{value:.6g}",
+            "told": told(value) if told else "",
+            "first": picture(first),
+            "second": picture(second),
+            "map": png_uri(colour_map(values_of, thumbnail(second), largest)),
+            "width": values_of.shape[1] * (times := max(1, _SIDE // max(values_of.shape))),
+            "height": values_of.shape[0] * times,
+        }
+        for name, value, (first, second), values_of in shown
+    ]
+    mean = f", mean distance {sum(values.values()) / len(values):.6g}" if values else ""
+    _write(
+        options,
+        "Distances of images",
+        f"{len(rows)} pairs{mean}",
+        problems,
+        cards=cards,
+        rows=[(name, f"{value:.6g}") for name, value in rows],
+        largest=f"{largest:.4g}",
+    )
+
+
+def matrix_page(
+    options: argparse.Namespace, images: Mapping[str, Tensor], text: Callable[[str, str], str], problems: Problems
+) -> None:
+    """Write the page of a matrix.
+
+    Args:
+        options: Of the command.
+        images: The images.
+        text: The distance of two of them as it is printed; nothing if there is none.
+        problems: What went wrong.
+    """
+    names = list(images)[:_MATRIX]
+    table = [[text(one, other) for other in names] for one in names]
+    largest = max((float(cell) for row in table for cell in row if cell), default=0) or 1.0
+    matrix = [
+        (
+            name,
+            picture(images[name], 48),
+            [(f"{float(c):.3g}" if c else "", round(100 * float(c or 0) / largest)) for c in row],
+        )
+        for name, row in zip(names, table, strict=True)
+    ]
+    note = f"The first {_MATRIX} of {len(images)} images." if len(images) > _MATRIX else ""
+    _write(options, "Distances of all pairs", str(options.folder), problems, matrix=matrix, matrix_note=note)
+
+
+def sets_page(
+    options: argparse.Namespace,
+    numbers: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    samples: Mapping[str, Sequence[Tensor]],
+    problems: Problems,
+) -> None:
+    """Write the page of two sets.
+
+    Args:
+        options: Of the command.
+        numbers: Rows of the table: name, plain, corrected, interval.
+        notes: What a reader should know.
+        samples: Some images ``(1, 3, H, W)`` of each set.
+        problems: What went wrong.
+    """
+    pictures = {name: [picture(image, 96) for image in images] for name, images in samples.items()}
+    lead = f"{options.folder0} and {options.folder1}"
+    _write(options, "Two sets of images", lead, problems, numbers=numbers, notes=notes, samples=pictures)

@@ -409,6 +409,17 @@ def test_a_target_made_in_inference_mode_serves_a_loss(metric):
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_vmap_gives_distances_and_gradients(metric):
+    first, second = _pair(3)
+    one = lambda x, y: metric(x, y)[0]  # noqa: E731
+    torch.testing.assert_close(torch.vmap(one)(first, second), metric(first, second))
+    moving = first.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(metric(moving, second).sum(), moving)
+    found = torch.vmap(torch.func.grad(one))(first, second)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=float(expected.abs().max()) * 1e-5)
+
+
 @pytest.mark.slow
 @ALL
 def test_compiles_without_a_break(bundle, form):

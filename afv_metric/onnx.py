@@ -19,7 +19,7 @@ _LARGEST_SIDE = 2**15
 def export_onnx(metric: AFVDistance, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> None:
     """Write a distance as an ONNX model with the inputs ``img0`` and ``img1`` and the output ``distance``.
 
-    The inputs are float32 ``(N, 3, H, W)`` in the range of the metric, any N; the output is what the metric returns.
+    The inputs are float32 ``(N, C, H, W)`` in the range of the metric, any N; the output is what the metric returns.
     The graph has no chunks: memory grows with the batch and the image.
 
     Args:
@@ -34,7 +34,7 @@ def export_onnx(metric: AFVDistance, path: str | os.PathLike[str], *, size: tupl
     if metric.form == "fisher":
         raise ValueError("the form fisher has no ONNX model; activation and local have")
     height, width = size or (2 * SMALLEST_SIDE, 3 * SMALLEST_SIDE)
-    images = torch.linspace(-1, 1, 2 * 3 * height * width).view(2, 3, height, width)
+    images = torch.linspace(-1, 1, 2 * metric.channels * height * width).view(2, -1, height, width)
     axes = {0: torch.export.Dim("n", max=2**16)}
     if size is None:
         axes |= {

@@ -147,7 +147,7 @@ class FisherSetDistance(_Distance):
         super().__init__(**settings)
         self.corrected = corrected
         self.distance = AFVDistance(weights, form="fisher", normalize=normalize)
-        parameters = self.distance.score_vectors(torch.zeros(1, 3, 32, 32) - 0.5).shape[1]
+        parameters = self.distance._fisher.parameter_count
         for kind in ("real", "fake"):
             for name, shape in zip(_STATE, ((parameters,), (), ()), strict=True):
                 self.add_state(f"{kind}_{name}", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")

@@ -14,6 +14,7 @@ from PIL import Image
 
 import afv_metric as package
 from afv_metric.cli import main as afv_metric
+from afv_metric.cli.parser import make_parser
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -82,6 +83,14 @@ def test_training_on_one_s_own_images_is_as_in_the_readme():
     training = [line for line in commands((DOCS / "own-images.md").read_text()) if "afv_metric.train" in line]
     assert len(training) == 3
     assert [line for line in training if line not in commands(readme)] == []
+
+
+def test_commands_for_clusters_are_known():
+    text = (DOCS / "clusters.md").read_text().replace("\\\n", " ").replace("\n              --", " --")
+    found = re.findall(r"afv[-_]metric (dirs .*)", text)
+    assert len(found) == 3
+    for command in found:
+        assert make_parser("dirs").parse(shlex.split(command)).csv
 
 
 def test_every_requirement_has_its_reason():

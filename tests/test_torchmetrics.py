@@ -7,12 +7,14 @@ import pickle
 
 import pytest
 import torch
-from conftest import TINY_BUNDLE, make_images
+from conftest import TINY_BUNDLE, make_discriminator, make_images
 from torch import distributed
 
 from afv_metric import AFVDistance
+from afv_metric.bundles.bundle import Bundle
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.sets import block_scores, compare_sets
+from afv_metric.fisher.statistics import collect_statistics
 
 torchmetrics = pytest.importorskip("torchmetrics")
 from afv_metric.torchmetrics import AdversarialFisherDistance, FisherSetDistance  # noqa: E402
@@ -107,6 +109,17 @@ def test_sets_are_at_the_distance_of_compare_sets(bundle):
         metric.update(real[:1], real=True)
         with pytest.raises(RuntimeError, match="got 1 real and 0 fake"):
             metric.compute()
+
+
+def test_images_of_one_channel():
+    discriminator = make_discriminator(channels=1)
+    images = [make_images(6, seed=seed)[:, :1] for seed in (1, 2)]
+    statistics = collect_statistics(FisherEngine(discriminator), images)
+    metric = FisherSetDistance(Bundle("grey", discriminator, None, statistics), corrected=False)
+    metric.update(images[0], real=True)
+    metric.update(images[1], real=False)
+    vectors = [metric.distance.score_vectors(some).mean(0) for some in images]
+    assert float(metric.compute()) == pytest.approx(float((vectors[0] - vectors[1]).square().mean()), rel=1e-4)
 
 
 def test_two_samples_of_one_distribution_are_at_zero_on_average(bundle):

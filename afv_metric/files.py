@@ -52,8 +52,11 @@ def reason_of(error: BaseException) -> str:
     Example:
         >>> reason_of(FileNotFoundError(2, "No such file or directory", "a.png"))
         'No such file or directory'
+        >>> reason_of(RuntimeError("[Errno -2] Name or service not known"))
+        'Name or service not known'
     """
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", text)
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:

@@ -272,6 +272,8 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
         ValueError: If a column is missing, a line is incomplete, or a distance is not a number.
     """
     file = Path(file)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, not a CSV list; folders in the layout of BAPPS are given by --root")
     images, judged, groups = [], [], []
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:

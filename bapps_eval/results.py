@@ -205,7 +205,8 @@ def load_results(path: str | os.PathLike[str]) -> Results:
                     results.add(record["set"], item)
         return results
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}, line {number}, does not hold results of bapps_eval: {error}") from error
+        reason = str(error) if str(error).startswith("format ") else "it is not as eval writes it; measure again"
+        raise ValueError(f"{path}, line {number}, does not hold results of bapps_eval: {reason}") from error
 
 
 def _describe(results: Results) -> dict[str, Any]:

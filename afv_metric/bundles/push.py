@@ -10,6 +10,7 @@ from pathlib import Path
 from afv_metric.bundles.bundle import BundleError
 from afv_metric.bundles.resolve import HubError
 from afv_metric.bundles.validate import pictures_of, validate_bundle
+from afv_metric.files import reason_of
 
 __all__ = ["Push", "push_bundle"]
 
@@ -150,8 +151,8 @@ def _explanation(error: Exception, repository: str, endpoint: str) -> str:
             )
         return f"the hub at {endpoint} refused {repository!r} with status {status}: {_first_line(error)}"
     return (
-        f"{repository} could not be uploaded to {endpoint} ({type(error).__name__}: {error}). Check the connection and "
-        "HF_ENDPOINT, and try again; what has arrived is not sent twice"
+        f"{repository} could not be uploaded to {endpoint} ({type(error).__name__}: {reason_of(error)}). Check the "
+        "connection and HF_ENDPOINT, and try again; what has arrived is not sent twice"
     )
 
 

@@ -223,7 +223,7 @@ def _explanation(error: Exception, repository: str, revision: str | None, file: 
     name = f"{repository}@{revision}" if revision else repository
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"{file} of {name} is not in the cache, and asking the hub failed ({error.__cause__ or error}). "
+            f"{file} of {name} is not in the cache, and asking the hub failed ({reason_of(error.__cause__ or error)}). "
             "Connect once, without HF_HUB_OFFLINE; or set HF_ENDPOINT to a mirror; or download the folder in "
             f"another way and pass its path ({repository!r} is no folder here); or use a bundle that ships "
             f"with the package ({_shipped_names()})"
@@ -242,6 +242,6 @@ def _explanation(error: Exception, repository: str, revision: str | None, file: 
     if isinstance(error, errors.EntryNotFoundError):
         return f"{name} has no file {file!r}. Choose a repository and a revision that hold an AFV bundle"
     return (
-        f"{file} of {name} could not be downloaded ({type(error).__name__}: {error}). Try again; if that "
+        f"{file} of {name} could not be downloaded ({type(error).__name__}: {reason_of(error)}). Try again; if that "
         "does not help, download the folder in another way and pass its path"
     )

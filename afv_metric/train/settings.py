@@ -54,7 +54,7 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if name not in kinds or not equals:
-            meant = did_you_mean(name, kinds) or f"; the settings are {', '.join(kinds)}"
+            meant = did_you_mean(name, kinds) or f"; the settings are {', '.join(kinds)}" if name not in kinds else ""
             raise ValueError(f"expected NAME=VALUE with the name of a setting; got {assignment!r}{meant}")
         changes[name] = _parse(name, text, kinds[name])
     return replace(settings, **changes)  # type: ignore[type-var]

@@ -182,6 +182,7 @@ def test_wrong_input_is_named(root: Path, tmp_path: Path, capsys: pytest.Capture
     for given, message in (
         (["--pairs", tmp_path / "lost.csv"], "lost.csv"),
         (["--root", tmp_path / "nope"], "nope is not there"),
+        (["--pairs", root], "is a folder, not a CSV list"),
         (["--root", root, "--resume"], "--results FILE"),
     ):
         assert run(*given) == 2

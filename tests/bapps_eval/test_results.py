@@ -141,9 +141,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     lines = (tmp_path / "run.jsonl").read_bytes().splitlines(keepends=True)
     files = {
         "empty": (b"", "line 1"),
-        "text": (b"nothing of the kind", "line 1"),
+        "text": (b"nothing of the kind", "line 1, does not hold results of bapps_eval: it is not as eval writes it"),
         "other": (b'{"a": 1}\n', "line 1"),
-        "binary": (b"PK\x03\x04\xff\n", "line 1"),
+        "binary": (b"PK\x03\x04\xff\n", "line 1.*it is not as eval writes it"),
         "newer": (b'{"bapps_eval": 9}\n', "line 1.*format 9"),
         "spoilt": (b"".join([*lines[:2], b"{}\n", *lines[2:]]), "line 3"),
         "foreign": (b"".join([lines[0], b'{"set": 0, "row": 99, "distances": [[1, 2], [3, 4]]}\n']), "line 2"),

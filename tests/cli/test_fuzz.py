@@ -179,6 +179,8 @@ def draw_arguments(command: str, folder: Path, paths: list[Path], out: Path, cha
                 str(out / chance.choice(["new", "new", "deep/new.csv", "mine", "mine/x", "to-nowhere", "circle"]))
             ]
         arguments += [*([name] if name else []), *values]
+    if command == "report" and "--out" not in arguments:  # or else it is in the run
+        arguments += ["--out", str(out / "new")]
     arguments += _ALWAYS.get(command, [])
     if chance.random() < wrong:
         arguments[chance.randrange(len(arguments))] = chance.choice(_VALUES)

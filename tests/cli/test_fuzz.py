@@ -36,7 +36,7 @@ _VALUES = [
 ]  # fmt: skip
 _OUTPUTS = ("--out", "--csv", "--map", "--maps", "--junit", "--json", "--html", "--markdown", "--results", "--cache")
 _PLACES = ["new", "deep/new", "mine", "mine/new", "mine/config.json/new", "to-nowhere", "to-nowhere/new", "circle"]
-_LEFT_OUT = ("--help", "--debug", "--download", "--dry-run", "--workers", "--samples", "--set")
+_LEFT_OUT = ("--help", "--debug", "--download", "--dry-run", "--workers", "--samples", "--set", "--onnx")
 _SMALL = ["width=4", "generator_width=4", "latent_size=8", "batch_size=8", "iterations=1", "monitor_samples=8"]
 _ALWAYS = {
     "card": ["--dry-run"],  # or else the bundle is what it writes to
@@ -52,13 +52,15 @@ _MEANT = {
     "run": "run", "runs": "run", "bundle": "bundle", "weights": "bundle", "init": "bundle", "file": "results.jsonl",
     "root": "root", "pairs": "list/pairs.csv", "judged": "list/pairs.csv", "agreement": "agreement.json",
     "folder0": "pairs/0", "folder1": "pairs/1", "folder": "pairs", "data": "many", "held_out": "many",
-    "reference": "pairs/0/a.png", "images": "pairs/1/a.png",
+    "reference": "pairs/0/a.png", "images": "pairs/1/a.png", "golden": "pairs/0", "new": "pairs/1", "first": "pairs/0",
+    "second": "pairs/1",
 }  # fmt: skip
 _SENSIBLE = {
     "range": ["0", "255"], "frame": ["0", "1"], "most_pixels": ["9", "100000"], "device": ["cpu"], "levels": ["0", "1"],
     "recipe": ["imagenet", "folder", "cifar10"], "metric": ["l2", "ssim", "afv"], "families": ["cnn", "traditional"],
     "repository": ["somebody/something"], "blocks": ["0", "1"], "terms": ["direction:0:3:1", "texture:0:2:1"],
     "url": ["http://127.0.0.1:9"], "checkpoint": ["latest", "best", "1"],
+    "count": ["2", "9"], "percentiles": ["0", "100"], "at_most": ["0.1", "99"],
 }  # fmt: skip
 _COPIES = 6
 
@@ -179,6 +181,8 @@ def draw_arguments(command: str, folder: Path, paths: list[Path], out: Path, cha
                 str(out / chance.choice(["new", "new", "deep/new.csv", "mine", "mine/x", "to-nowhere", "circle"]))
             ]
         arguments += [*([name] if name else []), *values]
+    if command == "calibrate":  # the bundle is what it writes to
+        arguments[1:2] = [str(out / "bundle")]
     if command == "report" and "--out" not in arguments:  # or else it is in the run
         arguments += ["--out", str(out / "new")]
     arguments += _ALWAYS.get(command, [])
@@ -202,8 +206,10 @@ def fuzz(
         (out / "mine" / "config.json").write_text("{}")
         (out / "to-nowhere").symlink_to(out / "no" / "where")
         (out / "circle").symlink_to("circle")
-        theirs = fingerprint(out)
         command = list(COMMANDS)[line % len(COMMANDS)]
+        if command == "calibrate" and (junk / f"copy{line % _COPIES}" / "bundle").is_dir():
+            shutil.copytree(junk / f"copy{line % _COPIES}" / "bundle", out / "bundle", symlinks=True)
+        theirs = fingerprint(out)
         arguments = draw_arguments(command, junk, paths, out, chance)
         try:
             status = main(arguments)

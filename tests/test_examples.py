@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,46 @@ def test_metrics_of_piq_stand_beside_the_distance(capsys: Any) -> None:
     values = np.array([[float(value) for value in row.split()[1:]] for row in rows])
     np.testing.assert_allclose(values[0], 0, atol=1e-6)
     assert (np.diff(values, axis=0) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "side", "rows"), [("vae", 64, 3), ("inversion", 64, 4)])
+def test_training_with_the_loss(
+    name: str, side: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A few steps: one row of the table and the figure per loss, and of what there was before."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.setitem(sys.modules, "lpips", None)  # would fetch weights
+    code = runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    monkeypatch.setitem(code["main"].__globals__, "read_patches", few_patches)
+    arguments = ["--steps", "6", "--bundle", str(TINY_BUNDLE), "--out", str(tmp_path / "out" / "figure.png")]
+    code["main"](arguments)
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert read_image(tmp_path / "out" / "figure.png").shape == (1, 3, rows * side, 4 * side)
+    assert names[-2:] == ["L1", f"L1 + {code['PRESET']:g} distance"]
+    assert len(names) == rows - 1  # the last row of the figure is the target
+
+
+def few_patches(folder: Path, count: int, side: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches from the module that the examples share."""
+    patches, tests = importlib.import_module("common").read_patches(folder, 8, side, seed)
+    return patches, tests[:4]
+
+
+def test_patches_for_tests_are_no_patches_for_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one picture, the left half is for tests; of ten, two of the pictures."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    read_patches = importlib.import_module("common").read_patches
+    halves = np.zeros((80, 80, 3), np.uint8)
+    halves[:, 40:] = 255
+    Image.fromarray(halves).save(tmp_path / "0.png")
+    patches, tests = read_patches(tmp_path, 6, 32, 0)
+    assert patches.shape == (6, 3, 32, 32)
+    assert tests.shape == (32, 3, 32, 32)
+    assert patches.min() > 0.99  # bicubic weights sum to 1 but for rounding
+    assert tests.max() < -0.99
+    for level in range(10):
+        Image.fromarray(np.full((48, 48, 3), 20 * level, np.uint8)).save(tmp_path / f"{level}.png")
+    patches, tests = read_patches(tmp_path, 16, 32, 0)
+    levels = [{round(float(value), 3) for value in found[:, 0, 0, 0]} for found in (patches, tests)]
+    assert [len(found) for found in levels] == [8, 2]
+    assert not levels[0] & levels[1]

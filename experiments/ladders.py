@@ -23,16 +23,15 @@ import importlib.util
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
 import scipy
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, features
+from PIL import features
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -43,7 +42,7 @@ from afv_metric.cli.outputs import try_output
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images import read_image
-from afv_metric.images.distort import Pixels, add_noise, blur, compress
+from afv_metric.images.distort import LADDERS, YARDSTICK, make_steps
 from afv_metric.images.listing import list_images
 from bapps_eval.data import spread
 from bapps_eval.formats import finite, format_number
@@ -52,64 +51,6 @@ from experiments.peers import peers_at_hand
 
 Distances = Mapping[str, NDArray[np.float64]]
 """Distances to the original for each kind, ``(images, steps)``."""
-
-
-def compress_off_grid(pixels: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
-    """Compress with the grid of blocks half a block off, below 4 mirrored rows and right of 4 mirrored columns."""
-    padded = np.pad(pixels, ((4, 0), (4, 0), (0, 0)), mode="reflect")
-    return compress(padded, quality, generator)[4:, 4:]
-
-
-def resample(pixels: Pixels, factor: float, generator: np.random.Generator) -> Pixels:
-    """Make smaller by a factor and large again, both bicubic."""
-    image = Image.fromarray(pixels)
-    small = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.BICUBIC)
-    return np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
-
-
-def lower_contrast(pixels: Pixels, loss: float, generator: np.random.Generator) -> Pixels:
-    """Mix with the grey of the image's mean brightness, of which the share is the loss."""
-    return np.asarray(ImageEnhance.Contrast(Image.fromarray(pixels)).enhance(1 - loss))
-
-
-def shift(pixels: Pixels, distance: float, generator: np.random.Generator) -> Pixels:
-    """Shift by whole pixels to one of the four sides, drawn at random; the border left behind is mirrored."""
-    turns = int(generator.integers(4))
-    turned = np.rot90(pixels, turns)
-    moved = np.pad(turned, ((0, 0), (int(distance), 0), (0, 0)), mode="reflect")[:, : turned.shape[1]]
-    return np.rot90(moved, -turns)
-
-
-class Ladder(NamedTuple):
-    """A kind of distortion.
-
-    Attributes:
-        distort: Takes an image, a strength and a generator.
-        strengths: Strengths of the steps, mildest first.
-        unit: Unit of the strengths.
-    """
-
-    distort: Callable[[Pixels, float, np.random.Generator], Pixels]
-    strengths: tuple[float, ...]
-    unit: str
-
-
-_QUALITIES = (90, 70, 50, 30, 18, 8)
-LADDERS = {
-    "blur": Ladder(blur, (0.5, 0.8, 1.2, 1.8, 2.7, 4), "sigma, pixels"),
-    "noise": Ladder(add_noise, (4, 8, 14, 22, 34, 50), "sigma, of 255"),
-    "jpeg": Ladder(compress, _QUALITIES, "quality"),
-    "jpeg-off-grid": Ladder(compress_off_grid, _QUALITIES, "quality"),
-    "resampling": Ladder(resample, (1.25, 1.6, 2, 3, 4, 6), "factor"),
-    "contrast": Ladder(lower_contrast, (0.1, 0.2, 0.35, 0.5, 0.7, 0.9), "loss"),
-    "shift": Ladder(shift, (1, 2, 3, 4), "pixels"),
-}
-YARDSTICK = Ladder(blur, (1,), "sigma, pixels")
-
-
-def make_steps(pixels: Pixels, ladder: Ladder, seed: Sequence[int]) -> list[Pixels]:
-    """Distort an image at every strength, with the same random numbers: steps differ in strength only."""
-    return [ladder.distort(pixels, strength, np.random.default_rng(seed)) for strength in ladder.strengths]
 
 
 def choose_images(folder: Path, count: int) -> list[Path]:

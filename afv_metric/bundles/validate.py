@@ -23,7 +23,7 @@ from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse_root_matrix
 from afv_metric.metric import AFVDistance
 
-__all__ = ["Check", "Report", "validate_bundle"]
+__all__ = ["Check", "Report", "validate_bundle", "whitened_lengths"]
 
 _FILES = ("config.json", "model.safetensors", "generator.safetensors")
 _CARD = "README.md"
@@ -175,8 +175,8 @@ def _checks(
         return fresh[0]
 
     yield "whitened scores", lambda: _check_whitening(bundle, sampled(), _whitened_scores)
-    yield "whitened inputs", lambda: _check_whitening(bundle, sampled(), partial(_whitened_lengths, "input_factor"))
-    yield "whitened deltas", lambda: _check_whitening(bundle, sampled(), partial(_whitened_lengths, "delta_factor"))
+    yield "whitened inputs", lambda: _check_whitening(bundle, sampled(), partial(whitened_lengths, "input_factor"))
+    yield "whitened deltas", lambda: _check_whitening(bundle, sampled(), partial(whitened_lengths, "delta_factor"))
     for form in FORMS:
         yield f"distance {form}", partial(_check_distance, bundle, form, images)
 
@@ -268,8 +268,18 @@ def _whitened_scores(stored: FisherStatistics, fresh: FisherStatistics, epsilon:
     return ratios
 
 
-def _whitened_lengths(kind: str, stored: FisherStatistics, fresh: FisherStatistics, epsilon: float) -> dict[str, float]:
-    """Mean squared length of whitened vectors, as a share of what the floor leaves of it."""
+def whitened_lengths(kind: str, stored: FisherStatistics, fresh: FisherStatistics, epsilon: float) -> dict[str, float]:
+    """Mean squared length of whitened vectors, as a share of what the floor leaves of it: 1 where the whitening fits.
+
+    Args:
+        kind: ``"input_factor"`` or ``"delta_factor"``.
+        stored: Statistics that whiten.
+        fresh: Statistics of what is whitened.
+        epsilon: Relative floor.
+
+    Returns:
+        The length for each layer with any variance.
+    """
     ratios = {}
     for index, (was, now) in enumerate(zip(stored.layers, fresh.layers, strict=True)):
         factor = getattr(was, kind).double()

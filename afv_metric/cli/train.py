@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.cli.options import add_device, add_quiet, add_reading, add_tiles, pictures_of, reader_of, tiling_of
@@ -17,6 +17,7 @@ from afv_metric.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from afv_metric.bundles.bundle import Bundle
+    from afv_metric.metric import AFVDistance
     from afv_metric.train.recipes import Recipe
 
 __all__ = ["add_report", "add_train"]
@@ -66,8 +67,24 @@ def add_train(command: argparse.ArgumentParser) -> None:
 
 def add_report(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``report``."""
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of the runs")
-    command.add_argument("--out", type=Path, help="the HTML file; report.html in the first run if not given")
+    command.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN | BUNDLE", help="folders of the runs; or with --data one bundle"
+    )
+    command.add_argument("--out", type=Path, help="the HTML file; report.html in the first folder if not given")
+    command.add_argument(
+        "--data", type=Path, nargs="+",
+        help="images: report what the bundle makes of them, beside the bundle --before; needs no judgements",
+    )  # fmt: skip
+    command.add_argument(
+        "--before", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="what to compare with (default: %(default)s)"
+    )
+    command.add_argument(
+        "--judged", type=Path, nargs="+", default=[], metavar="DIR | CSV",
+        help="images judged by people, as afv-metric eval reads them: report the agreement with them",
+    )  # fmt: skip
+    command.add_argument("--cache", type=Path, help="folder for the decoded images")
+    add_tiles(command)
+    add_reading(command)
     add_quiet(command)
     command.set_defaults(command=_report)
 
@@ -132,26 +149,69 @@ def _shaped_as(bundle: Bundle | None, recipe: Recipe) -> Recipe:
     )
 
 
-def _evaluation(paths: Sequence[Path]) -> Callable[[Bundle], dict[str, float]] | None:
-    """The scoring of judged sets, for the monitors; None without any."""
-    if not paths:
-        return None
+def _judged_sets(paths: Sequence[Path]) -> Any:
     data = import_module("bapps_eval.data")  # by name, as bapps_eval stands above this package
     sets = [
         judged
         for path in paths
         for judged in ([data.read_pairs(path)] if path.suffix == ".csv" else data.read_root(path))
     ]
+    return data.distinguish(sets)
+
+
+def _evaluation(paths: Sequence[Path]) -> Callable[[Bundle], dict[str, float]] | None:
+    """The scoring of judged sets, for the monitors; None without any."""
+    if not paths:
+        return None
     evaluation: Callable[[Bundle], dict[str, float]] = import_module("bapps_eval.watch").make_evaluation(
-        data.distinguish(sets)
+        _judged_sets(paths)
     )
     return evaluation
+
+
+def _judge(paths: Sequence[Path], metrics: Mapping[str, AFVDistance]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Tables of the scores of metrics on judged sets."""
+    made = [import_module("bapps_eval.metrics").Metric(name, metric) for name, metric in metrics.items()]
+    results = import_module("bapps_eval.run").evaluate(made, _judged_sets(paths), workers=0)
+    tables = import_module("bapps_eval.formats").grids(import_module("bapps_eval.report").make_report(results.scored()))
+    return [
+        (title, head, [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in rows])
+        for title, head, rows in tables
+    ]
 
 
 def _report(options: argparse.Namespace) -> None:
     from afv_metric.train.report import write_report
 
     out = options.out or options.runs[0] / "report.html"
+    if options.data:
+        _domain_report(options, out)
+        return
     try_output(out, "--out")
     write_report(options.runs, out)
+    emit(str(out))
+
+
+def _domain_report(options: argparse.Namespace, out: Path) -> None:
+    from functools import partial
+
+    from afv_metric.bundles.bundle import load_bundle
+    from afv_metric.train.domain import write_domain_report
+
+    if len(options.runs) > 1:
+        raise ValueError(f"with --data the report is on one bundle, got {len(options.runs)}")
+    try_output(out, "--out")
+    options.weights = options.runs[0]
+    after = load_bundle(options.runs[0])
+    write_domain_report(
+        load_bundle(options.before),
+        after,
+        options.data,
+        out,
+        reader=reader_of(options, pictures_of(options.data), after),
+        tiling=tiling_of(options, cut=True),
+        cache=options.cache,
+        judge=partial(_judge, options.judged) if options.judged else None,
+        quiet=options.quiet,
+    )
     emit(str(out))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["Tiling", "resize_and_center_crop"]
+__all__ = ["Tiling", "by_pillow", "resize_and_center_crop"]
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ def resize_and_center_crop(pixels: NDArray[Any], size: int) -> NDArray[Any]:
     shorter = min(pixels.shape[:2])
     repeats = shorter >= size or size % shorter == 0
     method = Image.Resampling.BOX if repeats else Image.Resampling.BICUBIC
-    return _by_pillow(lambda image: ImageOps.fit(image, (size, size), method), pixels)
+    return by_pillow(lambda image: ImageOps.fit(image, (size, size), method), pixels)
 
 
 def _halve(pixels: NDArray[Any]) -> NDArray[Any]:
-    return _by_pillow(lambda image: image.reduce(2), pixels)
+    return by_pillow(lambda image: image.reduce(2), pixels)
 
 
-def _by_pillow(change: Callable[[Image.Image], Image.Image], pixels: NDArray[Any]) -> NDArray[Any]:
+def by_pillow(change: Callable[[Image.Image], Image.Image], pixels: NDArray[Any]) -> NDArray[Any]:
     """Change an image of any number of channels, which Pillow does alike for all of them."""
     if pixels.shape[2] == 3:
         return np.asarray(change(Image.fromarray(pixels)))

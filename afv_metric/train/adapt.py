@@ -14,16 +14,16 @@ from tqdm import tqdm
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.bundles.golden import with_golden_distances
 from afv_metric.fisher.engine import FisherEngine
-from afv_metric.fisher.statistics import collect_statistics
+from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.images.augment import augment
-from afv_metric.images.cache import load_images
+from afv_metric.images.cache import ImageSet, load_images
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
 from afv_metric.networks import Discriminator, Generator, for_channels
 from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.recipes import Recipe
 
-__all__ = ["adapt_bundle"]
+__all__ = ["adapt_bundle", "crop_statistics"]
 
 _BATCH = 100
 _TILING = Tiling()
@@ -70,25 +70,12 @@ def adapt_bundle(
     """
     if samples < 1:
         raise ValueError(f"Fisher statistics need at least one sample, got {samples}")
-    recipe = read_recipe(bundle.training["recipe"]) if "recipe" in bundle.training else Recipe()
     bundle = _with_channels(bundle, channels or bundle.channels)
     size = bundle.discriminator.config.image_size
     reader = replace(reader or Reader(), channels=bundle.channels)
     images = load_images(data, 2 * size, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
 
-    def batches() -> Iterator[Tensor]:
-        count = len(images.images)
-        passes = [torch.randperm(count) for _ in range(-(-samples // count))]
-        with tqdm(total=samples, desc="statistics", disable=quiet, unit="sample") as bar:
-            for rows in torch.cat(passes)[:samples].split(_BATCH):
-                batch = images.images[rows].to(device).float() / 127.5 - 1
-                yield augment(batch, size, recipe.augmentation)
-                bar.update(len(rows))
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        discriminator = deepcopy(bundle.discriminator).to(device)
-        statistics = collect_statistics(FisherEngine(discriminator, bundle.output), batches())
+    statistics = crop_statistics(bundle, images, samples, seed=seed, device=device, quiet=quiet)
     adapted = replace(
         bundle,
         name=name,
@@ -98,7 +85,7 @@ def adapt_bundle(
             "source": "images",
             "bundle": f"{bundle.name} {bundle.hash}",
             "data_fingerprint": images.fingerprint,
-            "augmentation": recipe.augmentation,
+            "augmentation": _recipe_of(bundle).augmentation,
             "seed": seed,
             **({"tiles": tiling.most} if tiling else {}),
         },
@@ -106,6 +93,46 @@ def adapt_bundle(
         hash="",
     )
     return with_golden_distances(adapted)
+
+
+def crop_statistics(
+    bundle: Bundle,
+    images: ImageSet,
+    samples: int,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    quiet: bool = True,
+) -> FisherStatistics:
+    """Fisher statistics of a bundle's network over crops of images, drawn as in its training.
+
+    Args:
+        bundle: The bundle.
+        images: Squares of twice the size that the network was trained at.
+        samples: Crops, as often from each image as from any other.
+        seed: Seed of the crops.
+        device: Where to compute.
+        quiet: Show no progress bar.
+    """
+    size, augmentation = bundle.discriminator.config.image_size, _recipe_of(bundle).augmentation
+
+    def batches() -> Iterator[Tensor]:
+        count = len(images.images)
+        passes = [torch.randperm(count) for _ in range(-(-samples // count))]
+        with tqdm(total=samples, desc="statistics", disable=quiet, unit="sample") as bar:
+            for rows in torch.cat(passes)[:samples].split(_BATCH):
+                batch = images.images[rows].to(device).float() / 127.5 - 1
+                yield augment(batch, size, augmentation).expand(-1, bundle.channels, -1, -1)
+                bar.update(len(rows))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        discriminator = deepcopy(bundle.discriminator).to(device)
+        return collect_statistics(FisherEngine(discriminator, bundle.output), batches())
+
+
+def _recipe_of(bundle: Bundle) -> Recipe:
+    return read_recipe(bundle.training["recipe"]) if "recipe" in bundle.training else Recipe()
 
 
 def _with_channels(bundle: Bundle, channels: int) -> Bundle:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from afv_metric.files import atomic_write
@@ -18,7 +18,7 @@ from afv_metric.train.checkpoint import sample_grids
 from afv_metric.train.figures import Panel, Points, draw_svg, points_of
 from afv_metric.train.log import read_records
 
-__all__ = ["write_report"]
+__all__ = ["write_page", "write_report"]
 
 _MOST_GRIDS = 8  # of a run
 _FORMS = ("fisher", "local", "activation")
@@ -55,11 +55,25 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     if not runs:
         raise ValueError("a report needs at least one run")
     read = _distinguish([_read_run(Path(run)) for run in runs])
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    text = page.render(title="Training report: " + ", ".join(run.name for run in read), **_content(read))
+    title = "Training report: " + ", ".join(run.name for run in read)
+    return write_page("report.html.j2", out, title=title, **_content(read))
+
+
+def write_page(template: str, out: str | Path, **content: Any) -> Path:
+    """Render a template of this folder into one HTML file, atomically.
+
+    Args:
+        template: Name of the template.
+        out: The HTML file.
+        **content: What the template shows.
+
+    Returns:
+        The file.
+    """
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     with atomic_write(out) as temporary:
-        temporary.write_text(text.lstrip(), encoding="utf-8")
+        temporary.write_text(environment.get_template(template).render(content).lstrip(), encoding="utf-8")
     return Path(out)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from afv_metric.images.distort import compress
 from bapps_eval.metrics import Choice, make_metrics
 from experiments import ladders
 
@@ -70,7 +71,7 @@ def test_noise_is_the_same_in_all_steps_of_an_image() -> None:
 
 
 def test_jpeg_off_grid_compresses_a_jpeg_file_anew(pixels: Any) -> None:
-    original = ladders.compress(pixels, 70, None)
+    original = compress(pixels, 70, None)
     on_grid, off_grid = (steps_of(original, kind)[1] for kind in ("jpeg", "jpeg-off-grid"))
     # What was compressed like this before hardly changes, unless the blocks are others.
     errors = [np.square(step - original).mean() for step in (on_grid, off_grid)]

@@ -1,0 +1,192 @@
+"""The domain report: a bundle before and after, on one's own images, in one self-contained HTML file.
+
+It shows what can be told without judgements: whether stronger distortions are farther, how strong each kind counts,
+which images are neighbours, where typical differences are seen, and whether the whitening fits; and with judgements,
+how well both agree with people.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from afv_metric.bundles.bundle import Bundle
+from afv_metric.bundles.validate import whitened_lengths
+from afv_metric.heat_map import colour_map
+from afv_metric.images.cache import ImageSet, load_images
+from afv_metric.images.distort import LADDERS, YARDSTICK, add_noise, blur, compress, make_steps
+from afv_metric.images.reading import Reader
+from afv_metric.images.tiles import Tiling
+from afv_metric.metric import AFVDistance
+from afv_metric.train.adapt import crop_statistics
+from afv_metric.train.report import write_page
+
+__all__ = ["write_domain_report"]
+
+Judge = Callable[[Mapping[str, AFVDistance]], Sequence[tuple[str, list[str], list[list[Any]]]]]
+"""Scores metrics, named ``before`` and ``after``, by judgements: title, head and rows of each table."""
+
+_LADDER_IMAGES, _NEIGHBOUR_IMAGES, _CROPS = 32, 200, 1000
+_QUERIES, _NEAREST = 6, 5
+_TYPICAL = {"blur of 1.2 pixels": (blur, 1.2), "noise of 14/255": (add_noise, 14), "JPEG of quality 30": (compress, 30)}
+_TILING = Tiling()
+
+
+def write_domain_report(
+    before: Bundle,
+    after: Bundle,
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    reader: Reader | None = None,
+    tiling: Tiling | None = _TILING,
+    cache: str | Path | None = None,
+    judge: Judge | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write the domain report.
+
+    Args:
+        before: Bundle to compare with, such as the shipped one.
+        after: Bundle for these images, of as many channels; or of one where ``before`` is of three.
+        data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
+        out: The HTML file; it needs no other file to be shown.
+        reader: Rules to read the files by; the channels are those of ``after``, and the range unless one is declared.
+        tiling: How large images are cut.
+        cache: Folder for the decoded images.
+        judge: Scores of both by judgements, if there are any.
+        quiet: Show no progress bar.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If there is nothing at a path.
+        ValueError: If the channels of the bundles do not go together, or too few images can be read.
+    """
+    if before.channels not in (after.channels, 3) or after.channels not in (before.channels, 1):
+        raise ValueError(
+            f"{before.name} is for images of {before.channels} channels, {after.name} for {after.channels}: choose one "
+            "of as many to compare with (--before)"
+        )
+    reader = reader or Reader()
+    reader = replace(reader, channels=after.channels, data_range=reader.data_range or after.data_range)
+    images = load_images(
+        data, 2 * after.discriminator.config.image_size, reader=reader, tiling=tiling, cache=cache, quiet=quiet
+    )
+    bundles = {"before": before, "after": after}
+    metrics = {name: AFVDistance(bundle) for name, bundle in bundles.items()}
+    chance = np.random.default_rng(0)
+    order = torch.from_numpy(chance.permutation(len(images.images)))
+    with torch.no_grad(), tqdm(total=4, desc="report", disable=quiet) as bar:
+        content: dict[str, Any] = {"ladders": _ladders(metrics, images.images[order[:_LADDER_IMAGES]])}
+        bar.update()
+        content["neighbours"] = _neighbours(metrics, images, order[:_NEIGHBOUR_IMAGES])
+        bar.update()
+        content["maps"] = _maps(bundles, images.images[order[: len(_TYPICAL)]])
+        bar.update()
+        content["whitening"] = _whitening(bundles, images)
+        bar.update()
+    facts = [
+        ("bundle", *(f"{bundle.name} {bundle.hash[:12]}" for bundle in bundles.values())),
+        ("channels", *(str(bundle.channels) for bundle in bundles.values())),
+        ("declared range", *("{:g} to {:g}".format(*b.data_range) if b.data_range else "-" for b in bundles.values())),
+        ("statistics", *(f"{b.statistics.count:,} of {b.sampling.get('source', '?')}" for b in bundles.values())),
+    ]
+    files = len(images.names) if images.pictures is None else len(images.pictures.unique())
+    return write_page(
+        "domain.html.j2",
+        out,
+        title=f"Domain report: {after.name}",
+        data=", ".join(str(path) for path in data),
+        files=files,
+        tiles=len(images.names),
+        facts=facts,
+        judged=judge(metrics) if judge else [],
+        **content,
+    )
+
+
+def _ladders(metrics: Mapping[str, AFVDistance], images: Tensor) -> dict[str, Any]:
+    """For each kind of distortion: the share of steps in order, and the sizes of all steps."""
+    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {
+        name: {kind: [] for kind in (*LADDERS, "yardstick")} for name in metrics
+    }
+    for number, image in enumerate(images):
+        pixels = image.permute(1, 2, 0).numpy()
+        for kind, ladder in {**LADDERS, "yardstick": YARDSTICK}.items():
+            steps = torch.from_numpy(np.stack(make_steps(pixels, ladder, (0, number)))).permute(0, 3, 1, 2)
+            for name, metric in metrics.items():
+                found[name][kind].append(metric(image[None], steps).double().numpy())
+    order, sizes = [], []
+    for kind, ladder in LADDERS.items():
+        distances = [np.stack(found[name][kind]) for name in metrics]
+        units = [np.median(found[name]["yardstick"]) or np.nan for name in metrics]
+        order.append((kind, *(float((np.diff(values, axis=1) > 0).mean()) for values in distances)))
+        relative = [np.median(values, 0) / unit for values, unit in zip(distances, units, strict=True)]
+        steps_of = [f"{strength:g}" for strength in ladder.strengths]
+        rows = list(zip(steps_of, *(values.tolist() for values in relative), strict=True))
+        sizes.append((f"{kind} ({ladder.unit})", rows))
+    return {"order": order, "sizes": sizes, "images": len(images)}
+
+
+def _neighbours(metrics: Mapping[str, AFVDistance], images: ImageSet, rows: Tensor) -> list[dict[str, Any]]:
+    """Some images, and the nearest tiles of other files."""
+    tiles = images.images[rows]
+    files = rows if images.pictures is None else images.pictures[rows]
+    queries, matrices = [], {}
+    for name, metric in metrics.items():
+        matrices[name] = metric.distance_between(metric.embed(tiles))
+        matrices[name][(files[:, None] == files) & (len(files.unique()) > _NEAREST)] = torch.inf
+    for query in range(min(_QUERIES, len(tiles))):
+        nearest = {name: matrix[query].argsort()[:_NEAREST] for name, matrix in matrices.items()}
+        shared = len(set.intersection(*(set(found.tolist()) for found in nearest.values())))
+        pictures = {name: [_picture(tiles[row]) for row in found] for name, found in nearest.items()}
+        queries.append({"image": _picture(tiles[query]), "nearest": pictures, "shared": shared})
+    return queries
+
+
+def _maps(bundles: Mapping[str, Bundle], images: Tensor) -> list[dict[str, Any]]:
+    """Typical differences, and where both see them."""
+    metrics = {name: AFVDistance(bundle, spatial=True) for name, bundle in bundles.items()}
+    rows = []
+    for image, (told, (distort, strength)) in zip(images, _TYPICAL.items(), strict=False):
+        changed = distort(image.permute(1, 2, 0).numpy(), strength, np.random.default_rng(0))
+        other = torch.tensor(changed).permute(2, 0, 1)
+        maps = {name: colour_map(metric(other[None], image[None])[0, 0], other) for name, metric in metrics.items()}
+        pictures = {name: _picture(map) for name, map in maps.items()}
+        rows.append({"told": told, "image": _picture(image), "other": _picture(other), "maps": pictures})
+    return rows
+
+
+def _whitening(bundles: Mapping[str, Bundle], images: ImageSet) -> list[tuple[Any, ...]]:
+    """Mean squared lengths of whitened inputs and deltas of every layer, before and after."""
+    columns = []
+    for bundle in bundles.values():
+        fresh = crop_statistics(bundle, images, _CROPS)
+        for kind in ("input_factor", "delta_factor"):
+            columns.append(whitened_lengths(kind, bundle.statistics, fresh, bundle.epsilon))
+    layers = [layer for layer in columns[0] if all(layer in column for column in columns)]
+    return [(layer, *(column[layer] for column in columns)) for layer in layers]
+
+
+def _picture(image: Tensor | NDArray[np.uint8]) -> str:
+    """An image as data: of other channels than one or three the first three, of two the first."""
+    if isinstance(image, Tensor):
+        shown = image[:3] if len(image) > 2 else image[:1]
+        pixels = shown.permute(1, 2, 0).numpy()
+        image = pixels if pixels.shape[2] == 3 else pixels[..., 0]
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -393,6 +393,22 @@ def test_gradients_under_autocast_and_in_half_precision(bundle, metric):
             assert torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0) > 0.95
 
 
+def test_one_grey_level_counts_under_autocast_and_in_half_precision(metric):
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(255, (1, 3, 48, 48), generator=generator, dtype=torch.uint8)
+    second = first + (torch.rand(first.shape, generator=generator) < 0.1).to(torch.uint8)
+    moving = (second / 127.5 - 1).requires_grad_()
+    expected = metric(first, second)
+    (gradient,) = torch.autograd.grad(metric(first, moving).sum(), moving)
+    assert expected > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = metric(first, second)
+        (mixed_gradient,) = torch.autograd.grad(metric(first, moving).sum(), moving)
+    for value in (mixed, copy.deepcopy(metric).bfloat16()(first, second), copy.deepcopy(metric).half()(first, second)):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    assert torch.cosine_similarity(mixed_gradient.flatten(), gradient.flatten(), dim=0) > 0.999
+
+
 def test_inference_mode(metric):
     first, second = _pair()
     with torch.inference_mode():

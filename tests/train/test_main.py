@@ -107,6 +107,17 @@ def test_mistakes_are_said_in_one_line_and_leave_nothing(arguments, message, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["adapt", "export"])
+def test_a_place_that_holds_something_else_is_refused_before_the_work(images, command, tmp_path, capsys, monkeypatch):
+    (tmp_path / "config.json").write_text('{"my": "settings"}')
+    work = {"adapt": "adapt_bundle", "export": "export_run"}[command]
+    monkeypatch.setattr(f"afv_metric.train.{command}.{work}", None)
+    given = {"adapt": ["--data", str(images), "--init", str(TINY_BUNDLE)], "export": [str(images)]}
+    assert main([command, *given[command], "--out", str(tmp_path)]) == 2
+    assert "is not a bundle and not empty: it holds config.json" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == '{"my": "settings"}'
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written_is_reported(images, tmp_path, capsys):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)

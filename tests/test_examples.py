@@ -119,9 +119,9 @@ def test_metrics_of_piq_stand_beside_the_distance(capsys: Any) -> None:
     assert (np.diff(values, axis=0) > 0).all()
 
 
-@pytest.mark.parametrize(("name", "side", "rows"), [("vae", 64, 3), ("inversion", 64, 4)])
+@pytest.mark.parametrize(("name", "rows"), [("vae", 3), ("inversion", 4)])
 def test_training_with_the_loss(
-    name: str, side: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    name: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """A few steps: one row of the table and the figure per loss, and of what there was before."""
     monkeypatch.syspath_prepend(ROOT / "examples")
@@ -131,7 +131,7 @@ def test_training_with_the_loss(
     arguments = ["--steps", "6", "--bundle", str(TINY_BUNDLE), "--out", str(tmp_path / "out" / "figure.png")]
     code["main"](arguments)
     names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert read_image(tmp_path / "out" / "figure.png").shape == (1, 3, rows * side, 4 * side)
+    assert read_image(tmp_path / "out" / "figure.png").shape == (1, 3, rows * 64, 4 * 64)
     assert names[-2:] == ["L1", f"L1 + {code['PRESET']:g} distance"]
     assert len(names) == rows - 1  # the last row of the figure is the target
 

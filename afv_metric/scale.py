@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,17 +74,19 @@ KINDS = {
 }
 
 
-def measure_ladders(measure: Measure, image: Tensor, seed: int = 0) -> tuple[dict[str, Any], list[float]]:
+def measure_ladders(
+    measure: Measure, image: Tensor, seed: int = 0, neighbours: list[float] | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Distances of an image to its distorted copies.
 
     Args:
         measure: A distance: takes ``(N, 3, H, W)`` uint8 twice, or once and one image, and gives ``(N,)``.
         image: The image, ``(1, 3, H, W)`` uint8.
         seed: Seed of the noise.
+        neighbours: Takes the distances between neighbouring steps, which are measured if it is given.
 
     Returns:
-        By kind, the distances at its strengths, each at least that of the milder ones; and the distances between
-        neighbouring steps.
+        By kind, the distances at its strengths, each at least that of the milder ones.
 
     Raises:
         ValueError: If the image has no three channels.
@@ -92,14 +94,15 @@ def measure_ladders(measure: Measure, image: Tensor, seed: int = 0) -> tuple[dic
     if image.shape[1] != 3:
         raise ValueError(f"a scale is for images of three channels, got {image.shape[1]}")
     pixels = image[0].permute(1, 2, 0).cpu().numpy()
-    curves, neighbours = {}, []
+    curves = {}
     for name, kind in KINDS.items():
         steps = np.stack([kind.distort(pixels, value, np.random.default_rng(seed)) for value in kind.strengths])
         copies = torch.from_numpy(steps).permute(0, 3, 1, 2).to(image.device)
         with torch.no_grad():
             curves[name] = np.maximum.accumulate(measure(image, copies).double().cpu().numpy())
-            neighbours += measure(copies[:-1], copies[1:]).tolist()
-    return curves, neighbours
+            if neighbours is not None:
+                neighbours += measure(copies[:-1], copies[1:]).tolist()
+    return curves
 
 
 def strength_at(name: str, curve: NDArray[np.float64], distance: float) -> float | None:
@@ -211,15 +214,16 @@ def calibrate(measure: Measure, images: Iterable[Tensor], *, bundle: str, form: 
     Raises:
         ValueError: If there are fewer than two images.
     """
-    found = [measure_ladders(measure, image, seed) for seed, image in enumerate(images)]
+    near: list[float] = []
+    found = [measure_ladders(measure, image, seed, near) for seed, image in enumerate(images)]
     if len(found) < 2:
         raise ValueError(f"a scale needs two images at least, got {len(found)}")
-    rows = {name: np.percentile([curves[name] for curves, _ in found], _PERCENTS, 0) for name in KINDS}
+    rows = {name: np.percentile([curves[name] for curves in found], _PERCENTS, 0) for name in KINDS}
     return Scale(
         bundle=bundle,
         form=form,
         images=len(found),
         strengths={name: list(kind.strengths) for name, kind in KINDS.items()},
         distances={name: [[float(f"{value:.6g}") for value in row] for row in table] for name, table in rows.items()},
-        neighbours=[float(f"{v:.6g}") for v in np.percentile([v for _, near in found for v in near], _NEIGHBOURS)],
+        neighbours=[float(f"{v:.6g}") for v in np.percentile(near, _NEIGHBOURS)],
     )

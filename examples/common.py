@@ -38,8 +38,8 @@ def read_patches(folder: Path, count: int, side: int, seed: int) -> tuple[Tensor
 
     Returns:
         Patches to train on, ``(count, 3, side, side)`` in [-1, 1], and 32 to test on: of every fifth image, or, where
-        there are fewer than ten images, of the left half of each, which no patch for
-        training touches.
+        there are fewer than ten images, of the left half of each,
+        which no patch for training touches.
     """
     random = np.random.default_rng(seed)
     paths = list(list_images(folder).files.values())

@@ -71,7 +71,7 @@ class Strengths:
         from afv_metric.scale import FILE, KINDS, Scale, measure_ladders
 
         self._kinds = KINDS
-        self._own, _ = measure_ladders(metric, reference.to(options.device))
+        self._own = measure_ladders(metric, reference.to(options.device))
         self._table: Scale | None = None
         try:
             self._table = Scale.load(find_bundle(options.weights, ("config.json", FILE)), metric.bundle_hash)

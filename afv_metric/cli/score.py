@@ -23,7 +23,7 @@ from afv_metric.cli.items import (
     read_item,
 )
 from afv_metric.cli.options import add_form, add_json, add_weights, reader_of
-from afv_metric.cli.outcome import Problems, emit, if_interrupted, say
+from afv_metric.cli.outcome import WRONG, Problems, emit, if_interrupted, say
 from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
 from afv_metric.cli.pairs import Files, add_pairing, add_sizes, find_pairs, measure_pairs, read_like, write_map
 from afv_metric.cli.processes import join_problems, shared
@@ -82,7 +82,7 @@ def _compare(options: argparse.Namespace) -> int:
     problems, reader = Problems(options.debug), reader_of(options, [options.reference, *paths], metric)
     reference = read_item(options.reference, reader, problems)
     if reference is None:
-        return problems.status
+        return WRONG
     found: list[tuple[str, float]] = []
     scale = Strengths(metric, options, reference) if options.scale else None
 

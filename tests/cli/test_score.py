@@ -96,7 +96,7 @@ def test_compare_goes_on_after_a_bad_file(gallery: tuple[Path, list[Path]], tmp_
 
 def test_compare_without_a_reference(tmp_path: Path, capsys: Capture) -> None:
     image = save_image(tmp_path / "a.png")
-    assert main(["compare", str(tmp_path / "missing.png"), str(image), *QUIET]) == 1
+    assert main(["compare", str(tmp_path / "missing.png"), str(image), *QUIET]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "missing.png" in printed.err

@@ -114,20 +114,14 @@ class JudgedSet:
 class TripletSet(JudgedSet):
     """BAPPS 2AFC: a reference and two distortions; ``judged`` is the fraction who preferred the second."""
 
-    @property
-    def measure(self) -> str:
-        """Name of the score."""
-        return "2AFC"
+    measure = "2AFC"
 
 
 @dataclass(frozen=True, eq=False)
 class SameSet(JudgedSet):
     """BAPPS JND: two images; ``judged`` is the fraction of people who took them for the same."""
 
-    @property
-    def measure(self) -> str:
-        """Name of the score."""
-        return "JND mAP"
+    measure = "JND mAP"
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,6 @@ from bapps_eval.data import JudgedSet, read_image_source
 __all__ = ["Batch", "batches"]
 
 _MOST_WORKERS = 16
-_MOST_WAITING = 4  # batches of items whose sizes are rare, which bounds memory
 
 
 class Batch(NamedTuple):
@@ -124,24 +123,10 @@ def batches(
     if workers is None:
         cores = _cores()
         workers = min(cores - 1, _MOST_WORKERS, len(chunks)) if cores > 2 or device.type != "cpu" else 0
-    waiting: dict[torch.Size, _Decoded] = {}
     for chunk in _decoded(chunks, workers, device):
         if chunk.errors:
             yield Batch(np.array([*chunk.errors], np.intp), [], chunk.errors)
-        for whole in chunk.parts:
-            size = whole.pixels.shape[2:]
-            if size in waiting:
-                before = waiting.pop(size)
-                whole = _Decoded(before.rows + whole.rows, torch.cat([before.pixels, whole.pixels], 1))
-            if len(whole.rows) >= batch_size:
-                yield _Decoded(whole.rows[:batch_size], whole.pixels[:, :batch_size]).on_device(device)
-                whole = _Decoded(whole.rows[batch_size:], whole.pixels[:, batch_size:])
-            if whole.rows:
-                waiting[size] = whole
-        if sum(len(part.rows) for part in waiting.values()) > _MOST_WAITING * batch_size:
-            yield from (waiting.pop(size).on_device(device) for size in list(waiting))
-    for part in waiting.values():
-        yield part.on_device(device)
+        yield from (part.on_device(device) for part in chunk.parts)
 
 
 def _decoded(chunks: list[list[_Item]], workers: int, device: torch.device) -> Iterator[_Chunk]:

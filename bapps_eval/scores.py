@@ -50,9 +50,9 @@ class Sample(NamedTuple):
         """95 % bootstrap interval of each metric."""
         return list(map(interval, self.drawn))
 
-    def less(self, reference: int = 0) -> Sample:
-        """The differences to one of the metrics."""
-        return Sample(self.values - self.values[reference], self.drawn - self.drawn[reference])
+    def less(self) -> Sample:
+        """The differences to the first metric."""
+        return Sample(self.values - self.values[0], self.drawn - self.drawn[0])
 
     @staticmethod
     def mean(samples: Sequence[Sample]) -> Sample:

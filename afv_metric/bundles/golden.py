@@ -59,9 +59,9 @@ def golden_distances(bundle: Bundle, forms: Iterable[FormName] = FORMS) -> dict[
     """
     layers = (LayerStatistics(*(value.float() for value in layer)) for layer in bundle.statistics.layers)
     stored = replace(bundle, statistics=FisherStatistics(bundle.statistics.count, tuple(layers)))
-    pairs = golden_pairs(bundle.channels)
+    pairs = [images.double() / 127.5 - 1 for images in golden_pairs(bundle.channels)]
     with torch.no_grad():
-        return {form: AFVDistance(stored, form=form).double()(*pairs).tolist() for form in forms}
+        return {form: AFVDistance(stored, form=form)(*pairs).tolist() for form in forms}
 
 
 def with_golden_distances(bundle: Bundle) -> Bundle:

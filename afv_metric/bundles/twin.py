@@ -14,7 +14,7 @@ from afv_metric.networks import Discriminator, DiscriminatorConfig
 __all__ = ["random_twin"]
 
 
-def random_twin(bundle: Bundle, *, samples: int | None = None, quiet: bool = True) -> Bundle:
+def random_twin(bundle: Bundle) -> Bundle:
     """Make the bundle of the same network at its random initialisation.
 
     Architecture, seed (of the first run, where the bundle's run was started from another bundle), the definition of
@@ -23,8 +23,6 @@ def random_twin(bundle: Bundle, *, samples: int | None = None, quiet: bool = Tru
 
     Args:
         bundle: A bundle with its generator and the recipe of its training.
-        samples: Generated samples for the statistics; as many as those of the bundle if None.
-        quiet: Show no progress bar.
 
     Raises:
         BundleError: If the bundle records no recipe.
@@ -44,8 +42,7 @@ def random_twin(bundle: Bundle, *, samples: int | None = None, quiet: bool = Tru
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         discriminator = Discriminator(config).baked()
-    count = bundle.statistics.count if samples is None else samples
-    statistics = sample_statistics(discriminator, bundle.generator, bundle.output, count, seed, quiet=quiet)
+    statistics = sample_statistics(discriminator, bundle.generator, bundle.output, bundle.statistics.count, seed)
     return replace(
         bundle,
         name=f"{bundle.name}-random",

@@ -29,7 +29,7 @@ _PIXELS, _TRACKED_PIXELS, _BAND_PIXELS = 2**17, 2**19, 2**18
 _ROWS = 128  # the fewest rows of a band, which its margins are added to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # the compiler of torch 2.6 prints it before it has its fields
 class Comparison:
     """Distances, or maps of the local distance, between N pairs of images of one size.
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from afv_metric.distributed import rank_and_world_size
 from afv_metric.fisher.engine import FisherEngine, Output
-from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics, collect_statistics
+from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.networks import Discriminator, Generator
 
 __all__ = ["sample_statistics"]
@@ -68,7 +68,9 @@ def sample_statistics(
     began = time.monotonic()
     statistics = collect_statistics(FisherEngine(discriminator, output), batches())
     if count > 1:
-        statistics = _merge_over_processes(statistics, latents.device)
+        gathered = [statistics] * count
+        distributed.all_gather_object(gathered, statistics)
+        statistics = reduce(FisherStatistics.merge, gathered)  # by rank, so that all get the same bits
     seconds = time.monotonic() - began
     if rank == 0:
         _log.info(
@@ -76,20 +78,3 @@ def sample_statistics(
             *(samples, seconds, samples / seconds, count, "" if count == 1 else "es"),
         )
     return statistics
-
-
-def _merge_over_processes(statistics: FisherStatistics, device: torch.device) -> FisherStatistics:
-    """Merge the statistics of all processes, in the order of their ranks, so that all get the same bits."""
-    values = [value for layer in statistics.layers for value in layer]
-    mine = torch.cat([torch.tensor([statistics.count], dtype=torch.float64), *(value.flatten() for value in values)])
-    mine = mine.to(device)
-    gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(gathered, mine)
-
-    def unpack(flat: Tensor) -> FisherStatistics:
-        count, *parts = flat.cpu().split([1, *(value.numel() for value in values)])
-        shaped = (part.view_as(value) for part, value in zip(parts, values, strict=True))
-        layers = zip(*[shaped] * len(LayerStatistics._fields), strict=True)  # as many at a time as a layer has
-        return FisherStatistics(int(count), tuple(LayerStatistics(*layer) for layer in layers))
-
-    return reduce(FisherStatistics.merge, map(unpack, gathered))

@@ -112,7 +112,7 @@ def mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> MeanScores:
     The engine adds the scores of a batch up as it forms them: no image's own score is ever held.
 
     Args:
-        engine: The engine of a baked discriminator.
+        engine: Engine of a baked discriminator.
         batches: Images ``(N, 3, H, W)`` in [-1, 1] any N; H and W multiples of its stride.
 
     Returns:
@@ -129,10 +129,10 @@ def mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> MeanScores:
         >>> 0 < fisher_similarity(dark, bright, bundle.statistics, bundle.epsilon) < 1
         True
     """
-    count, totals = _sum_scores(engine, batches)
+    count, means = _mean_scores(engine, batches)
     if not count:
         raise ValueError("the mean score of a set needs at least one image, got none")
-    return [(weight / count, bias / count) for weight, bias in totals]
+    return means
 
 
 @torch.no_grad()
@@ -140,22 +140,17 @@ def block_scores(engine: FisherEngine, blocks: Iterable[Iterable[Tensor]]) -> Bl
     """Mean Fisher scores of blocks of images, for :func:`compare_sets`.
 
     Args:
-        engine: As for :func:`mean_scores`.
+        engine: Engine of a baked discriminator.
         blocks: Batches of each block. Which image is in which block must be left to chance, and the blocks be about as
             large as each other; one without images is left out. 32 blocks are enough, and kept in memory.
     """
-    counts, means = [], []
-    for batches in blocks:
-        count, totals = _sum_scores(engine, batches)
-        if count:
-            counts.append(count)
-            means.append([(weight / count, bias / count) for weight, bias in totals])
-    return BlockScores(counts, means)
+    found = [(count, means) for count, means in (_mean_scores(engine, batches) for batches in blocks) if count]
+    return BlockScores([count for count, _ in found], [means for _, means in found])
 
 
 @torch.no_grad()
-def _sum_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> tuple[int, list[tuple[Tensor, Tensor]]]:
-    """Number of images, and the sums of their scores."""
+def _mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> tuple[int, MeanScores]:
+    """Number of images, and the mean of their scores; nothing for none."""
     count = 0
     totals: list[tuple[Tensor, Tensor]] = []
     for images in batches:
@@ -167,7 +162,7 @@ def _sum_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> tuple[int, l
             layers = [(a + c, b + d) for (a, b), (c, d) in zip(totals, layers, strict=True)]
         totals = layers
         count += len(images)
-    return count, totals
+    return count, [(weight / count, bias / count) for weight, bias in totals]
 
 
 def set_distance(first: MeanScores, second: MeanScores, statistics: FisherStatistics, epsilon: float) -> float:
@@ -191,29 +186,22 @@ def set_distance(first: MeanScores, second: MeanScores, statistics: FisherStatis
     return total / parameters
 
 
-def fisher_similarity(
-    first: MeanScores, second: MeanScores, statistics: FisherStatistics, epsilon: float, *, scale: float = 10.0
-) -> float:
-    """Fisher Similarity exp(-scale D) of two sets of images: 1 for equal mean scores, towards 0 the farther apart.
+def fisher_similarity(first: MeanScores, second: MeanScores, statistics: FisherStatistics, epsilon: float) -> float:
+    """Fisher Similarity of two sets of images: 1 for equal mean scores, towards 0 the farther apart.
 
-    Args:
-        first: As for :func:`set_distance`.
-        second: Likewise.
-        statistics: Likewise.
-        epsilon: Likewise.
-        scale: lambda of the paper.
+    The arguments are those of :func:`set_distance`.
     """
-    return similarity_at(set_distance(first, second, statistics, epsilon), scale)
+    return similarity_at(set_distance(first, second, statistics, epsilon))
 
 
-def similarity_at(distance: float, scale: float = 10.0) -> float:
-    """Fisher Similarity exp(-scale D) at a distance D; 1 where a corrected one is below 0.
+def similarity_at(distance: float) -> float:
+    """Fisher Similarity exp(-10 D) at a distance D; 1 where a corrected one is below 0.
 
     Example:
         >>> round(similarity_at(0.1), 3), similarity_at(-0.01)
         (0.368, 1.0)
     """
-    return math.exp(-scale * max(distance, 0))
+    return math.exp(-10 * max(distance, 0))
 
 
 def compare_sets(

@@ -30,7 +30,7 @@ class Watch:
         self._in_a_row = {"discriminator": 0, "generator": 0}
 
     def check(self, iteration: int, statistics: Mapping[str, float]) -> None:
-        """Look at one record.
+        """Check one record.
 
         Args:
             iteration: Iterations done.
@@ -46,22 +46,14 @@ class Watch:
             raise DivergenceError(f"at iteration {iteration} {' and '.join(wrong)}")
         if "sample_variance" not in statistics:
             return
-        spread = max(statistics["real_spread"], statistics["fake_spread"])
-        self._count(
-            "discriminator",
-            spread < _SMALLEST_SPREAD,
-            f"at iteration {iteration} the discriminator has collapsed: all images, real and generated, have had one "
-            f"logit for {_PATIENCE} records (spread {spread:.1e})",
-        )
-        variance = statistics["sample_variance"]
-        self._count(
-            "generator",
-            variance < _SMALLEST_VARIANCE,
-            f"at iteration {iteration} the generator has collapsed: all its images have been one image for {_PATIENCE} "
-            f"records (variance {variance:.1e})",
-        )
-
-    def _count(self, network: str, collapsed: bool, message: str) -> None:
-        self._in_a_row[network] = self._in_a_row[network] + 1 if collapsed else 0
-        if self._in_a_row[network] >= _PATIENCE:
-            raise DivergenceError(message)
+        spread, variance = max(statistics["real_spread"], statistics["fake_spread"]), statistics["sample_variance"]
+        collapsed = {
+            "discriminator": spread < _SMALLEST_SPREAD and f"all images have one logit (spread {spread:.1e})",
+            "generator": variance < _SMALLEST_VARIANCE and f"all its images are one image (variance {variance:.1e})",
+        }
+        for network, what in collapsed.items():
+            self._in_a_row[network] = self._in_a_row[network] + 1 if what else 0
+            if self._in_a_row[network] >= _PATIENCE:
+                raise DivergenceError(
+                    f"at iteration {iteration} the {network} has collapsed: {what}, for {_PATIENCE} records in a row"
+                )

@@ -51,7 +51,7 @@ from afv_metric.train.losses import discriminator_loss, generator_loss, gradient
 from afv_metric.train.monitor import Monitor
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
-from afv_metric.train.settings import refuse_changes, settle_precision
+from afv_metric.train.settings import check_resumable, resolve_precision
 from afv_metric.train.state import State
 
 __all__ = ["StoppedError", "iterate", "train"]
@@ -158,10 +158,10 @@ def _open_run(
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
     saved, damaged = load_newest(out)
     begun = saved["recipe"] if saved else _read_begun(out)
-    recipe = settle_precision(recipe, begun, device)
+    recipe = resolve_precision(recipe, begun, device)
     if begun:
         free = {"name", "iterations", "keep_best", "monitor_samples"}
-        refuse_changes(recipe, asdict(read_recipe(begun)), out, free)
+        check_resumable(recipe, asdict(read_recipe(begun)), out, free)
     if saved and saved["iteration"] >= recipe.iterations:
         _log.info("%s has done its %d iterations already", out, saved["iteration"])
         return None

@@ -13,7 +13,7 @@ import torch
 from afv_metric.runtime import computes_bfloat16
 from afv_metric.suggestions import did_you_mean
 
-__all__ = ["check_choices", "override", "refuse_changes", "settle_precision"]
+__all__ = ["check_choices", "override", "check_resumable", "resolve_precision"]
 
 _Settings = TypeVar("_Settings")
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
     return replace(settings, **changes)  # type: ignore[type-var]
 
 
-def settle_precision(settings: _Settings, saved: Mapping[str, Any] | None, device: torch.device) -> _Settings:
+def resolve_precision(settings: _Settings, saved: Mapping[str, Any] | None, device: torch.device) -> _Settings:
     """Decide what the precision ``"auto"`` stands for: that of a run that goes on, or what the device is fast in.
 
     Args:
@@ -70,7 +70,7 @@ def settle_precision(settings: _Settings, saved: Mapping[str, Any] | None, devic
 
     Example:
         >>> from afv_metric.train.recipes import Recipe
-        >>> settle_precision(Recipe(), {"precision": "float16"}, torch.device("cpu")).precision
+        >>> resolve_precision(Recipe(), {"precision": "float16"}, torch.device("cpu")).precision
         'float16'
     """
     fast = computes_bfloat16(device)
@@ -82,7 +82,7 @@ def settle_precision(settings: _Settings, saved: Mapping[str, Any] | None, devic
     return settings
 
 
-def refuse_changes(settings: Any, saved: Mapping[str, Any], run: Path, free: Collection[str]) -> None:
+def check_resumable(settings: Any, saved: Mapping[str, Any], run: Path, free: Collection[str]) -> None:
     """See that a run goes on with the settings that it was begun with.
 
     Args:

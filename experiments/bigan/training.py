@@ -35,7 +35,7 @@ from afv_metric.train.checkpoint import (
 )
 from afv_metric.train.divergence import DivergenceError
 from afv_metric.train.log import Log
-from afv_metric.train.settings import check_choices, refuse_changes, settle_precision
+from afv_metric.train.settings import check_choices, check_resumable, resolve_precision
 from experiments.bigan.encoder import TrainedEncoder
 from experiments.bigan.networks import Encoder, EncoderConfig, JointDiscriminator
 from experiments.bigan.objective import BiGAN
@@ -211,9 +211,9 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     path = latest_checkpoint(out)
     saved = load_checkpoint(path) if path else None
-    recipe = settle_precision(recipe, saved and saved.get("recipe", {}), device)
+    recipe = resolve_precision(recipe, saved and saved.get("recipe", {}), device)
     if saved:
-        refuse_changes(recipe, saved.get("recipe", {}), out, {"iterations"})
+        check_resumable(recipe, saved.get("recipe", {}), out, {"iterations"})
     everything = load_images(data, 2 * _SIZE, quiet=quiet)
     if saved and saved["data"] != everything.fingerprint:
         raise ValueError(f"the run in {out} was begun with other images; give the same ones, or another --out")

@@ -46,25 +46,6 @@ def test_every_item_comes_once_with_its_images(tmp_path: Path, workers: int, bat
     assert sorted(seen) == list(range(7))
 
 
-def test_rare_sizes_wait_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    large, small = (12, 12), (8, 8)
-    mixed = _pairs(tmp_path, [small, large, small, small, large, small])
-    assert [batch.rows.tolist() for batch in batches(mixed, 2)] == [[0, 2], [1, 4], [3, 5]]
-    assert [batch.rows.tolist() for batch in batches(_pairs(tmp_path, [small, large]), 2)] == [[0], [1]]
-    monkeypatch.setattr(loader, "_MOST_WAITING", 1)
-    many = _pairs(tmp_path, [(8 + row, 8) for row in range(7)])
-    waited: list[int] = []
-    real = loader.read_image_source
-
-    def counting(source: Path, side: int | None) -> torch.Tensor:
-        waited.append(0)
-        return real(source, side)
-
-    monkeypatch.setattr(loader, "read_image_source", counting)
-    assert next(batches(many, 2, workers=0)).rows.tolist() == [0]
-    assert len(waited) == 8  # four pairs, and not all seven
-
-
 def test_rows_can_be_chosen(tmp_path: Path) -> None:
     judged = _pairs(tmp_path, [(8, 8)] * 5)
     (batch,) = batches(judged, 64, rows=np.array([1, 4]))
@@ -115,22 +96,6 @@ def test_a_repeated_image_is_decoded_once_a_batch(tmp_path: Path, monkeypatch: p
     greys = [second.unique().item() for batch in batches(judged, 4, workers=0) for second in batch.images[1]]
     assert greys == pytest.approx([level / 127.5 - 1 for level in range(9)])
     assert reads == Counter(["black.png"] * 3 + [f"grey{level}.png" for level in range(9)])
-
-
-def test_repeated_images_survive_waiting(tmp_path: Path) -> None:
-    # Two sizes take turns, so that chunks are split and joined; both have a reference that is used again and again.
-    images, levels = [], []
-    for row in range(11):
-        side = (8, 12)[row % 2]
-        images.append((save_grey(tmp_path / f"r{side}.png", side, side, side), tmp_path / f"{row}.png"))
-        save_grey(images[-1][1], 100 + row, side, side)
-        levels.append((side, 100 + row))
-    judged = PairSet("turns", tmp_path, images, np.arange(11.0), np.zeros(11, int))
-    seen = {}
-    for batch in batches(judged, 4, workers=0):
-        for row, first, second in zip(batch.rows, *batch.images, strict=True):
-            seen[int(row)] = tuple(round((image.unique().item() + 1) * 127.5) for image in (first, second))
-    assert seen == dict(enumerate(levels))
 
 
 def test_families_of_bapps_have_64_pixels(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from afv_metric.bundles.bundle import Bundle, load_bundle, save_bundle
 from afv_metric.bundles.golden import golden_distances, golden_pairs, with_golden_distances
+from afv_metric.metric import AFVDistance
 
 
 def test_golden_images_never_change() -> None:
@@ -18,3 +21,9 @@ def test_golden_distances_are_of_what_is_stored(bundle: Bundle, tmp_path: Path) 
     assert loaded.golden["distances"] == golden_distances(loaded)
     assert set(loaded.golden["distances"]) == {"fisher", "local", "activation"}
     assert all(distance > 0 for distances in loaded.golden["distances"].values() for distance in distances)
+
+
+def test_golden_distances_are_in_float64(bundle: Bundle) -> None:
+    first, second = (images.double() / 127.5 - 1 for images in golden_pairs())
+    exact = AFVDistance(bundle, form="activation")(first, second)
+    assert golden_distances(bundle, ["activation"])["activation"] == pytest.approx(exact.tolist(), rel=1e-12)

@@ -57,7 +57,7 @@ def test_from_training_to_the_loss(channels, recipe, tmp_path, capsys):
     metric(image, second / 127.5 - 1).sum().backward()
     assert image.grad.shape == (1, channels, 64, 64)
     assert image.grad.abs().amax((0, 2, 3)).gt(0).all()
-    assert random_twin(bundle, samples=2).channels == channels
+    assert random_twin(bundle).channels == channels
     with pytest.raises(ValueError, match=f"this bundle is of {channels} channels?, got 3"):
         metric(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
 

@@ -121,7 +121,7 @@ def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:
     assert exported.training["iterations"] == 7
     assert exported.training["recipe"] == recipe  # what was recorded, and nothing made up
     assert exported.output == "sigmoid"
-    untrained = random_twin(exported, samples=10)
+    untrained = random_twin(exported)
     torch.manual_seed(1)
     assert torch.equal(untrained.discriminator.head.weight, Discriminator(RECIPE.discriminator).baked().head.weight)
     assert untrained.golden == {}

@@ -448,14 +448,14 @@ def test_a_run_starts_from_a_bundle(recipe, images, tmp_path, bundle):
 def test_the_random_network_is_the_run_s_initialisation(recipe, images, tmp_path):
     train(dataclasses.replace(recipe, iterations=2), images, tmp_path, quiet=True)
     trained = export_run(tmp_path, "trained", samples=10, quiet=True)
-    untrained = random_twin(trained, samples=10)
+    untrained = random_twin(trained)
     expected = State(recipe, torch.device("cpu")).averaged_discriminator
     for name, value in expected.state_dict().items():
         assert torch.equal(untrained.discriminator.state_dict()[name], value)
     assert untrained.levels == trained.levels
     other = dataclasses.asdict(dataclasses.replace(recipe, seed=1))
     chained = dataclasses.replace(trained, training={"recipe": other, "before": trained.training})
-    again = random_twin(chained, samples=10).discriminator.state_dict()
+    again = random_twin(chained).discriminator.state_dict()
     assert all(torch.equal(again[name], value) for name, value in expected.state_dict().items())
 
 

@@ -420,4 +420,6 @@ def _at_level(weights: Tensor | None, level: int) -> Tensor | None:
 
 def _device_type(images: Tensor) -> str:
     kind = images.device.type if isinstance(images, Tensor) else "cpu"
+    if torch.compiler.is_compiling():  # the compiler of torch 2.6 does not know the question
+        return kind
     return kind if torch.amp.is_autocast_available(kind) else "cpu"

@@ -100,14 +100,13 @@ class JudgedSet:
 
     def limited(self, count: int) -> JudgedSet:
         """At most ``count`` items, evenly spread, so that every part of an ordered list is represented."""
-        if count >= len(self):
-            return self
-        whole = self.partial.split(" of ")[-1] or f"{len(self):,} items"
-        return replace(self.take(spread(len(self), count)), partial=f"{count:,} of {whole}")
+        return self if count >= len(self) else self.take(spread(len(self), count))
 
     def take(self, rows: NDArray[np.intp]) -> JudgedSet:
-        """The items of these rows."""
-        return replace(self, images=[self.images[row] for row in rows], judged=self.judged[rows])
+        """Some of the items, by their rows: a partial set."""
+        whole = self.partial.split(" of ")[-1] or f"{len(self):,} items"
+        images, partial = [self.images[row] for row in rows], f"{len(rows):,} of {whole}"
+        return replace(self, images=images, judged=self.judged[rows], partial=partial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +153,10 @@ class PairSet(JudgedSet):
         return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
 
     def take(self, rows: NDArray[np.intp]) -> JudgedSet:
-        """The pairs of these rows; in groups only if each is still large enough."""
-        images = [self.images[row] for row in rows]
-        return replace(self, images=images, judged=self.judged[rows], groups=_number_groups(self.groups[rows]))
+        """Some of the pairs; in groups only if each is still large enough."""
+        taken = super().take(rows)
+        assert isinstance(taken, PairSet)
+        return replace(taken, groups=_number_groups(self.groups[rows]))
 
 
 def _number_groups(names: ArrayLike) -> NDArray[np.intp]:

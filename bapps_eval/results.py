@@ -106,11 +106,7 @@ class Results:
             kept = np.setdiff1d(np.arange(len(judged)), self.missing(index))
             if judged.name in unfinished or len(kept) < (2 if isinstance(judged, PairSet) else 1):
                 continue
-            part = judged
-            if len(kept) < len(judged):
-                whole = judged.partial.split(" of ")[-1] or f"{len(judged):,} items"
-                part = replace(judged.take(kept), partial=f"{len(kept):,} of {whole}")
-            sets.append(part)
+            sets.append(judged.take(kept) if len(kept) < len(judged) else judged)
             distances.append(self.distances[index][:, kept])
         return replace(self, sets=sets, distances=distances, failures=[{} for _ in sets])
 

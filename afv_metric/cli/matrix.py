@@ -43,7 +43,7 @@ def _matrix(options: argparse.Namespace) -> int:
     from afv_metric.distributed import gather, rank_and_world_size
 
     files = list_files(options.folder)
-    try_output(options.csv, "--csv")
+    try_output(options.csv, "--csv", files.values())
     try_output(options.html, "--html", [*files.values(), *([options.csv] if options.csv else [])])
     metric = load_metric(options)
     problems, reader = Problems(options.debug), reader_of(options, files.values(), metric)

@@ -127,7 +127,7 @@ def _dirs(options: argparse.Namespace) -> int:
         raise ValueError("--resume goes on with a table: give its --csv FILE")
     files, alone = find_pairs(options.folder0, options.folder1, options.pairs)
     read = [path for pair in files.values() for path in pair]
-    try_output(options.csv, "--csv")
+    try_output(options.csv, "--csv", [*read, *([options.pairs] if options.pairs else [])])
     try_output(options.html, "--html", [*read, *([options.csv] if options.csv else [])])
     rows, size = kept_rows(options.csv, _HEADER) if options.resume else ([], 0)
     values = dict(rows)

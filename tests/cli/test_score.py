@@ -348,6 +348,8 @@ def test_outputs_are_tried_before_the_work(
         ["matrix", str(folders[0]), "--csv", str(folders[1])],
         ["compare", image, image, "--map", str(folders[1])],
         ["compare", image, image, "--map", image],
+        ["dirs", *map(str, folders), "--csv", image],
+        ["matrix", str(folders[0]), "--csv", image],
     ):
         assert main([*arguments, *QUIET]) == 2
         error = capsys.readouterr().err

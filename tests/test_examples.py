@@ -119,7 +119,7 @@ def test_metrics_of_piq_stand_beside_the_distance(capsys: Any) -> None:
     assert (np.diff(values, axis=0) > 0).all()
 
 
-@pytest.mark.parametrize(("name", "rows"), [("vae", 3), ("inversion", 4)])
+@pytest.mark.parametrize(("name", "rows"), [("vae", 3), ("super_resolution", 4), ("inversion", 4)])
 def test_training_with_the_loss(
     name: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

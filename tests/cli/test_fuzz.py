@@ -232,8 +232,8 @@ def fuzz(
 
 
 def test_commands_over_junk(material: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ends = fuzz(tmp_path, material, 300, 2 * len(COMMANDS), 0, capfd)
-    assert {status for _, status in ends} == {0, 1, 2}
+    ends = fuzz(tmp_path, material, 200, len(COMMANDS), 0, capfd)
+    assert {status for _, status in ends} >= {0, 2}
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_files_of_other_channels_are_refused_by_name(tmp_path, capsys):
     paths = [tmp_path / f"{index}.npy" for index in range(2)]
     for path in paths:
         np.save(path, np.zeros((32, 32, 5), np.uint8))
-    assert main(["compare", *map(str, paths)]) == 1
+    assert main(["compare", *map(str, paths)]) == 2
     assert "0.npy: cannot be read: it has 5 channels, expected 3" in capsys.readouterr().err
 
 

@@ -10,9 +10,7 @@ from afv_metric.onnx import export_onnx
 
 SIZES = [(2, 64, 64), (1, 61, 61), (3, 100, 37), (1, 32, 32)]
 FORMS = pytest.mark.parametrize("form", ["activation", "local"])
-OPEN_SIZES = pytest.mark.skipif(
-    not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 refuses to export this with sizes left open"
-)
+CAN_EXPORT = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 refuses to export this")
 
 
 def _pair(count, height, width):
@@ -20,7 +18,7 @@ def _pair(count, height, width):
 
 
 @pytest.mark.slow
-@OPEN_SIZES
+@CAN_EXPORT
 @FORMS
 def test_an_exported_program_is_right_at_other_sizes(bundle, form):
     metric = AFVDistance(bundle, form=form)
@@ -36,7 +34,7 @@ def test_an_exported_program_is_right_at_other_sizes(bundle, form):
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=float(expected.abs().max()) * 1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*get_attr:UserWarning")  # of torch 2.6
+@CAN_EXPORT
 @pytest.mark.parametrize("form", ["activation", "fisher"])
 def test_a_program_of_one_size_is_right_there_and_refuses_others(bundle, form):
     metric = AFVDistance(bundle, form=form)
@@ -53,7 +51,7 @@ def test_a_trace_is_refused(bundle):
 
 
 @pytest.mark.slow
-@OPEN_SIZES
+@CAN_EXPORT
 @pytest.mark.parametrize(("form", "size"), [("activation", None), ("activation", (61, 64)), ("local", (32, 32))])
 def test_onnxruntime_gives_the_distance(bundle, form, size, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
@@ -74,7 +72,7 @@ def test_onnxruntime_gives_the_distance(bundle, form, size, tmp_path):
 
 
 @pytest.mark.slow
-@OPEN_SIZES
+@CAN_EXPORT
 def test_the_command_writes_the_model_of_a_bundle(tmp_path, capsys):
     runtime = pytest.importorskip("onnxruntime")
     assert main(["export", "tiny-imagenet-v4", "--onnx", str(tmp_path / "afv.onnx")]) == 0

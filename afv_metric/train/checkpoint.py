@@ -32,7 +32,7 @@ __all__ = [
 
 _SIMILARITY = "fisher_similarity/held_out"
 # What runs did that were made before a setting existed, where that is not its default of today.
-_EARLIER = {"held_out": 0.0, "strided_stem": False}
+_EARLIER = {"held_out": 0.0, "strided_stem": False, "tolerance": 0.0}
 _GONE = {"reconstruction": 0.0}  # settings of earlier versions, and the values at which they did nothing
 _LOGS = ("stats.jsonl", "monitors.jsonl")
 _TEMPORARY = re.compile(r"\.(checkpoint-\d+|samples-\d+|recipe|machines|stats|monitors)-[0-9a-f]{16}\.\w+")

@@ -53,6 +53,7 @@ from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
 from afv_metric.train.settings import check_resumable, resolve_precision
 from afv_metric.train.state import State
+from afv_metric.train.tolerance import shift_ratios, tolerance_loss
 
 __all__ = ["StoppedError", "iterate", "train"]
 
@@ -296,8 +297,8 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         pixels = images[chosen]
         if device.type == "cuda" and torch.cuda.is_available():
             pixels = pixels.pin_memory()  # else the copy, and so the clock, would wait for the generator's step
-        real = pixels.to(device, non_blocking=True).float() / 127.5 - 1
-        real = augment(real, recipe.image_size, recipe.augmentation)
+        pixels = pixels.to(device, non_blocking=True).float() / 127.5 - 1
+        real = augment(pixels, recipe.image_size, recipe.augmentation)
         data_seconds += time.perf_counter() - began
         kinds = [real.requires_grad_(recipe.r1 > 0), fake.detach().float()]
         corrupted = round(recipe.negatives * len(real))
@@ -309,6 +310,10 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         loss_discriminator = discriminator_loss(recipe.loss, real_logits, negative_logits)
         if recipe.r1:
             loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(real_logits, real)
+        if recipe.tolerance:
+            with autocast:
+                ratios = shift_ratios(discriminator, pixels)
+            loss_discriminator = loss_discriminator + recipe.tolerance * tolerance_loss(ratios)
         state.step("discriminator", loss_discriminator)
 
     state.update_averages(recipe)
@@ -317,6 +322,8 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         statistics |= {"real": real_logits.mean(), "fake": negative_logits[0].mean()}
         if corrupted:
             statistics["corrupted"] = negative_logits[1].mean()
+        if recipe.tolerance:
+            statistics["shift_ratio"] = ratios[1]
         if len(fake) > 1:  # one image has no spread
             statistics |= {"real_spread": real_logits.mean(1).std(), "fake_spread": negative_logits[0].mean(1).std()}
             statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()

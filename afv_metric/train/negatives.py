@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["corrupt"]
+__all__ = ["corrupt", "gaussian_blur"]
 
 
 def corrupt(images: Tensor) -> Tensor:
@@ -29,13 +29,23 @@ def corrupt(images: Tensor) -> Tensor:
     return torch.cat(corrupted).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
 
 
-def _blur(images: Tensor, strength: float) -> Tensor:
-    """Gaussian blur of 0.4 to 2.2 pixels."""
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur images ``(N, C, S, S)``, reflected at their edges.
+
+    Args:
+        images: The images.
+        sigma: Standard deviation of the Gaussian in pixels, up to about 2.
+    """
     offsets = torch.arange(-4.0, 5.0, device=images.device)
-    profile = torch.exp(-(offsets**2) / (2 * (0.4 + 1.8 * strength) ** 2))
+    profile = torch.exp(-(offsets**2) / (2 * sigma**2))
     profile = (profile / profile.sum()).expand(images.shape[1], 1, 1, 9)
     rows = F.conv2d(F.pad(images, (4, 4, 4, 4), mode="reflect"), profile, groups=images.shape[1])
     return F.conv2d(rows, profile.transpose(2, 3), groups=images.shape[1])
+
+
+def _blur(images: Tensor, strength: float) -> Tensor:
+    """Gaussian blur of 0.4 to 2.2 pixels."""
+    return gaussian_blur(images, 0.4 + 1.8 * strength)
 
 
 def _add_noise(images: Tensor, strength: float) -> Tensor:

@@ -25,11 +25,11 @@ class Recipe:
         image_size: Side of the images that D and G see, in pixels: 32 or 64.
         channels: Channels of the images: 3 for colour, 1 for grey, or as many as the files have.
         slope: Negative slope of D's leaky ReLU; 0 is the ReLU of the paper.
-        head: ``"position"``: the loss is applied to the energy at every position; ``"pooled"``: to their mean.
-        gain: Factor on D's energy, against the Lipschitz bound of spectral normalisation.
+        head: ``"position"``: the loss is applied to the logit at every position; ``"pooled"``: to their mean.
+        gain: Factor on D's logit, against the Lipschitz bound of spectral normalisation.
         spectral_norm: Whether D's convolutions are spectrally normalised.
-        loss: ``"hinge"``; ``"logistic"``, the energy as the logit of being real (Goodfellow et al. 2014); or
-            ``"least-squares"`` on the sigmoid of the energy (the paper).
+        loss: ``"hinge"``; ``"logistic"``, the logit as that of being real (Goodfellow et al. 2014); or
+            ``"least-squares"`` on the sigmoid of the logit (the paper).
         gamma: Weight of the generator's pull towards its own average (eq. 7 of the paper); 0 switches it off.
         noise_std: Standard deviation of the noise in that term, in units of [-1, 1] images.
         r1: Weight of the zero-centred gradient penalty on real images (section 4 of the paper); 0 switches it off.
@@ -37,6 +37,7 @@ class Recipe:
             ``"paper"``: small images padded by 4 pixels and cropped, flipped, turned by multiples of 90 degrees;
             ``"flip"``: small images, flipped; ``"none"``: small images as they are.
         negatives: Corrupted real images given to D as further negatives, as a share of the batch; 0: none.
+        tolerance: Weight of the tolerance of shifts (:mod:`afv_metric.train.tolerance`); 0 switches it off.
         batch_size: Real images, and generated ones, per step, over all processes together.
         generator_steps: Steps of G an iteration.
         discriminator_steps: Steps of D an iteration; the first is on the images of G's last step.
@@ -78,6 +79,7 @@ class Recipe:
     r1: float = 0.0
     augmentation: Literal["none", "flip", "paper", "multiscale"] = "multiscale"
     negatives: float = 0.0
+    tolerance: float = 0.3
     batch_size: int = 64
     generator_steps: int = 1
     discriminator_steps: int = 1
@@ -106,7 +108,7 @@ class Recipe:
         for name in ("batch_size", "iterations", "monitor_samples", *positive):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("gamma", "noise_std", "r1", "keep_best", "images"):
+        for name in ("gamma", "noise_std", "r1", "tolerance", "keep_best", "images"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("beta1", "beta2", "discriminator_average", "generator_average", "held_out"):
@@ -151,7 +153,7 @@ _PUBLISHED = Recipe(
     gain=1.0,
     loss="least-squares",
     augmentation="paper",
-    negatives=0.0,
+    tolerance=0.0,
     iterations=800_000,
     generator_rate=2e-4,
     discriminator_average=0.0,
@@ -164,7 +166,7 @@ _PUBLISHED = Recipe(
 )
 """The published hyper-parameters; the authors' released model is 256 wide, with latents of 256."""
 
-_CIFAR = replace(Recipe(), width=48, augmentation="paper", held_out=0.1)
+_CIFAR = replace(Recipe(), width=48, augmentation="paper", tolerance=0.0, held_out=0.1)
 
 RECIPES = {
     recipe.name: recipe

@@ -33,7 +33,7 @@ def explain_lpips(name: str) -> str:
     Example:
         >>> explain_lpips("alex")
         "; 'alex' is a network of lpips: AFVDistance() has one of its own, and takes the name of a bundle or none"
-        >>> explain_lpips("tiny-imagenet-v4")
+        >>> explain_lpips("tiny-imagenet-v5")
         ''
     """
     if name.lower() not in _LPIPS:

@@ -1,6 +1,6 @@
 """The bundle: a discriminator and its Fisher statistics in a folder, checked strictly when it is read.
 
-    config.json            what it is: shapes, energy, default form, levels, provenance, licence, golden numbers, hashes
+    config.json            what it is: shapes, output, default form, levels, provenance, licence, golden numbers, hashes
     model.safetensors      plain weights of the discriminator, and the statistics
     generator.safetensors  the generator that the statistics were sampled from
     README.md              the model card
@@ -223,7 +223,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         ValueError: If ``weights`` is none of the three.
 
     Example:
-        >>> load_bundle("tiny-imagenet-v4").form in ("fisher", "local", "activation")
+        >>> load_bundle("tiny-imagenet-v5").form in ("fisher", "local", "activation")
         True
     """
     files = (_CONFIG, _MODEL, _GENERATOR) if generator else (_CONFIG, _MODEL)

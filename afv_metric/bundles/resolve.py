@@ -15,7 +15,7 @@ from afv_metric.suggestions import did_you_mean, explain_lpips
 
 __all__ = ["DEFAULT_BUNDLE", "BundleError", "HubError", "find_bundle", "list_bundles"]
 
-DEFAULT_BUNDLE: str = "tiny-imagenet-v4"
+DEFAULT_BUNDLE: str = "tiny-imagenet-v5"
 
 _CONFIG = "config.json"
 _PATIENCE = 5.0  # seconds until a hub counts as out of reach

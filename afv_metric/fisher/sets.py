@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 MeanScores = Sequence[tuple[Tensor, Tensor]]
-"""Mean dE/dW ``(C_out, C_in, k, k)`` and dE/db ``(C_out,)`` of each layer, in the order of the forward pass."""
+"""Mean dD/dW ``(C_out, C_in, k, k)`` and dD/db ``(C_out,)`` of each layer, in the order of the forward pass."""
 
 
 class BlockScores(NamedTuple):
@@ -123,7 +123,7 @@ def mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> MeanScores:
 
     Example:
         >>> from afv_metric import load_bundle
-        >>> bundle = load_bundle("tiny-imagenet-v4", generator=True)
+        >>> bundle = load_bundle("tiny-imagenet-v5", generator=True)
         >>> engine = FisherEngine(bundle.discriminator)
         >>> dark, bright = (mean_scores(engine, [torch.rand(8, 3, 32, 32) - shift]) for shift in (1, 0))
         >>> 0 < fisher_similarity(dark, bright, bundle.statistics, bundle.epsilon) < 1
@@ -228,7 +228,7 @@ def compare_sets(
 
     Example:
         >>> from afv_metric import load_bundle
-        >>> bundle = load_bundle("tiny-imagenet-v4")
+        >>> bundle = load_bundle("tiny-imagenet-v5")
         >>> engine = FisherEngine(bundle.discriminator)
         >>> dark, bright = (block_scores(engine, [[torch.rand(2, 3, 32, 32) - s] for _ in range(3)]) for s in (1, 0))
         >>> found = compare_sets(dark, bright, bundle.statistics, bundle.epsilon)

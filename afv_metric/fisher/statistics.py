@@ -1,6 +1,6 @@
 """Fisher statistics: mean and variance of the score, and Kronecker factors, over many generated samples.
 
-The diagonal Fisher information is I = E_z[U_G(z)^2] with the centred score U = dE/dtheta - E_z dE/dtheta, that is, the
+The diagonal Fisher information is I = E_z[U_G(z)^2] with the centred score U = dD/dtheta - E_z dD/dtheta, that is, the
 variance of the score over samples of the generator. The Kronecker factors of a layer, A = E[a a^T] and
 S = E[delta delta^T] over samples and positions, approximate the full Fisher information of its untied weights.
 """
@@ -23,9 +23,9 @@ class LayerStatistics(NamedTuple):
     """Statistics of one layer.
 
     Attributes:
-        weight_mean: Mean of dE/dW, ``(C_out, C_in, k, k)``.
+        weight_mean: Mean of dD/dW, ``(C_out, C_in, k, k)``.
         weight_variance: Its variance, the diagonal Fisher information of the weight.
-        bias_mean: Mean of dE/db, ``(C_out,)``.
+        bias_mean: Mean of dD/db, ``(C_out,)``.
         bias_variance: Its variance.
         input_factor: A = E[a a^T], ``(C_in, C_in)``.
         delta_factor: S = E[delta delta^T], ``(C_out, C_out)``.
@@ -145,7 +145,7 @@ def inverse_root(variance: Tensor, epsilon: float) -> Tensor:
     """1 / sqrt(variance + epsilon * mean of the variances): the library's one epsilon policy, for diagonals.
 
     The floor is relative to the mean over the tensor (the weights of one layer, say), so the result does not depend on
-    the scale of the energy. A tensor of zeros, as of a dead layer or a constant score, gets zeros: no information, no
+    the scale of the logit. A tensor of zeros, as of a dead layer or a constant score, gets zeros: no information, no
     weight.
 
     Args:

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
-TERMS = (Term("direction", 1, (6,), 1.0), Term("texture", 0, (3,), 4.0))
+TERMS = (Term("direction", 1, (7,), 1.0), Term("texture", 0, (3,), 2.0))
 """How the shipped bundle turns its network into a distance, chosen on images that people judged; see its card."""
 
 # What else of a checkpoint a bundle records, and under which name.

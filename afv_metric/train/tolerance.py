@@ -66,7 +66,9 @@ def _directions(maps: Tensor, originals: int) -> Tensor:
     """Directions of maps ``(N, C, H, W)`` whitened by the first of them: ``(N, H, W, C)``."""
     maps = maps.movedim(1, -1)
     vectors = maps[:originals].detach().flatten(0, 2)
-    return F.normalize(F.linear(maps, inverse_root_matrix(vectors.T @ vectors / len(vectors), _EPSILON)), dim=-1)
+    # On the CPU, as MPS has no float64; what is not finite in a network that has diverged stays in the maps.
+    moment = (vectors.T @ vectors / len(vectors)).cpu().nan_to_num()
+    return F.normalize(F.linear(maps, inverse_root_matrix(moment, _EPSILON).to(maps)), dim=-1)
 
 
 def _root_mean_square(maps: Tensor) -> Tensor:

@@ -42,15 +42,12 @@ from afv_metric.cli.outputs import try_output
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images import read_image
-from afv_metric.images.distort import LADDERS, YARDSTICK, make_steps
+from afv_metric.images.distort import LADDERS, YARDSTICK, Distances, count_ordered, make_steps, relative_sizes
 from afv_metric.images.listing import list_images
 from bapps_eval.data import spread
 from bapps_eval.formats import finite, format_number
 from bapps_eval.metrics import Choice, Metric, make_metrics
 from experiments.peers import peers_at_hand
-
-Distances = Mapping[str, NDArray[np.float64]]
-"""Distances to the original for each kind, ``(images, steps)``."""
 
 
 def choose_images(folder: Path, count: int) -> list[Path]:
@@ -93,23 +90,6 @@ def measure(metrics: Sequence[Metric], paths: Sequence[Path], seed: int, quiet: 
     return {name: {kind: np.stack(values) for kind, values in of.items()} for name, of in rows.items()}
 
 
-def count_ordered(distances: NDArray[np.float64]) -> list[int]:
-    """Count the images in which each step but the first is farther than the one before.
-
-    Example:
-        >>> count_ordered(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]]))
-        [2, 1]
-    """
-    counts: list[int] = (np.diff(distances, axis=1) > 0).sum(0).tolist()
-    return counts
-
-
-def sizes(kinds: Distances) -> dict[str, list[float]]:
-    """Median distance of each step over the images, relative to that of a blur of sigma 1."""
-    unit = np.median(kinds["yardstick"]) or np.nan  # plain images, which no blur changes, have no unit
-    return {kind: (np.median(kinds[kind], axis=0) / unit).tolist() for kind in LADDERS}
-
-
 def format_order(measured: Mapping[str, Distances]) -> str:
     """One row per metric, one column per kind: the share ordered rightly, and the counts."""
     rows = []
@@ -121,7 +101,7 @@ def format_order(measured: Mapping[str, Distances]) -> str:
 
 def format_sizes(measured: Mapping[str, Distances]) -> str:
     """One row per metric, one column per kind, each with one number per step; and the lines on shifts."""
-    relative = {name: sizes(kinds) for name, kinds in measured.items()}
+    relative = {name: relative_sizes(kinds) for name, kinds in measured.items()}
     rows = [[name, *(" ".join(map(_short, steps[kind])) for kind in LADDERS)] for name, steps in relative.items()]
     shifts = []
     for name, kinds in measured.items():
@@ -171,7 +151,7 @@ def report(measured: Mapping[str, Distances]) -> dict[str, dict[str, object]]:
                 "ordered": sum(count_ordered(kinds[kind])),
                 "ordered_to_next_step": count_ordered(kinds[kind]),
                 "mean_distances": kinds[kind].mean(0).tolist(),
-                "relative_to_blur_of_sigma_1": sizes(kinds)[kind],
+                "relative_to_blur_of_sigma_1": relative_sizes(kinds)[kind],
             }
             for kind in LADDERS
         }

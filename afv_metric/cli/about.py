@@ -9,7 +9,7 @@ from typing import Any
 
 from afv_metric import __version__
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE, list_bundles
-from afv_metric.cli.options import add_form, add_json, add_weights
+from afv_metric.cli.options import add_json, add_metric
 from afv_metric.cli.outcome import emit
 
 __all__ = ["add_cite", "add_info"]
@@ -28,8 +28,7 @@ def add_info(command: argparse.ArgumentParser) -> None:
 
 def add_cite(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cite``."""
-    add_weights(command)
-    add_form(command)
+    add_metric(command)
     command.set_defaults(command=_cite)
 
 

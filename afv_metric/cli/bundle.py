@@ -72,7 +72,6 @@ def add_adapt(command: argparse.ArgumentParser) -> None:
     command.add_argument("--samples", type=count(), default=5_000, help="crops of the images (5000)")
     command.add_argument("--seed", type=whole, default=0, help="seed of the crops (0)")
     command.add_argument("--channels", type=count(), metavar="C", help="channels of the images (default: the bundle's)")
-    command.add_argument("--cache", type=Path, help="folder for the decoded images")
     add_tiles(command)
     add_reading(command)
     add_device(command)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from afv_metric.cli.html import add_html, matrix_page
 from afv_metric.cli.items import add_batches, as_progress, list_files, load_metric, printable, read_item, size_of
-from afv_metric.cli.options import add_form, add_weights, reader_of
+from afv_metric.cli.options import add_metric, reader_of
 from afv_metric.cli.outcome import Problems, describe, if_interrupted
 from afv_metric.cli.outputs import CSVRows, try_output
 from afv_metric.cli.processes import join_problems, shared
@@ -33,8 +33,7 @@ def add_matrix(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
     add_html(command)
-    add_weights(command)
-    add_form(command)
+    add_metric(command)
     add_batches(command)
     command.set_defaults(command=shared(_matrix))
 

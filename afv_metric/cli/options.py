@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from afv_metric.metric import AFVDistance
 
 __all__ = [
-    "FORMS", "add_batch_size", "add_device", "add_form", "add_json", "add_quiet", "add_reading", "add_tiles",
+    "FORMS", "add_batch_size", "add_device", "add_json", "add_metric", "add_quiet", "add_reading", "add_tiles",
     "add_weights", "count", "pictures_of", "reader_of", "real", "tiling_of", "whole",
 ]  # fmt: skip
 
@@ -90,8 +90,9 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_form(command: argparse.ArgumentParser) -> None:
-    """Add the form of the distance."""
+def add_metric(command: argparse.ArgumentParser) -> None:
+    """Add the bundle and the form of the distance."""
+    add_weights(command)
     command.add_argument("--form", choices=FORMS, help="form of the distance (default: the bundle's)")
 
 
@@ -188,7 +189,8 @@ def pictures_of(data: Sequence[Path]) -> Iterator[Picture]:
 
 
 def add_tiles(command: argparse.ArgumentParser) -> None:
-    """Add how large images are cut; :func:`tiling_of` takes the answers."""
+    """Add where decoded images are kept, and how large ones are cut; :func:`tiling_of` takes the answers on that."""
+    command.add_argument("--cache", type=Path, help="folder for the decoded images")
     group = command.add_argument_group("tiles", "how large images are cut into squares")
     group.add_argument(
         "--tiles", type=count(), metavar="N",

@@ -22,7 +22,7 @@ from afv_metric.cli.items import (
     printable,
     read_item,
 )
-from afv_metric.cli.options import add_form, add_json, add_weights, reader_of
+from afv_metric.cli.options import add_json, add_metric, reader_of
 from afv_metric.cli.outcome import WRONG, Problems, emit, if_interrupted, say
 from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
 from afv_metric.cli.pairs import Files, add_pairing, add_sizes, find_pairs, measure_pairs, read_like, write_map
@@ -49,8 +49,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
         "--scale", action="store_true", help="tell distances as strengths of blur, JPEG and noise on REF"
     )
     add_sizes(command)
-    add_weights(command)
-    add_form(command)
+    add_metric(command)
     add_batches(command)
     command.set_defaults(command=_compare)
 
@@ -64,8 +63,7 @@ def add_dirs(command: argparse.ArgumentParser) -> None:
     add_html(command)
     add_pairing(command)
     add_sizes(command)
-    add_weights(command)
-    add_form(command)
+    add_metric(command)
     add_batches(command)
     command.set_defaults(command=shared(_dirs))
 

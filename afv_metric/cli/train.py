@@ -53,7 +53,6 @@ def add_train(command: argparse.ArgumentParser) -> None:
         "--judged", type=Path, nargs="+", default=[], metavar="DIR | CSV",
         help="images judged by people, as afv-metric eval reads them: watch the agreement with them",
     )  # fmt: skip
-    command.add_argument("--cache", type=Path, help="folder for the decoded images")
     add_tiles(command)
     add_reading(command)
     command.add_argument(
@@ -82,7 +81,6 @@ def add_report(command: argparse.ArgumentParser) -> None:
         "--judged", type=Path, nargs="+", default=[], metavar="DIR | CSV",
         help="images judged by people, as afv-metric eval reads them: report the agreement with them",
     )  # fmt: skip
-    command.add_argument("--cache", type=Path, help="folder for the decoded images")
     add_tiles(command)
     add_reading(command)
     add_quiet(command)

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from afv_metric.cli.items import load_metric
-from afv_metric.cli.options import add_device, add_form, add_json, add_quiet, add_reading, add_weights, reader_of
+from afv_metric.cli.options import add_device, add_json, add_metric, add_quiet, add_reading, reader_of
 from afv_metric.cli.outcome import Problems, describe, emit, if_interrupted
 from afv_metric.cli.outputs import CSVRows, try_output
 
@@ -30,8 +30,7 @@ def add_video(command: argparse.ArgumentParser) -> None:
     command.add_argument("second", type=Path, metavar="B", help="video of as many frames of the same size")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write a row per frame there, as it comes")
     add_json(command)
-    add_weights(command)
-    add_form(command)
+    add_metric(command)
     add_reading(command)
     add_device(command)
     add_quiet(command)

@@ -1,9 +1,9 @@
-"""Known distortions of a given strength, and ladders of rising strengths."""
+"""Known distortions of a given strength, ladders of rising strengths, and what distances make of them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,16 @@ from scipy.ndimage import gaussian_filter
 
 from afv_metric.images.tiles import by_pillow
 
-__all__ = ["LADDERS", "YARDSTICK", "Ladder", "Pixels", "add_noise", "blur", "compress", "make_steps", "to_pixels"]
+__all__ = [
+    "LADDERS", "YARDSTICK", "Distances", "Ladder", "Pixels", "add_noise", "blur", "compress", "count_ordered",
+    "make_steps", "relative_sizes", "to_pixels",
+]  # fmt: skip
 
 Pixels = NDArray[np.uint8]
 """An image, ``(H, W, C)``."""
+
+Distances = Mapping[str, NDArray[np.float64]]
+"""Distances to the original for each kind, ``(images, steps)``; the kind ``yardstick`` is a blur of sigma 1."""
 
 
 def blur(pixels: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
@@ -98,6 +104,23 @@ YARDSTICK = Ladder(blur, (1,), "sigma, pixels")
 def make_steps(pixels: Pixels, ladder: Ladder, seed: Sequence[int]) -> list[Pixels]:
     """Distort an image at every strength, with the same random numbers: steps differ in strength only."""
     return [ladder.distort(pixels, strength, np.random.default_rng(seed)) for strength in ladder.strengths]
+
+
+def count_ordered(distances: NDArray[np.float64]) -> list[int]:
+    """Count the images in which each step but the first is farther than the one before.
+
+    Example:
+        >>> count_ordered(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]]))
+        [2, 1]
+    """
+    counts: list[int] = (np.diff(distances, axis=1) > 0).sum(0).tolist()
+    return counts
+
+
+def relative_sizes(kinds: Distances) -> dict[str, list[float]]:
+    """Median distance of each step over the images, relative to that of a blur of sigma 1."""
+    unit = np.median(kinds["yardstick"]) or np.nan  # plain images, which no blur changes, have no unit
+    return {kind: (np.median(kinds[kind], axis=0) / unit).tolist() for kind in LADDERS}
 
 
 def to_pixels(values: NDArray[np.float64]) -> Pixels:

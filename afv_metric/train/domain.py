@@ -7,8 +7,6 @@ how well both agree with people.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,10 +22,20 @@ from afv_metric.bundles.bundle import Bundle
 from afv_metric.bundles.validate import whitened_lengths
 from afv_metric.heat_map import colour_map
 from afv_metric.images.cache import ImageSet, load_images
-from afv_metric.images.distort import LADDERS, YARDSTICK, add_noise, blur, compress, make_steps
+from afv_metric.images.distort import (
+    LADDERS,
+    YARDSTICK,
+    add_noise,
+    blur,
+    compress,
+    count_ordered,
+    make_steps,
+    relative_sizes,
+)
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
 from afv_metric.metric import AFVDistance
+from afv_metric.page import png_uri
 from afv_metric.train.adapt import crop_statistics
 from afv_metric.train.report import write_page
 
@@ -129,14 +136,14 @@ def _ladders(metrics: Mapping[str, AFVDistance], images: Tensor) -> dict[str, An
             steps = torch.from_numpy(np.stack(make_steps(pixels, ladder, (0, number)))).permute(0, 3, 1, 2)
             for name, metric in metrics.items():
                 found[name][kind].append(metric(image[None], steps).double().numpy())
+    measured = {name: {kind: np.stack(rows) for kind, rows in of.items()} for name, of in found.items()}
+    relative = [relative_sizes(measured[name]) for name in metrics]
     order, sizes = [], []
     for kind, ladder in LADDERS.items():
-        distances = [np.stack(found[name][kind]) for name in metrics]
-        units = [np.median(found[name]["yardstick"]) or np.nan for name in metrics]
-        order.append((kind, *(float((np.diff(values, axis=1) > 0).mean()) for values in distances)))
-        relative = [np.median(values, 0) / unit for values, unit in zip(distances, units, strict=True)]
+        distances = [measured[name][kind] for name in metrics]
+        order.append((kind, *(sum(count_ordered(values)) / values[:, 1:].size for values in distances)))
         steps_of = [f"{strength:g}" for strength in ladder.strengths]
-        rows = list(zip(steps_of, *(values.tolist() for values in relative), strict=True))
+        rows = list(zip(steps_of, *(values[kind] for values in relative), strict=True))
         sizes.append((f"{kind} ({ladder.unit})", rows))
     return {"order": order, "sizes": sizes, "images": len(images)}
 
@@ -187,6 +194,4 @@ def _picture(image: Tensor | NDArray[np.uint8]) -> str:
         shown = image[:3] if len(image) > 2 else image[:1]
         pixels = shown.permute(1, 2, 0).numpy()
         image = pixels if pixels.shape[2] == 3 else pixels[..., 0]
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return png_uri(np.ascontiguousarray(image))

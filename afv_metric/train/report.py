@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from afv_metric.files import atomic_write
+from afv_metric.page import data_uri
 from afv_metric.train.checkpoint import sample_grids
 from afv_metric.train.figures import Panel, Points, draw_svg, points_of
 from afv_metric.train.log import read_records
@@ -150,7 +150,7 @@ class _Run:
         found = list(self.grids.items())
         count = min(len(found), _MOST_GRIDS)
         some = [found[round(index * (len(found) - 1) / max(count - 1, 1))] for index in range(count)]
-        return [(step, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}") for step, path in some]
+        return [(step, data_uri(path.read_bytes(), "image/png")) for step, path in some]
 
 
 def _read_run(folder: Path) -> _Run:

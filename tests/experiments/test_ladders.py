@@ -140,7 +140,7 @@ def test_order_gives_shares_and_counts() -> None:
 
 def test_sizes_are_relative_to_a_blur_of_sigma_1() -> None:
     measured = {"one": rising() | {"shift": np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]])}}
-    assert ladders.sizes(measured["one"])["blur"] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert ladders.relative_sizes(measured["one"])["blur"] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     lines = [line.split() for line in ladders.format_sizes(measured).splitlines()]
     assert lines[1][1:7] == [".33", ".67", "1.00", "1.33", "1.67", "2.00"]
     assert " ".join(lines[2]) == "shift relative to blur of sigma 1 1 pixel 2 pixels 1 pixel is more in"
@@ -149,7 +149,7 @@ def test_sizes_are_relative_to_a_blur_of_sigma_1() -> None:
 
 def test_sizes_of_plain_images_are_undefined() -> None:
     kinds = rising() | {"yardstick": np.zeros((2, 1))}
-    assert np.isnan(ladders.sizes(kinds)["shift"]).all()
+    assert np.isnan(ladders.relative_sizes(kinds)["shift"]).all()
 
 
 def test_measured_distances_are_those_of_the_metric(folder: Path, pixels: Any) -> None:

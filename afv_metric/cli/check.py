@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from afv_metric.cli.html import add_html, pairs_page
 from afv_metric.cli.items import add_batches, load_metric
-from afv_metric.cli.options import add_json, add_metric, real
+from afv_metric.cli.options import add_json, add_metric, reader_of, real
 from afv_metric.cli.outcome import SOME_FAILED, Problems, emit, say
 from afv_metric.cli.outputs import try_output
 from afv_metric.cli.pairs import add_pairing, add_sizes, find_pairs, measure_pairs, write_map
@@ -53,7 +53,9 @@ def _check(options: argparse.Namespace) -> int:
     metric, problems = load_metric(options), Problems(options.debug)
     for text in alone:
         problems.add(text)
-    values = dict(pair for batch in measure_pairs(metric, files, options, problems) for pair in batch)
+    reader = reader_of(options, read, metric)
+    measured = measure_pairs([metric], files, reader, options, problems)
+    values = {name: value for batch in measured for name, (value,) in batch}
     if not values:
         problems.add("not one pair could be compared")
     above = sorted((name for name, value in values.items() if not value <= limit), key=lambda name: -values[name])
@@ -65,7 +67,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.junit:
         _write_junit(options.junit, values, above, limit, problems)
     if options.html:
-        pairs_page(options, files, values, problems)
+        pairs_page(options, files, {"distance": values}, problems)
     if options.json:
         items = [{"file": name, "distance": value, "passed": name not in above} for name, value in values.items()]
         record = {"bundle": metric.bundle_name, "form": metric.form, "at_most": limit}

@@ -11,7 +11,7 @@ from afv_metric import __version__
 from afv_metric.cli.items import load_metric
 from afv_metric.cli.options import reader_of
 from afv_metric.cli.outcome import Problems
-from afv_metric.cli.pairs import Files, read_pair
+from afv_metric.cli.pairs import Files, mean_interval, read_pair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ def _write(options: argparse.Namespace, title: str, lead: str, problems: Problem
     from afv_metric.heat_map import RAMP
     from afv_metric.page import write_page
 
-    nothing: dict[str, Any] = {"cards": [], "rows": [], "numbers": [], "samples": {}, "matrix": [], "largest": ""}
+    nothing: dict[str, Any] = {"cards": [], "rows": {}, "numbers": [], "samples": {}, "matrix": [], "largest": ""}
     run = {
         "afv_metric": __version__,
         "bundle": options.weights,
@@ -65,7 +65,7 @@ def picture(image: Tensor, side: int = _SIDE) -> str:
 def pairs_page(
     options: argparse.Namespace,
     files: Files,
-    values: Mapping[str, float],
+    values: Mapping[str, Mapping[str, float]],
     problems: Problems,
     told: Callable[[float], str] | None = None,
 ) -> None:
@@ -74,43 +74,46 @@ def pairs_page(
     Args:
         options: Of the command.
         files: The files of each pair.
-        values: The distance of each.
+        values: The distances of each pair by the names of the metrics, by the first of which the pairs are sorted.
         problems: What went wrong.
         told: A distance in words, if it is told.
     """
     from afv_metric.heat_map import colour_map
     from afv_metric.page import png_uri
 
-    rows = sorted(values.items(), key=lambda item: -item[1])
+    deciding, *_ = values.values()
+    names = sorted(deciding, key=lambda name: -deciding[name])
     metric, reader = load_metric(options, spatial=True), reader_of(options, [])
     shown = []
-    for name, value in rows[:_CARDS]:
+    for name in names[:_CARDS]:
         images = read_pair(files[name], reader, problems, options)
         if images is not None:
-            values_of = metric(*(image.to(options.device) for image in images)).cpu()
-            shown.append((name, value, images, thumbnail(values_of)[0]))
-    largest = max((float(values_of.max()) for *_, values_of in shown), default=0.0)
+            map_of = metric(*(image.to(options.device) for image in images)).cpu()
+            shown.append((name, images, thumbnail(map_of)[0]))
+    texts = {name: [f"{column[name]:.6g}" for column in values.values()] for name in names}
+    largest = max((float(map_of.max()) for *_, map_of in shown), default=0.0)
     cards = [
         {
             "name": name,
-            "distance": f"{value:.6g}",
-            "told": told(value) if told else "",
+            "distances": texts[name],
+            "told": told(deciding[name]) if told else "",
             "first": picture(first),
             "second": picture(second),
-            "map": png_uri(colour_map(values_of, thumbnail(second), largest)),
-            "width": values_of.shape[1] * (times := max(1, _SIDE // max(values_of.shape))),
-            "height": values_of.shape[0] * times,
+            "map": png_uri(colour_map(map_of, thumbnail(second), largest)),
+            "width": map_of.shape[1] * (times := max(1, _SIDE // max(map_of.shape))),
+            "height": map_of.shape[0] * times,
         }
-        for name, value, (first, second), values_of in shown
+        for name, (first, second), map_of in shown
     ]
-    mean = f", mean distance {sum(values.values()) / len(values):.6g}" if values else ""
+    means = [", mean {} {:.6g} [{:.6g}, {:.6g}]".format(m, *mean_interval(c)) for m, c in values.items() if c]
     _write(
         options,
         "Distances of images",
-        f"{len(rows)} pairs{mean}",
+        f"{len(names)} pairs{''.join(means)}",
         problems,
         cards=cards,
-        rows=[(name, f"{value:.6g}") for name, value in rows],
+        heads=list(values),
+        rows=texts,
         largest=f"{largest:.4g}",
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tqdm import tqdm
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from afv_metric.metric import AFVDistance
 
 __all__ = [
-    "add_batches", "as_progress", "batches", "list_files", "load_metric", "measure_batch", "printable",
-    "read_item", "size_of",
+    "Compare", "add_batches", "as_progress", "batches", "list_files", "load_metric", "load_rival", "measure_batch",
+    "printable", "read_item", "size_of",
 ]  # fmt: skip
+
+Compare: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+"""Distances ``(N,)`` of two batches of images as they are read."""
 
 _Item = TypeVar("_Item")
 _Named = TypeVar("_Named", bound=tuple[Any, ...])
@@ -43,6 +47,25 @@ def load_metric(options: argparse.Namespace, *, spatial: bool = False) -> AFVDis
 
     options.device = find_device(options.device)
     return AFVDistance(options.weights, form=options.form, spatial=spatial).to(options.device)
+
+
+def load_rival(name: str, options: argparse.Namespace, channels: int) -> Compare:
+    """Load a metric that ``afv-metric eval`` knows by name, on the device of :func:`load_metric`."""
+    import torch
+
+    from afv_metric.images.tensors import to_network_range
+
+    metrics = import_module("bapps_eval.metrics")  # by name, as bapps_eval stands above this package
+    (metric,) = metrics.make_metrics([name], metrics.Choice([options.weights], str(options.device)))
+
+    def compare(*images: Tensor) -> Tensor:
+        prepared = [to_network_range(i, normalize=False, dtype=torch.float32, channels=channels) for i in images]
+        distances: Tensor = metric.distances(prepared)[:, 0]
+        if not distances.isfinite().all():
+            raise ValueError(f"{name} gave no finite number")
+        return distances
+
+    return compare
 
 
 def printable(name: str) -> str:
@@ -104,22 +127,23 @@ def batches(items: Iterable[_Named], size: int) -> Iterator[list[_Named]]:
 
 
 def measure_batch(
-    metric: AFVDistance, batch: Sequence[tuple[str, Tensor, Tensor]], device: torch.device, problems: Problems
-) -> list[tuple[str, float]]:
-    """Distances of named pairs; where all together fail, those of each pair, and what fails alone is said."""
+    metrics: Sequence[Compare], batch: Sequence[tuple[str, Tensor, Tensor]], device: torch.device, problems: Problems
+) -> list[tuple[str, list[float]]]:
+    """Distances of named pairs by each metric; where all fail together, pair by pair, and what fails alone is said."""
     import torch
 
     names, first, second = zip(*batch, strict=True)
     if all(image is first[0] for image in first):  # a reference
         first = first[:1]
     try:
-        values = metric(torch.cat(first).to(device), torch.cat(second).to(device))
+        images = torch.cat(first).to(device), torch.cat(second).to(device)
+        values = torch.stack([metric(*images).cpu().double() for metric in metrics], 1)
         return list(zip(names, values.tolist(), strict=True))
     except Exception as error:
         if len(batch) == 1:
             problems.add(f"{names[0]} ({size_of(second[0])} pixels): cannot be compared: {describe(error)}", error)
             return []
-    return [found for pair in batch for found in measure_batch(metric, [pair], device, problems)]
+    return [found for pair in batch for found in measure_batch(metrics, [pair], device, problems)]
 
 
 def as_progress(items: Sequence[_Item], options: argparse.Namespace) -> Iterator[_Item]:

@@ -106,7 +106,7 @@ class CSVRows:
 
 
 def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
-    """Read the whole rows, each of which ends in a number, that an interrupted command has left.
+    """Read the whole rows, a name and numbers, that an interrupted command has left.
 
     Args:
         path: The file.
@@ -129,7 +129,7 @@ def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
             size += len(record)
             record = b""
     if rows and (
-        rows[0] != list(header) or any(len(row) != len(header) or not _is_number(row[-1]) for row in rows[1:])
+        rows[0] != list(header) or any(len(row) != len(header) or not all(map(_is_number, row[1:])) for row in rows[1:])
     ):
         raise ValueError(f"{path} is not a table that this command has begun: leave out --resume to replace it")
     return rows[1:], size

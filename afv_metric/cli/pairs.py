@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from afv_metric.cli.items import as_progress, batches, list_files, measure_batch, printable, read_item, size_of
+from afv_metric.cli.items import Compare, as_progress, batches, list_files, measure_batch, printable, read_item, size_of
 from afv_metric.cli.options import reader_of
 from afv_metric.cli.outcome import Problems
 
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from afv_metric.images.reading import Reader
     from afv_metric.metric import AFVDistance
 
-__all__ = ["Files", "add_pairing", "add_sizes", "find_pairs", "measure_pairs", "read_like", "read_pair", "write_map"]
+__all__ = [
+    "Files",
+    "add_pairing",
+    "add_sizes",
+    "find_pairs",
+    "mean_interval",
+    "measure_pairs",
+    "read_like",
+    "read_pair",
+    "write_map",
+]
 
 Files = Mapping[str, tuple[Path, Path]]
 """Two files by the name of the pair."""
@@ -121,10 +131,9 @@ def read_pair(
 
 
 def measure_pairs(
-    metric: AFVDistance, files: Files, options: argparse.Namespace, problems: Problems
-) -> Iterator[list[tuple[str, float]]]:
-    """Distances of pairs of files, batch by batch; what fails is said."""
-    reader = reader_of(options, [path for paths in files.values() for path in paths], metric)
+    metrics: Sequence[Compare], files: Files, reader: Reader, options: argparse.Namespace, problems: Problems
+) -> Iterator[list[tuple[str, list[float]]]]:
+    """Distances of pairs of files by each metric, batch by batch; what fails is said."""
 
     def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         for name in as_progress(list(files), options):
@@ -133,7 +142,17 @@ def measure_pairs(
                 yield name, *images
 
     for batch in batches(pairs(), options.batch_size):
-        yield measure_batch(metric, batch, options.device, problems)
+        yield measure_batch(metrics, batch, options.device, problems)
+
+
+def mean_interval(column: Mapping[str, float]) -> tuple[float, float, float]:
+    """The mean of the distances of pairs, and the ends of its 95 % bootstrap interval."""
+    import numpy as np
+
+    array, random = np.array(list(column.values())), np.random.default_rng(0)
+    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(1000)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(array.mean()), float(low), float(high)
 
 
 def write_map(metric: AFVDistance, paths: tuple[Path, Path], options: argparse.Namespace, file: Path) -> float:

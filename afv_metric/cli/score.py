@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from afv_metric.cli.items import (
     batches,
     list_files,
     load_metric,
+    load_rival,
     measure_batch,
     printable,
     read_item,
@@ -25,7 +27,16 @@ from afv_metric.cli.items import (
 from afv_metric.cli.options import add_json, add_metric, reader_of
 from afv_metric.cli.outcome import WRONG, Problems, emit, if_interrupted, say
 from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
-from afv_metric.cli.pairs import Files, add_pairing, add_sizes, find_pairs, measure_pairs, read_like, write_map
+from afv_metric.cli.pairs import (
+    Files,
+    add_pairing,
+    add_sizes,
+    find_pairs,
+    mean_interval,
+    measure_pairs,
+    read_like,
+    write_map,
+)
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.cli.scale import Strengths
 
@@ -34,8 +45,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["add_compare", "add_dirs"]
-
-_HEADER = ("file", "distance")
 
 
 def add_compare(command: argparse.ArgumentParser) -> None:
@@ -60,6 +69,11 @@ def add_dirs(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder1", type=Path, metavar="DIR1", help="folder of images of the same names or stems")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
     command.add_argument("--resume", action="store_true", help="keep the rows that are in --csv, and add the others")
+    command.add_argument(
+        "--metric", nargs="+", metavar="NAME",
+        help="a column for each: afv, and what afv-metric eval knows: lpips-alex, ssim, dists, MODULE:CALLABLE, ...",
+    )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="print JSON at the end, with the means, and no CSV")
     add_html(command)
     add_pairing(command)
     add_sizes(command)
@@ -93,7 +107,8 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         with if_interrupted(lambda: f"interrupted: {len(found)} of {len(paths)} images are compared"):
             for batch in batches(pairs(), options.batch_size):
-                found += measure_batch(metric, batch, options.device, problems)
+                measured = measure_batch([metric], batch, options.device, problems)
+                found += [(name, value) for name, (value,) in measured]
             if options.map and found:
                 largest = write_map(
                     load_metric(options, spatial=True), (options.reference, paths[0]), options, options.map
@@ -114,7 +129,7 @@ def _compare(options: argparse.Namespace) -> int:
             emit(tabulate(rows, head, tablefmt="plain", disable_numparse=True))
     if options.html:
         files = {printable(str(path)): (options.reference, path) for path in paths}
-        pairs_page(options, files, dict(found), problems, scale.phrase if scale else None)
+        pairs_page(options, files, {"distance": dict(found)}, problems, scale.phrase if scale else None)
     return problems.status
 
 
@@ -127,63 +142,66 @@ def _dirs(options: argparse.Namespace) -> int:
     read = [path for pair in files.values() for path in pair]
     try_output(options.csv, "--csv", [*read, *([options.pairs] if options.pairs else [])])
     try_output(options.html, "--html", [*read, *([options.csv] if options.csv else [])])
-    rows, size = kept_rows(options.csv, _HEADER) if options.resume else ([], 0)
-    values = dict(rows)
-    metric = load_metric(options)
-    reader_of(options, read, metric)  # percentiles are over all pairs
-    problems = Problems(options.debug)
+    names = list(dict.fromkeys(options.metric or ["distance"]))
+    header = ("file", *names)
+    rows, size = kept_rows(options.csv, header) if options.resume else ([], 0)
+    values = {name: list(map(float, row)) for name, *row in rows}
+    own = load_metric(options)
+    metrics = [own if name in ("distance", "afv") else load_rival(name, options, own.channels) for name in names]
+    problems, reader = Problems(options.debug), reader_of(options, read, own)  # percentiles are over all pairs
 
-    def measure(names: Iterable[str]) -> Iterator[list[tuple[str, float]]]:
-        return measure_pairs(metric, {name: files[name] for name in names}, options, problems)
+    def measure(some: Iterable[str]) -> Iterator[list[tuple[str, list[float]]]]:
+        for batch in measure_pairs(metrics, {name: files[name] for name in some}, reader, options, problems):
+            yield [(name, [float(f"{value:.6g}") for value in row]) for name, row in batch]  # as in the table
 
     kept = f" in {options.csv}: the same command with --resume goes on" if options.csv else " compared"
     with if_interrupted(lambda: f"interrupted: {len(values)} of {len(files)} pairs are{kept}"):
         _check_kept(values, files, measure, options.csv)
         for text in alone:
             problems.add(text)
-        with CSVRows(options.csv, _HEADER, size) as table:
-            is_read = table.write([])
+        with CSVRows(options.csv or (Path(os.devnull) if options.json else None), header, size) as table:
+
+            def write(found: Iterable[tuple[str, list[float]]]) -> bool:
+                return table.write([(name, *map("{:.6g}".format, row)) for name, row in found])
+
+            is_read = write([])
             for found in measure(share([name for name in files if name not in values])):
-                new = [(name, f"{value:.6g}") for name, value in found]
-                values.update(new)
-                is_read = is_read and table.write(new)
+                values.update(found)
+                is_read = is_read and write(found)
                 if not is_read:
                     return problems.status
             for of_another in gather(values)[1:]:
                 values.update(of_another)
-                table.write(list(of_another.items()))
+                write(of_another.items())
     join_problems(problems)
-    if values:
-        say(_mean([float(value) for value in values.values()]))
-    else:
+    columns = {metric: {name: row[index] for name, row in values.items()} for index, metric in enumerate(names)}
+    means = {metric: mean_interval(column) for metric, column in columns.items()} if values else {}
+    for metric, (mean, low, high) in means.items():
+        say(f"mean {metric} {mean:.6g} [{low:.6g}, {high:.6g}] over {len(values)} pairs")
+    if not values:
         problems.add("not one pair could be compared")
+    if options.json:
+        items = [{"file": name, **dict(zip(names, row, strict=True))} for name, row in values.items()]
+        record = {"bundle": own.bundle_name, "form": own.form, "means": means, "items": items}
+        emit(json.dumps({**record, "errors": problems.texts}, indent=2))
     if options.html:
-        pairs_page(options, files, {name: float(value) for name, value in values.items()}, problems)
+        pairs_page(options, files, columns, problems)
     return problems.status
 
 
-def _mean(values: Sequence[float]) -> str:
-    """The mean, with its 95 % bootstrap interval over the pairs."""
-    import numpy as np
-
-    array, random = np.array(values), np.random.default_rng(0)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(1000)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return f"mean distance {array.mean():.6g} [{low:.6g}, {high:.6g}] over {len(array)} pairs"
-
-
 def _check_kept(
-    kept: Mapping[str, str],
+    kept: Mapping[str, Sequence[float]],
     files: Files,
-    measure: Callable[[Iterable[str]], Iterator[list[tuple[str, float]]]],
+    measure: Callable[[Iterable[str]], Iterator[list[tuple[str, list[float]]]]],
     file: Path,
 ) -> None:
     """Check rows of an interrupted command against what this one finds for the first and the last that tell."""
     other = f"{file} was begun with other images or settings: leave out --resume to replace it"
     if kept.keys() - files.keys():
         raise ValueError(f"{other}; {min(kept.keys() - files.keys())!r} is none of the pairs")
-    telling = [name for name, value in kept.items() if value != "0"]
+    telling = [name for name, row in kept.items() if any(row)]
     for batch in measure([*telling[:1], *telling[-1:]]):
-        for name, value in batch:
-            if not math.isclose(value, float(kept[name]), rel_tol=1e-3):
-                raise ValueError(f"{other}; the distance of {name!r} was {kept[name]}, and is {value:.6g}")
+        for name, row in batch:
+            for value, before in zip(row, kept[name], strict=True):
+                if not math.isclose(value, before, rel_tol=1e-3, abs_tol=1e-6):
+                    raise ValueError(f"{other}; the distance of {name!r} was {before:.6g}, and is {value:.6g}")

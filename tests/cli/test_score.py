@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -149,6 +150,51 @@ def test_dirs(folders: tuple[Path, Path], capsys: Capture) -> None:
     mean = re.fullmatch(r"mean distance ([\d.]+) \[.*\] over 3 pairs\n", printed.err)
     assert mean
     assert float(mean[1]) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_dirs_by_several_metrics(folders: tuple[Path, Path], tmp_path: Path, capsys: Capture) -> None:
+    table, page = tmp_path / "table.csv", tmp_path / "page.html"
+    named = ["dirs", *map(str, folders), "--metric", "afv", "l2", "bapps_eval.metrics:psnr", *QUIET]
+    assert main([*named, "--csv", str(table), "--html", str(page)]) == 0
+    header, *rows = csv.reader(io.StringIO(table.read_text()))
+    assert header == ["file", "afv", "l2", "bapps_eval.metrics:psnr"]
+    assert [name for name, *_ in rows] == ["a.png", "b.png", "deep/c.png"]
+    for name, afv, l2, psnr in rows:
+        pair = [read_image(folder / name).double() / 127.5 for folder in folders]
+        squared = float((pair[0] - pair[1]).square().mean())
+        expected = [measure(folders[0] / name, folders[1] / name), squared, 10 * math.log10(squared / 4)]
+        assert [float(afv), float(l2), float(psnr)] == pytest.approx(expected, rel=1e-4)
+    means = capsys.readouterr().err.splitlines()
+    assert [line.split(" [")[0] for line in means] == [
+        f"mean {name} {np.mean([float(row[place]) for row in rows]):.6g}" for place, name in enumerate(header) if place
+    ]
+    text = page.read_text()
+    assert re.findall(r'<button type="button">(.*?)</button>', text) == header
+    assert f"<td>{rows[0][1]}</td><td>{rows[0][2]}</td><td>{rows[0][3]}</td>" in text
+    assert all(line.removesuffix(" over 3 pairs") in text for line in means)
+
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
+    assert main([*named, "--csv", str(table), "--resume", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [list(item) for item in record["items"]] == [header] * 3
+    assert [item["l2"] for item in record["items"]] == pytest.approx([float(row[2]) for row in rows], rel=1e-5)
+    mean, low, high = record["means"]["l2"]
+    assert low < mean < high
+    assert list(csv.reader(io.StringIO(table.read_text()))) == [header, *rows]
+    assert main([*named[:4], "l2", "--csv", str(table), "--resume", *QUIET]) == 2
+    assert "is not a table that this command has begun" in capsys.readouterr().err
+
+
+def test_metrics_of_dirs_that_fail(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert main(["dirs", *map(str, folders), "--metric", "lpips-alx", *QUIET]) == 2
+    assert "there is no metric 'lpips-alx'; did you mean lpips-alex" in capsys.readouterr().err
+    monkeypatch.setattr("bapps_eval.metrics.l2", lambda first, second: first.mean((1, 2, 3)) * torch.nan)
+    assert main(["dirs", *map(str, folders), "--metric", "bapps_eval.metrics:l2", *QUIET]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "file,bapps_eval.metrics:l2\n"
+    assert "error: a.png (48x40 pixels): cannot be compared: bapps_eval.metrics:l2 gave no finite number" in printed.err
 
 
 def test_dirs_goes_on_after_bad_files(folders: tuple[Path, Path], tmp_path: Path, capsys: Capture) -> None:

@@ -1,10 +1,11 @@
 """The distance as a loss: bring a blurred image, or noise, back to its original by gradient descent on the pixels.
 
     python examples/reconstruct.py examples/images/reference.png --start blur --out build/reconstruct
-    python examples/reconstruct.py IMAGE --forms fisher local activation l2 --out FOLDER
+    python examples/reconstruct.py IMAGE --forms activation local fisher l2 lpips-alex --out FOLDER
 
-Writes ``strip.png`` (the start, what each form makes of it, and the target, side by side), ``curve.csv`` and, if
-matplotlib is installed, ``curve.png``; prints the first and the last distance and their ratio.
+Writes ``strip.png`` (the start, what each distance makes of it, and the target, side by side), ``curve.csv`` and, if
+matplotlib is installed, ``curve.png``; prints the first and the last distance, their ratio, and the root mean square
+error of the result in levels of 255. Those of LPIPS need the package ``lpips`` and the weights of its networks.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import argparse
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from afv_metric import DEFAULT_BUNDLE, AFVDistance, load_bundle
-from afv_metric.fisher.forms import FORMS
+from afv_metric import DEFAULT_BUNDLE, AFVDistance, Bundle, load_bundle
+from afv_metric.fisher.forms import FORMS, FormName
 from afv_metric.images import read_image
+
+CHOICES = (*FORMS, "l2", "lpips-alex", "lpips-squeeze", "lpips-vgg")
 
 
 def reconstruct(
@@ -66,6 +70,18 @@ def make_start(target: Tensor, kind: str) -> Tensor:
     return noise.clamp(-1, 1).to(target)
 
 
+def make_metric(name: str, bundle: Bundle, pooling: float | None, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make a distance: a form of the bundle's, ``l2``, or LPIPS with one of its networks."""
+    if name == "l2":
+        return F.mse_loss
+    if name.startswith("lpips-"):
+        from lpips import LPIPS
+
+        network: nn.Module = LPIPS(net=name.removeprefix("lpips-"), verbose=False).to(device)
+        return network
+    return AFVDistance(bundle, form=cast(FormName, name), pooling=pooling)
+
+
 def write_results(folder: Path, images: Sequence[Tensor], distances: Mapping[str, Sequence[float]]) -> None:
     """Write the images side by side, and the curve of each distance."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", choices=["blur", "noise"], default="blur", help="what to start from (blur)")
     parser.add_argument("--steps", type=int, default=300, help="steps of Adam (300)")
     parser.add_argument("--rate", type=float, default=0.03, help="step size at the start (0.03)")
-    parser.add_argument("--forms", nargs="+", choices=[*FORMS, "l2"], help="default: the bundle's")
+    parser.add_argument(
+        "--forms", nargs="+", choices=CHOICES, metavar="NAME", help=f"{', '.join(CHOICES)}; the bundle's"
+    )
     parser.add_argument("--pooling", type=float, help="exponent of the pooling over positions; default: the bundle's")
     parser.add_argument("--weights", default=DEFAULT_BUNDLE, help="name, folder or hub id of a bundle")
     parser.add_argument("--device", default="cpu")
@@ -104,15 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target = read_image(options.image).to(options.device) / 127.5 - 1
     start = make_start(target, options.start)
     images, curves = [start], {}
-    for form in options.forms or [bundle.form]:
-        metric = (
-            F.mse_loss if form == "l2" else AFVDistance(bundle, form=form, pooling=options.pooling).to(options.device)
-        )
-        image, distances = reconstruct(metric, target, start, options.steps, options.rate)
+    for name in options.forms or [bundle.form]:
+        metric = make_metric(name, bundle, options.pooling, options.device)
+        image, curve = reconstruct(metric, target, start, options.steps, options.rate)
         images.append(image)
-        curves[form] = distances
-        ratio = distances[0] / distances[-1] if distances[-1] else float("inf")
-        print(f"{form}: distance {distances[0]:.4g} to {distances[-1]:.4g}, {ratio:.1f} times lower")
+        curves[name] = curve
+        ratio = curve[0] / curve[-1] if curve[-1] else float("inf")
+        error = 127.5 * (image - target).square().mean().sqrt().item()
+        print(f"{name}: distance {curve[0]:.4g} to {curve[-1]:.4g}, {ratio:.3g} times lower; {error:.1f} of 255 off")
     write_results(options.out, [*images, target], curves)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -70,10 +71,13 @@ def test_command_writes_its_results(
     assert [int(step) for step, _ in rows] == list(range(6))
     first, last = float(rows[0][1]), float(rows[-1][1])
     assert last < first
-    assert capsys.readouterr().out == (
-        f"activation: distance {first:.4g} to {last:.4g}, {first / last:.1f} times lower\n"
-    )
     strip = np.asarray(Image.open(tmp_path / "out" / "strip.png"))
+    error = np.sqrt(np.square(strip[:, 40:80].astype(float) - pixels).mean())
+    line = re.fullmatch(
+        r"activation: distance (\S+) to (\S+), (\S+) times lower; (\S+) of 255 off\n", capsys.readouterr().out
+    )
+    assert line is not None
+    assert [float(number) for number in line.groups()] == pytest.approx([first, last, first / last, error], rel=0.01)
     assert strip.shape == (32, 3 * 40, 3)
     np.testing.assert_array_equal(strip[:, 80:], pixels)
     assert (strip[:, :40] != strip[:, 40:80]).any()

@@ -42,7 +42,7 @@ from afv_metric.images.tiles import Tiling, resize_and_center_crop
 __all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out"]
 
 FEWEST_IMAGES = 64
-_VERSION = 2  # of the cache and the rules above; another one is built anew
+_VERSION = 3  # of the cache and the rules above; another one is built anew
 _log = logging.getLogger(__name__)
 
 
@@ -240,16 +240,17 @@ def _decode(picture: Picture, rules: _Rules) -> _Decoded:
     size, reader, tiling = rules
     try:
         if tiling:
-            parts = list(reader.parts(picture.open, picture.name))
-            squares = tiling.cut(parts, size)
+            parts = reader.parts(picture.open(), picture.name)
+            first = next(parts)
+            squares = tiling.cut(chain([first], parts), size)
         else:
-            parts = [reader.levels(picture.open(), name=picture.name, square=size)]
-            squares = [resize_and_center_crop(parts[0], size)]
+            first = reader.levels(picture.open(), name=picture.name, square=size)
+            squares = [resize_and_center_crop(first, size)]
     except ImageError as error:
         return _Decoded(picture.name, (), 0, error.reason)
     except (OSError, ValueError, MemoryError) as error:
         return _Decoded(picture.name, (), 0, reason_of(error))
-    return _Decoded(picture.name, squares, min(parts[0].shape[:2]), "")
+    return _Decoded(picture.name, squares, min(first.shape[:2]), "")
 
 
 def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[_Decoded]:

@@ -199,7 +199,7 @@ def test_arrays_of_other_shapes_are_refused(tmp_path):
         (np.zeros(9, np.uint8), r"shape \(9,\)"),
         (np.zeros((3, 40, 80), np.uint8), "channels come last"),
         (np.zeros((0, 9, 3), np.uint8), r"shape \(0, 9, 3\)"),
-        (np.zeros((9, 9), np.complex64), "array of complex64; expected real numbers"),
+        (np.zeros((9, 9), np.complex64), "values of complex64; expected real numbers"),
         (tmp_path / "two.npz", r"two.npz: holds 2 arrays \(a, b\); expected one image"),
         (tmp_path / "pickled.npy", "pickled.npy: is damaged, or of a kind"),
     ):
@@ -453,21 +453,41 @@ def test_heif(tmp_path):
 
 
 @pytest.mark.parametrize("tile", [None, (64, 32)])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_large_tiff_is_read_in_bands(tmp_path, monkeypatch, tile, channels):
+def test_a_large_tiff_is_read_in_bands(tmp_path, monkeypatch, tile, planar, channels):
     tifffile = pytest.importorskip("tifffile")
-    monkeypatch.setattr("afv_metric.images.reading._BAND", 100)
+    monkeypatch.setattr("afv_metric.images.formats._WHOLE", 90 * 100)
     pixels = np.random.default_rng(0).integers(0, 65536, (300, 90, channels), np.uint16)
     options = {"tile": tile} if tile else {"rowsperstrip": 7}
-    photometric = "minisblack" if channels == 1 else "rgb"
+    if channels == 1:
+        stored, photometric = pixels[..., 0], "miniswhite"
+    else:
+        options["planarconfig"], photometric = planar, "rgb"
+        stored = pixels if planar == "contig" else pixels.transpose(2, 0, 1)
     path = tmp_path / "large.tif"
-    tifffile.imwrite(path, pixels, photometric=photometric, compression="zlib", **options)
-    expected = np.rint(pixels / 257)
+    tifffile.imwrite(path, stored, photometric=photometric, compression="zlib", predictor=True, **options)
+    expected = 255 - np.rint(pixels / 257) if channels == 1 else np.rint(pixels / 257)
     reader = Reader(data_range=(0, 65535), channels=channels, most_pixels=20_000)
     with pytest.raises(ImageError, match="90x300 pixels, more than the 20,000"):
         reader.read(path)
-    parts = list(reader.parts(lambda: path, str(path)))
-    assert len(parts) == 3
+    parts = list(reader.parts(path, str(path)))
+    assert max(len(part) for part in parts) < 150
     assert np.abs(np.concatenate(parts) - expected).max() <= 1
-    (whole,) = Reader(data_range=(0, 65535), channels=channels).parts(lambda: path, str(path))
+    whole = Reader(data_range=(0, 65535), channels=channels).levels(path)
     assert np.abs(whole - expected).max() <= 1
+
+
+def test_bands_of_a_tiff_may_be_missing_or_have_alpha(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr("afv_metric.images.formats._WHOLE", 64 * 64)
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 64, 4), np.uint8)
+    pixels[..., 3] = 255
+    options = {"photometric": "rgb", "tile": (64, 64), "dtype": np.uint8}
+    tifffile.imwrite(tmp_path / "alpha.tif", pixels, extrasamples=["unassalpha"], **options)
+    assert np.array_equal(np.concatenate(list(Reader().parts(tmp_path / "alpha.tif", "alpha.tif"))), pixels[..., :3])
+    tiles = iter([pixels[:64, :, :3], None])
+    tifffile.imwrite(tmp_path / "missing.tif", tiles, shape=(128, 64, 3), **options)
+    top, bottom = Reader().parts(tmp_path / "missing.tif", "missing.tif")
+    assert np.array_equal(top, pixels[:64, :, :3])
+    assert not bottom.any()

@@ -53,10 +53,18 @@ def afv_distance(
         >>> bool(afv_distance(black, white) > 0.1)
         True
     """
+    metric, first, second = read_for_metric(img0, img1, weights, settings)
+    return metric(first, second, mask=mask, ret_per_layer=ret_per_layer)
+
+
+def read_for_metric(
+    img0: Tensor | Source, img1: Tensor | Source, weights: str | os.PathLike[str] | Bundle, settings: dict[str, Any]
+) -> tuple[AFVDistance, Tensor, Tensor]:
+    """The module of a bundle, and two images read with its channels and range."""
     metric = _metric(weights if isinstance(weights, Bundle) else os.fspath(weights), **settings)
     reader = Reader(data_range=metric.data_range, channels=metric.channels)
     first, second = (image if isinstance(image, Tensor) else reader.read(image) for image in (img0, img1))
-    return metric(first, second, mask=mask, ret_per_layer=ret_per_layer)
+    return metric, first, second
 
 
 @functools.lru_cache(maxsize=8)

@@ -121,7 +121,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from afv_metric.runtime import find_device, read_versions
     from bapps_eval.metrics import Choice, check_names, make_metrics
     from bapps_eval.results import plan_results
-    from bapps_eval.run import evaluate, records
+    from bapps_eval.run import evaluate, read_for, records
 
     if options.resume and not options.results:
         raise ValueError("--resume goes on from a file of results: give it with --results FILE")
@@ -133,7 +133,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         metrics = make_metrics(options.metric, Choice(options.weights, str(device)))
         results = evaluate(
             metrics,
-            plan_results(sets, records(metrics), _settings(options), read_versions()),
+            plan_results(read_for(metrics, sets), records(metrics), _settings(options), read_versions()),
             batch_size=options.batch_size,
             device=str(device),
             workers=options.workers,

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from afv_metric.files import reason_of
-from afv_metric.images import ImageError, read_image
+from afv_metric.images import ImageError, Reader
 from afv_metric.images.listing import is_image_name
+from afv_metric.images.tiles import by_pillow
 
 __all__ = [
     "ARCHIVES",
@@ -61,6 +62,7 @@ ARCHIVES = {
 }
 SIDE = 64
 SMALLEST_GROUP = 10
+_READER = Reader()
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +77,7 @@ class JudgedSet:
         judged: Judgements, ``(N,)``; the subclasses say what they mean.
         partial: The part that is here, ``"2,000 of 4,720 items"``; empty if the set is whole, or nobody knows.
         side: Length in pixels to which the shorter side of every image is brought; None leaves images as they are.
+        reader: Rules to read the files by: those of the metrics, see :func:`bapps_eval.run.read_for`.
     """
 
     name: str
@@ -83,6 +86,7 @@ class JudgedSet:
     judged: NDArray[np.float64]
     partial: str = field(default="", kw_only=True)
     side: int | None = field(default=None, kw_only=True)
+    reader: Reader = field(default=_READER, kw_only=True)
 
     def __len__(self) -> int:
         """Number of items."""
@@ -306,30 +310,31 @@ def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:
     return told
 
 
-def read_image_source(source: Path, side: int | None = None) -> Tensor:
+def read_image_source(source: Path, side: int | None = None, reader: Reader = _READER) -> Tensor:
     """Decode an image.
 
     Args:
         source: Its file.
         side: Pixels to bring the shorter side to, as ``torchvision.transforms.Resize`` does; None keeps the size.
+        reader: Rules to read it by.
 
     Returns:
-        ``(1, 3, H, W)`` uint8, in channels-last memory.
+        ``(1, C, H, W)`` uint8, in channels-last memory.
 
     Raises:
         ValueError: If the file is not an image, or cannot be read; it is named.
     """
     try:
-        image = read_image(source)
+        image = reader.read(source)
     except (ImageError, OSError) as error:
         raise ValueError(f"cannot read the image {source}: {getattr(error, 'reason', reason_of(error))}") from error
     height, width = image.shape[2:]
     if side is None or side == min(height, width):
         return image
     size = (side, side * height // width) if width < height else (side * width // height, side)
-    whole = Image.frombuffer("RGB", (width, height), image[0].permute(1, 2, 0).numpy(), "raw", "RGB", 0, 1)
-    pixels = np.array(whole.resize(size, Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    bilinear = Image.Resampling.BILINEAR
+    pixels = by_pillow(lambda whole: whole.resize(size, bilinear), image[0].permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
 
 
 def _list_task(parent: Path, task: str, families: Sequence[str], foreign: list[Path]) -> dict[Path, _Files]:

@@ -224,7 +224,7 @@ def _embed_images(
             break
         judged, pictures = sets[item.which_set], []
         for source in judged.images[item.row]:
-            uri, width, height = _data_uri(source, judged.side)
+            uri, width, height = _data_uri(source, judged)
             if uri not in numbers:
                 numbers[uri] = len(images)
                 images.append({"uri": uri, "width": width, "height": height})
@@ -234,13 +234,14 @@ def _embed_images(
     return images, items
 
 
-def _data_uri(source: Path, side: int | None) -> tuple[str, int, int]:
+def _data_uri(source: Path, judged: JudgedSet) -> tuple[str, int, int]:
     """An image for the page, with its width and height: the file itself if it is small, or else a smaller PNG."""
     content = source.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
         mime, size = _MIME.get(image.format or ""), image.size
-    if mime and max(size) <= (side or _LARGEST_SIDE) and len(content) <= _LARGEST_FILE:
+    if mime and max(size) <= (judged.side or _LARGEST_SIDE) and len(content) <= _LARGEST_FILE:
         return data_uri(content, mime), *size
-    smaller = Image.fromarray(read_image_source(source, side)[0].permute(1, 2, 0).numpy())
+    pixels = read_image_source(source, judged.side, judged.reader)[0].permute(1, 2, 0).numpy()
+    smaller = Image.fromarray(pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0])
     smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     return png_uri(np.asarray(smaller)), *smaller.size

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from afv_metric.images import Reader
 from bapps_eval.data import JudgedSet, read_image_source
 
 __all__ = ["Batch", "batches"]
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: Row of each item in its set, ``(n,)``.
-        images: For each image of an item a tensor ``(n, 3, H, W)`` in [-1, 1], on the device, in channels-last memory;
+        images: For each image of an item a tensor ``(n, C, H, W)`` in [-1, 1], on the device, in channels-last memory;
             empty for items that could not be read.
         errors: What went wrong with each item that could not be read, by its row.
     """
@@ -43,10 +44,11 @@ class _Item(NamedTuple):
     row: int
     sources: tuple[Path, ...]
     side: int | None
+    reader: Reader
 
 
 class _Decoded(NamedTuple):
-    """Rows of items of one size, and their first images, second ones and so on, uint8 ``(K, n, H, W, 3)``."""
+    """Rows of items of one size, and their first images, second ones and so on, uint8 ``(K, n, H, W, C)``."""
 
     rows: list[int]
     pixels: Tensor
@@ -79,7 +81,7 @@ class _Decoder(Dataset[_Chunk]):
             try:
                 for source in item.sources:
                     if source not in images:
-                        images[source] = read_image_source(source, item.side)[0].permute(1, 2, 0)
+                        images[source] = read_image_source(source, item.side, item.reader)[0].permute(1, 2, 0)
             except (OSError, ValueError, MemoryError) as error:
                 chunk.errors[item.row] = str(error) or f"{source}: {type(error).__name__}"
                 continue
@@ -118,7 +120,7 @@ def batches(
     """
     device = torch.device(device)
     taken = range(len(judged)) if rows is None else rows.tolist()
-    items = [_Item(row, judged.images[row], judged.side) for row in taken]
+    items = [_Item(row, judged.images[row], judged.side, judged.reader) for row in taken]
     chunks = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     if workers is None:
         cores = _cores()

@@ -24,6 +24,7 @@ from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.bundles.twin import random_twin
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import FORMS
+from afv_metric.images import Reader
 from afv_metric.images.tensors import pad_to_multiple, to_network_range
 from afv_metric.metric import AFVDistance
 
@@ -76,6 +77,11 @@ class Metric:
     bundle_hash: str | None = None
     describe: Callable[[Sequence[Tensor]], Sequence[Any]] = list
     one_at_a_time: bool = False
+
+    @property
+    def reader(self) -> Reader:
+        """Rules to read images by: channels and range of the bundle."""
+        return Reader(getattr(self.distance, "data_range", None), getattr(self.distance, "channels", 3))
 
     @torch.inference_mode()
     def distances(self, images: Sequence[Tensor]) -> Tensor:

@@ -233,7 +233,7 @@ def _restore(record: Mapping[str, Any]) -> Results:
             Path(described["source"]),
             [tuple(map(Path, item)) for item in described["images"]],
             np.array(described["judged"]),
-            **({"groups": np.array(described["groups"])} if described["groups"] is not None else {}),
+            **({"groups": np.array(described["groups"])} if described["groups"] is not None else dict[str, Any]()),
             partial=described["partial"],
             side=described["side"],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,18 +13,34 @@ from torch import Tensor, distributed
 from tqdm import tqdm
 
 from afv_metric.distributed import gather, rank_and_world_size
+from afv_metric.images import Reader
 from afv_metric.runtime import parallel_map
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
 from bapps_eval.metrics import Metric
 from bapps_eval.results import Measured, MetricRecord, Results, plan_results, recording
 
-__all__ = ["evaluate", "measure", "records"]
+__all__ = ["evaluate", "measure", "read_for", "records"]
 
 
 def records(metrics: Sequence[Metric]) -> list[MetricRecord]:
     """Provenance of metrics."""
     return [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
+
+
+def read_for(metrics: Sequence[Metric], sets: Sequence[JudgedSet]) -> list[JudgedSet]:
+    """Sets whose images are read as the metrics take them: with the channels and the declared range of their bundles.
+
+    Raises:
+        ValueError: If the metrics take images of different channels or ranges.
+    """
+    channels = {metric.reader.channels for metric in metrics}
+    ranges = {metric.reader.data_range for metric in metrics} - {None}
+    if len(channels) > 1 or len(ranges) > 1:
+        told = "; ".join(f"{one.name}: {one.reader.channels} channels, range {one.reader.declared}" for one in metrics)
+        raise ValueError(f"these metrics take other images each and must be evaluated one by one: {told}")
+    reader = Reader(next(iter(ranges), None), next(iter(channels), 3))
+    return [replace(judged, reader=reader) for judged in sets]
 
 
 def measure(
@@ -90,7 +107,7 @@ def evaluate(
     Raises:
         ValueError: If the file cannot be written to, or is of another run.
     """
-    planned = sets if isinstance(sets, Results) else plan_results(sets, records(metrics))
+    planned = sets if isinstance(sets, Results) else plan_results(read_for(metrics, sets), records(metrics))
     rank, processes = rank_and_world_size()
     with recording(None if rank else file, planned, resume=resume) as recorder:
         results = recorder.results

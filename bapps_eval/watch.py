@@ -11,7 +11,7 @@ from afv_metric.fisher.forms import FORMS
 from afv_metric.metric import AFVDistance
 from bapps_eval.data import JudgedSet
 from bapps_eval.metrics import Metric
-from bapps_eval.run import measure
+from bapps_eval.run import measure, read_for
 from bapps_eval.scores import score
 
 __all__ = ["make_evaluation"]
@@ -34,7 +34,7 @@ def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[
         device = str(next(bundle.discriminator.parameters()).device)
         metrics = [Metric(form, AFVDistance(bundle, form=form, check=False)) for form in FORMS]
         scores: dict[str, dict[str, float]] = {form: {} for form in FORMS}
-        for one in sets:
+        for one in read_for(metrics, sets):
             distances = np.empty((len(FORMS), len(one), len(one.images[0]) - 1))
             for found in measure(metrics, one, device=device, workers=0):
                 for item in found:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from judged_sets import save_family, save_grey, save_pairs, save_root
 
+from afv_metric.images import Reader
 from bapps_eval import loader
 from bapps_eval.data import PairSet, read_image_source, read_pairs, read_root
 from bapps_eval.loader import batches
@@ -88,9 +89,9 @@ def test_a_repeated_image_is_decoded_once_a_batch(tmp_path: Path, monkeypatch: p
     judged = read_pairs(save_pairs(tmp_path / "list.csv", range(9), range(9)))
     reads: Counter[str] = Counter()
 
-    def counting(source: Path, side: int | None) -> torch.Tensor:
+    def counting(source: Path, side: int | None, reader: Reader) -> torch.Tensor:
         reads[Path(source.name).name] += 1
-        return read_image_source(source, side)
+        return read_image_source(source, side, reader)
 
     monkeypatch.setattr(loader, "read_image_source", counting)
     greys = [second.unique().item() for batch in batches(judged, 4, workers=0) for second in batch.images[1]]
@@ -109,9 +110,9 @@ def test_workers_are_other_processes_and_do_not_stay(tmp_path: Path, monkeypatch
     processes = tmp_path / "processes"
     processes.mkdir()
 
-    def telling(source: Path, side: int | None) -> torch.Tensor:
+    def telling(source: Path, side: int | None, reader: Reader) -> torch.Tensor:
         (processes / str(os.getpid())).touch()
-        return read_image_source(source, side)
+        return read_image_source(source, side, reader)
 
     monkeypatch.setattr(loader, "read_image_source", telling)
     judged = _pairs(tmp_path, [(8, 8)] * 6)

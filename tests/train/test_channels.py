@@ -15,6 +15,7 @@ from afv_metric.bundles.twin import random_twin
 from afv_metric.bundles.validate import validate_bundle
 from afv_metric.cli import main
 from afv_metric.images import Reader
+from afv_metric.testing import assert_images_close
 from afv_metric.train.adapt import adapt_bundle
 from afv_metric.train.card import decorate_bundle
 from afv_metric.train.export import export_run
@@ -58,6 +59,16 @@ def test_from_training_to_the_loss(channels, recipe, tmp_path, capsys):
     assert image.grad.shape == (1, channels, 64, 64)
     assert image.grad.abs().amax((0, 2, 3)).gt(0).all()
     assert random_twin(bundle).channels == channels
+    assert_images_close(*pair, at_most=1.001 * printed, weights=folder)
+    with pytest.raises(AssertionError, match=f"is {printed:.4g}"):
+        assert_images_close(*pair, at_most=printed / 2, weights=folder, heat_map=tmp_path / "map.png")
+
+    judged = "".join(f"{index}.{suffix},{index + 1}.{suffix},{index}\n" for index in range(4))
+    (tmp_path / "data" / "scores.csv").write_text("reference,distorted,distance\n" + judged)
+    evaluated = ["eval", "--pairs", str(tmp_path / "data" / "scores.csv"), "--metric", "afv", "--weights", str(folder)]
+    assert main([*evaluated, "--quiet", "--html", str(tmp_path / "eval.html")]) == 0
+    assert main([*evaluated, "--metric", "afv", "l2", "--quiet"]) == 2
+    assert "must be evaluated one by one" in capsys.readouterr().err
     with pytest.raises(ValueError, match=f"this bundle is of {channels} channels?, got 3"):
         metric(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add_eval", "add_eval_report"]
 
 _OUTPUTS = ("csv", "json", "markdown", "html")
+_SETTINGS = ("split", "task", "families", "limit", "metric", "weights", "batch_size", "device")
 _MOST_ERRORS = 10
 
 
@@ -31,21 +32,13 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     )
     data = command.add_argument_group("data")
     data.add_argument(
-        "--root",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
+        "--root", type=Path, nargs="+", default=[], metavar="DIR",
         help="folders in the layout of BAPPS (default, without --pairs: $BAPPS_ROOT, or the cache)",
-    )
+    )  # fmt: skip
     data.add_argument(
-        "--pairs",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE.csv",
+        "--pairs", type=Path, nargs="+", default=[], metavar="FILE.csv",
         help="lists reference,distorted,distance[,group] of judged pairs, paths relative to the list",
-    )
+    )  # fmt: skip
     data.add_argument("--split", choices=("val", "train"), default="val", help="which part of BAPPS (default: val)")
     data.add_argument(
         "--task", nargs="+", choices=("2afc", "jnd"), default=["2afc", "jnd"], help="which tasks of it (default: both)"
@@ -56,30 +49,22 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     data.add_argument("--url", help="where from (default: the authors' server)")
     metrics = command.add_argument_group("metrics")
     metrics.add_argument(
-        "--metric",
-        nargs="+",
-        default=["afv"],
-        metavar="NAME",
+        "--metric", nargs="+", default=["afv"], metavar="NAME",
         help="what to score; differences are to the first: afv (default), afv:FORM, afv-random, d-pool, l2, psnr, "
         "ssim, ms-ssim, lpips-alex, lpips-vgg, dists, piq:NAME, torchmetrics:NAME, MODULE:CALLABLE, ...",
-    )
+    )  # fmt: skip
     metrics.add_argument(
-        "--weights",
-        nargs="+",
-        default=[],
-        metavar="BUNDLE",
+        "--weights", nargs="+", default=[], metavar="BUNDLE",
         help="bundles of afv, afv-random and d-pool: names, folders, hub ids",
-    )
+    )  # fmt: skip
     add_device(command)
     add_batch_size(command, 64)
     command.add_argument("--workers", type=count(0), metavar="N", help="processes that decode images")
     outputs = command.add_argument_group("outputs, beside the table")
     outputs.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE.jsonl",
+        "--results", type=Path, metavar="FILE.jsonl",
         help="write raw distances there as they come; a file that is there is replaced, unless --resume",
-    )
+    )  # fmt: skip
     outputs.add_argument("--resume", action="store_true", help="keep what is in --results, and measure the rest")
     _add_outputs(outputs)
     add_quiet(command)
@@ -99,16 +84,12 @@ def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="the table for a README")
     outputs.add_argument("--html", type=Path, metavar="FILE", help="a page with plots and a gallery, without requests")
     outputs.add_argument(
-        "--gallery",
-        type=count(0),
-        default=12,
-        metavar="N",
+        "--gallery", type=count(0), default=12, metavar="N",
         help="items in the gallery of the page per metric and set (%(default)s)",
-    )
+    )  # fmt: skip
 
 
 def _report(options: argparse.Namespace) -> int:
-    """Make the outputs again from a file of results."""
     from bapps_eval.results import load_results
 
     _try_outputs(options, [options.file])
@@ -120,8 +101,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from afv_metric.distributed import init_distributed, rank_and_world_size
     from afv_metric.runtime import find_device, read_versions
     from bapps_eval.metrics import Choice, check_names, make_metrics
-    from bapps_eval.results import plan_results
-    from bapps_eval.run import evaluate, read_for, records
+    from bapps_eval.run import evaluate
 
     if options.resume and not options.results:
         raise ValueError("--resume goes on from a file of results: give it with --results FILE")
@@ -129,11 +109,21 @@ def _evaluate(options: argparse.Namespace) -> int:
     check_names(options.metric)
     options.device = str(find_device(options.device))
     sets = _read_sets(options)
-    with if_interrupted(lambda: _on_interrupt(options.results)), init_distributed(options.device) as device:
+    # Whatever decides the numbers.
+    settings: dict[str, Any] = {
+        name: [str(path.absolute()) for path in getattr(options, name)] for name in ("root", "pairs")
+    }
+    settings |= {name: getattr(options, name) for name in _SETTINGS}
+    kept = "with --results FILE what is measured is kept, and --resume goes on from there"
+    if options.results:
+        kept = f"what was measured is in {options.results}: the same command with --resume goes on from there"
+    with if_interrupted(lambda: f"interrupted; {kept}"), init_distributed(options.device) as device:
         metrics = make_metrics(options.metric, Choice(options.weights, str(device)))
         results = evaluate(
             metrics,
-            plan_results(read_for(metrics, sets), records(metrics), _settings(options), read_versions()),
+            sets,
+            settings=settings,
+            versions=read_versions(),
             batch_size=options.batch_size,
             device=str(device),
             workers=options.workers,
@@ -182,13 +172,6 @@ def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:
     return [judged.limited(options.limit) for judged in sets] if options.limit else sets
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Whatever decides the numbers."""
-    paths = {key: [str(path.absolute()) for path in getattr(options, key)] for key in ("root", "pairs")}
-    keys = ("split", "task", "families", "limit", "metric", "weights", "batch_size", "device")
-    return paths | {key: getattr(options, key) for key in keys}
-
-
 def _write_outputs(results: Results, options: argparse.Namespace) -> int:
     """Write the files that were asked for, print the tables and what failed; returns the exit status."""
     from bapps_eval import formats
@@ -208,20 +191,11 @@ def _write_outputs(results: Results, options: argparse.Namespace) -> int:
         say("error: not one set could be scored")
         return SOME_FAILED
     report = make_report(results)
-    if options.csv:
-        formats.write_csv(options.csv, report)
-    if options.json:
-        formats.write_json(options.json, report)
-    if options.markdown:
-        formats.write_markdown(options.markdown, report)
+    writers = {"csv": formats.write_csv, "json": formats.write_json, "markdown": formats.write_markdown}
+    for name, write in writers.items():
+        if path := getattr(options, name):
+            write(path, report)
     if options.html:
         write_html(options.html, report, options.gallery)
     emit(formats.format_text(report))
     return SOME_FAILED if errors else DONE
-
-
-def _on_interrupt(file: Path | None) -> str:
-    """What is left of an interrupted run, and how to go on."""
-    if file is None:
-        return "interrupted; with --results FILE what is measured is kept, and --resume goes on from there"
-    return f"interrupted; what was measured is in {file}: the same command with --resume goes on from there"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,24 +25,10 @@ from afv_metric.images.listing import is_image_name
 from afv_metric.images.tiles import by_pillow
 
 __all__ = [
-    "ARCHIVES",
-    "FAMILIES",
-    "FOLDERS",
-    "PUBLISHED",
-    "SIDE",
-    "SMALLEST_GROUP",
-    "TASKS",
-    "JudgedSet",
-    "PairSet",
-    "SameSet",
-    "TripletSet",
-    "default_root",
-    "distinguish",
-    "read_image_source",
-    "read_pairs",
-    "read_root",
-    "spread",
-]
+    "ARCHIVES", "FAMILIES", "FOLDERS", "KINDS", "PUBLISHED", "SIDE", "SMALLEST_GROUP", "TASKS", "JudgedSet",
+    "PairSet", "SameSet", "TripletSet", "default_root", "distinguish", "read_image_source", "read_pairs",
+    "read_root", "refuse_repeated", "spread",
+]  # fmt: skip
 
 TASKS = ("2afc", "jnd")
 FAMILIES = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp", "mix")
@@ -71,15 +58,18 @@ class JudgedSet:
     """Items of two or three images, the first of which is compared with the others, and what people said.
 
     Attributes:
+        kind: Name of the kind in files: ``triplets``, ``same`` or ``pairs``.
         name: Heading of its column.
         source: Folder or file that it was read from.
         images: Files of the images of every item, ``(N, 2)`` or ``(N, 3)``.
         judged: Judgements, ``(N,)``; the subclasses say what they mean.
         partial: The part that is here, ``"2,000 of 4,720 items"``; empty if the set is whole, or nobody knows.
         side: Length in pixels to which the shorter side of every image is brought; None leaves images as they are.
-        reader: Rules to read the files by: those of the metrics, see :func:`bapps_eval.run.read_for`.
+        reader: Rules to read the files by: those of the metrics, see :func:`bapps_eval.run.evaluate`.
     """
 
+    kind: ClassVar[str]
+    _score: ClassVar[str]
     name: str
     source: Path
     images: Sequence[tuple[Path, ...]]
@@ -95,7 +85,7 @@ class JudgedSet:
     @property
     def measure(self) -> str:
         """Name of the score that the set is for."""
-        raise NotImplementedError
+        return self._score if len(self.strata) == 1 else f"{self._score} in groups"
 
     @property
     def strata(self) -> list[NDArray[np.intp]]:
@@ -106,25 +96,25 @@ class JudgedSet:
         """At most ``count`` items, evenly spread, so that every part of an ordered list is represented."""
         return self if count >= len(self) else self.take(spread(len(self), count))
 
-    def take(self, rows: NDArray[np.intp]) -> JudgedSet:
+    def take(self, rows: NDArray[np.intp], **changes: Any) -> JudgedSet:
         """Some of the items, by their rows: a partial set."""
         whole = self.partial.split(" of ")[-1] or f"{len(self):,} items"
         images, partial = [self.images[row] for row in rows], f"{len(rows):,} of {whole}"
-        return replace(self, images=images, judged=self.judged[rows], partial=partial)
+        return replace(self, images=images, judged=self.judged[rows], partial=partial, **changes)
 
 
 @dataclass(frozen=True, eq=False)
 class TripletSet(JudgedSet):
     """BAPPS 2AFC: a reference and two distortions; ``judged`` is the fraction who preferred the second."""
 
-    measure = "2AFC"
+    kind, _score = "triplets", "2AFC"
 
 
 @dataclass(frozen=True, eq=False)
 class SameSet(JudgedSet):
     """BAPPS JND: two images; ``judged`` is the fraction of people who took them for the same."""
 
-    measure = "JND mAP"
+    kind, _score = "same", "JND mAP"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,28 +129,21 @@ class PairSet(JudgedSet):
         ValueError: If a group has fewer than two pairs, which have no order.
     """
 
+    kind, _score = "pairs", "SROCC"
     groups: NDArray[np.intp]
 
     def __post_init__(self) -> None:
-        """Check that every group has an order."""
         if min(len(rows) for rows in self.strata) < 2:
             raise ValueError(f"{self.source}: a rank correlation takes at least two pairs (of every group)")
-
-    @property
-    def measure(self) -> str:
-        """Name of the score."""
-        return "SROCC" if len(self.strata) == 1 else "SROCC in groups"
 
     @property
     def strata(self) -> list[NDArray[np.intp]]:
         """Rows of each group."""
         return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
 
-    def take(self, rows: NDArray[np.intp]) -> JudgedSet:
+    def take(self, rows: NDArray[np.intp], **changes: Any) -> JudgedSet:
         """Some of the pairs; in groups only if each is still large enough."""
-        taken = super().take(rows)
-        assert isinstance(taken, PairSet)
-        return replace(taken, groups=_number_groups(self.groups[rows]))
+        return super().take(rows, groups=_number_groups(self.groups[rows]), **changes)
 
 
 def _number_groups(names: ArrayLike) -> NDArray[np.intp]:
@@ -169,15 +152,13 @@ def _number_groups(names: ArrayLike) -> NDArray[np.intp]:
     return numbers if sizes.min() >= SMALLEST_GROUP else np.zeros_like(numbers)
 
 
-# The folders of a family of each task; the last one holds the judgements.
-_LAYOUTS: dict[str, tuple[tuple[str, ...], type[JudgedSet]]] = {
-    "2afc": (("ref", "p0", "p1", "judge"), TripletSet),
-    "jnd": (("p0", "p1", "same"), SameSet),
-}
-FOLDERS = tuple(dict.fromkeys(folder for folders, _ in _LAYOUTS.values() for folder in folders))
+KINDS = {made.kind: made for made in (TripletSet, SameSet, PairSet)}
 
-# The files of a family: by folder, by stem.
-_Files = Mapping[str, Mapping[str, Path]]
+# The folders of a family of each task; the last one holds the judgements.
+_LAYOUTS = {"2afc": ("ref", "p0", "p1", "judge"), "jnd": ("p0", "p1", "same")}
+FOLDERS = {folder for folders in _LAYOUTS.values() for folder in folders}
+
+_Files = Mapping[str, Mapping[str, Path]]  # of a family: by folder, by stem
 
 
 def default_root() -> Path:
@@ -205,22 +186,12 @@ def read_root(
 
     ``2afc/<split>/<family>/{ref,p0,p1,judge}`` are triplets and ``jnd/<split>/<family>/{p0,p1,same}`` pairs;
     families are whatever folders there are. The images of an item have the stem of its ``.npy`` judgement and
-    the suffix of any image format. Foreign files and folders (``Thumbs.db``, ``@eaDir``, ``__MACOSX``, hidden ones,
-    text) are passed over, and counted in one warning of the log.
+    the suffix of any image format. Foreign files and folders are passed over, and counted in one warning of the log.
+    The families of BAPPS come first, in the order of its paper; ``families`` chooses some.
 
     A family that is called as one of BAPPS's is treated as one: images are brought to :data:`SIDE` pixels, as the
     official scripts do (the published files show patches of 64x64 enlarged to 256x256), and in the split val, a set
     that has not as many items as were published is named as partial.
-
-    Args:
-        root: The folder.
-        split: ``"val"`` or ``"train"``.
-        tasks: Which of ``"2afc"`` and ``"jnd"`` to read.
-        families: Which families to read; all if empty.
-
-    Returns:
-        A set for every family, called ``2afc/<family>`` or ``jnd/<family>``; the families of BAPPS come first, in the
-        order of its paper, and items in order of their names.
 
     Raises:
         FileNotFoundError: If there is no family, or not one of those asked for, or an item lacks one of its files,
@@ -230,27 +201,28 @@ def read_root(
     if unknown := set(tasks) - set(TASKS):
         raise ValueError(f"tasks are {' and '.join(TASKS)}, not {', '.join(sorted(unknown))}")
     root = Path(root)
-    chosen = [task for task in TASKS if task in tasks]
+    if root.is_file():
+        raise FileNotFoundError(
+            f"{root} is a file, not a folder: unpack it, for example with tar xf {root}, and give the folder"
+        )
     if not root.is_dir():
-        hint = f": unpack it, for example with tar xf {root}, and give the folder" if root.is_file() else ""
-        raise FileNotFoundError(f"{root} is {'a file, not a folder' if root.is_file() else 'not there'}{hint}")
+        raise FileNotFoundError(f"{root} is not there")
     foreign: list[Path] = []
-    found = {task: _list_task(root / task / split, task, families, foreign) for task in chosen}
+    found = {task: _list_task(root / task / split, task, families, foreign) for task in TASKS if task in tasks}
     if foreign:
         _log.warning("%s: %d foreign files or folders passed over, first %s", root, len(foreign), foreign[0])
-    if not any(found.values()) and not families:
-        expected = " or ".join(f"{task}/{split}/<family>" for task in found)
-        packed = [name for name in ARCHIVES.values() if (root / name).is_file()]
+    there = {folder.name for folders in found.values() for folder in folders}
+    lacking = [family for family in families if family not in there]
+    if lacking or not there:
+        expected = " or ".join(f"{task}/{split}/{family}" for family in lacking or ["<family>"] for task in found)
+        packed = [name for name in ARCHIVES.values() if (root / name).is_file() and not there]
         hint = f"; unpack {' and '.join(packed)} in it first" if packed else ""
         raise FileNotFoundError(f"{root} has no folder {expected}{hint}")
-    there = {folder.name for folders in found.values() for folder in folders}
-    if lacking := [family for family in families if family not in there]:
-        expected = " or ".join(f"{task}/{split}/{family}" for family in lacking for task in found)
-        raise FileNotFoundError(f"{root} has no folder {expected}")
+    order = {family: index for index, family in enumerate(FAMILIES)}
     return [
-        _make_set(task, split, folder, files)
+        _make_set(task, split, folder, folders[folder])
         for task, folders in found.items()
-        for folder, files in sorted(folders.items(), key=lambda item: _rank(item[0].name))
+        for folder in sorted(folders, key=lambda folder: (order.get(folder.name, len(order)), folder.name))
     ]
 
 
@@ -261,9 +233,7 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
     correlation is taken within each group and averaged over groups, also of a part of the set. Otherwise over all,
     because the order of a handful of pairs says little. So HECD (32 or 33 recolourings of each of 6 scenes)
     is scored within scenes, LIVE blur and SRIJ (1-7 distortions of each of many images) overall.
-
-    Args:
-        file: The list. The set is called after it, or after its folder if it is called ``scores.csv``.
+    The set is called after the file, or after its folder if it is called ``scores.csv``.
 
     Raises:
         FileNotFoundError: If the list or an image is missing; the missing images are named.
@@ -297,32 +267,24 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
 
 
 def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:
-    """Call sets of equal names after where they come from.
-
-    Raises:
-        ValueError: If a set is given twice.
-    """
+    """Call sets of equal names after where they come from, and refuse a set that is given twice."""
     names = Counter(judged.name for judged in sets)
     told = [judged if names[judged.name] == 1 else replace(judged, name=judged.source.as_posix()) for judged in sets]
-    twice = [name for name, count in Counter(judged.name for judged in told).items() if count > 1]
-    if twice:
-        raise ValueError(f"given twice: {', '.join(twice)}")
+    refuse_repeated(judged.name for judged in told)
     return told
 
 
+def refuse_repeated(names: Iterable[str]) -> None:
+    """Raise ValueError if a name is there twice."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"given twice: {', '.join(twice)}")
+
+
 def read_image_source(source: Path, side: int | None = None, reader: Reader = _READER) -> Tensor:
-    """Decode an image.
+    """Decode an image: ``(1, C, H, W)`` uint8, in channels-last memory.
 
-    Args:
-        source: Its file.
-        side: Pixels to bring the shorter side to, as ``torchvision.transforms.Resize`` does; None keeps the size.
-        reader: Rules to read it by.
-
-    Returns:
-        ``(1, C, H, W)`` uint8, in channels-last memory.
-
-    Raises:
-        ValueError: If the file is not an image, or cannot be read; it is named.
+    The shorter side is brought to ``side`` pixels, as ``torchvision.transforms.Resize`` does; None keeps the size.
+    A file that is no image, or cannot be read, is named in a ValueError.
     """
     try:
         image = reader.read(source)
@@ -339,7 +301,7 @@ def read_image_source(source: Path, side: int | None = None, reader: Reader = _R
 
 def _list_task(parent: Path, task: str, families: Sequence[str], foreign: list[Path]) -> dict[Path, _Files]:
     """Files of every family of a task; what is no part of the layout is added to ``foreign``."""
-    names = _LAYOUTS[task][0]
+    names = _LAYOUTS[task]
     found: dict[Path, _Files] = {}
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
         if folder.name.startswith(".") or not any((folder / name).is_dir() for name in names):
@@ -366,7 +328,7 @@ def _by_stem(folder: Path, judgements: bool, foreign: list[Path]) -> dict[str, P
 
 
 def _make_set(task: str, split: str, folder: Path, files: _Files) -> JudgedSet:
-    (*names, judgement), made = _LAYOUTS[task]
+    *names, judgement = _LAYOUTS[task]
     stems = sorted(set().union(*files.values()))
     _require(folder / name / f"{stem}.*" for name, there in files.items() for stem in stems if stem not in there)
     judged = np.array([_read_fraction(files[judgement][stem]) for stem in stems])
@@ -374,12 +336,8 @@ def _make_set(task: str, split: str, folder: Path, files: _Files) -> JudgedSet:
     published = PUBLISHED.get((task, split, folder.name), len(stems))
     partial = "" if len(stems) == published else f"{len(stems):,} of {published:,} items"
     side = SIDE if folder.name in FAMILIES else None
+    made = TripletSet if task == "2afc" else SameSet
     return made(f"{task}/{folder.name}", folder, images, judged, partial=partial, side=side)
-
-
-def _rank(family: str) -> tuple[int, str]:
-    """Key that sorts families in the order of BAPPS, then others by name."""
-    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family
 
 
 def _read_fraction(source: Path) -> float:
@@ -404,8 +362,7 @@ def _parse_number(text: str, place: str) -> float:
 
 
 def _require(missing: Iterable[Path]) -> None:
-    paths = [str(path) for path in missing]
-    if paths:
+    if paths := [str(path) for path in missing]:
         more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
         raise FileNotFoundError(f"missing: {', '.join(paths[:10])}{more}")
 

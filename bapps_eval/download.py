@@ -57,17 +57,7 @@ def download(
     An archive is fetched into ``<name>.part``, from where an interrupted call goes on if the server still has the same;
     its sha256 is compared with the one that :data:`RECORD` in the root has of an earlier download; it is unpacked into
     a hidden folder, which is renamed when all is well; then the archive is removed and its sha256 recorded. A process
-    that finds another at it waits.
-
-    Args:
-        root: Folder for ``2afc/<split>`` and ``jnd/<split>``; made if need be.
-        split: ``"val"`` or ``"train"``; the latter has no JND.
-        tasks: The tasks to fetch, out of ``"2afc"`` and ``"jnd"``.
-        url: Web address of the folder of the archives.
-        quiet: Show no progress bars.
-
-    Returns:
-        The folders ``<task>/<split>``.
+    that finds another at it waits. The folders ``<task>/<split>`` are returned.
 
     Raises:
         ConnectionError: If an archive cannot be fetched; what there is of it stays for the next call.
@@ -103,19 +93,26 @@ def _fetch_and_unpack(address: str, folder: Path, root: Path, quiet: bool) -> No
         with tqdm(desc=f"unpacking {name}", unit="file", disable=quiet) as bar:
             _unpack(part, folder, bar)
     except ValueError:
-        part.unlink()
-        _tag_of(part).unlink(missing_ok=True)
+        _remove(part)
         raise
-    record[name] = {"url": address, "bytes": part.stat().st_size, "sha256": digest}
+    record[name] = {"url": address, "bytes": _size(part), "sha256": digest}
     with atomic_write(root / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    part.unlink()
-    _tag_of(part).unlink(missing_ok=True)
+    _remove(part)
 
 
 def _tag_of(part: Path) -> Path:
     """File with the tag of the version on the server that a part is of."""
     return part.with_suffix(".tag")
+
+
+def _remove(part: Path) -> None:
+    part.unlink()
+    _tag_of(part).unlink(missing_ok=True)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 class _BrokenOffError(Exception):
@@ -126,16 +123,14 @@ def _fetch(url: str, part: Path, bar: tqdm[NoReturn]) -> None:
     """Fetch a file, from where an earlier attempt or call ended; try again while the line is down."""
     failures = 0
     while True:
-        have = part.stat().st_size if part.exists() else 0
+        have = _size(part)
         try:
             total = _fetch_rest(url, part, have, bar)
-            now = part.stat().st_size
-            if total is None or now == total:
+            if total in (None, _size(part)):
                 return
-            raise _BrokenOffError(f"the connection ended at {now:,} of {total:,} bytes")
+            raise _BrokenOffError(f"the connection ended at {_size(part):,} of {total:,} bytes")
         except _BrokenOffError as error:
-            now = part.stat().st_size if part.exists() else 0
-            failures = failures + 1 if now <= have else 0
+            failures = failures + 1 if _size(part) <= have else 0
             if failures == _ATTEMPTS:
                 raise ConnectionError(
                     f"cannot fetch {url}: {error}; to go on from there, run the command again"
@@ -193,14 +188,7 @@ def _read_block(response: http.client.HTTPResponse) -> bytes:
 
 
 def _parse_range(headers: Message) -> tuple[int, int | None]:
-    """First byte (0 if unknown) and length of the whole file in ``Content-Range``.
-
-    Example:
-        >>> headers = Message()
-        >>> headers["Content-Range"] = "bytes 100-199/1000"
-        >>> _parse_range(headers)
-        (100, 1000)
-    """
+    """First byte (0 if unknown) and length of the whole file in ``Content-Range``, such as ``bytes 100-199/1000``."""
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", headers["Content-Range"] or "")
     start, total = found.groups() if found else (None, None)
     return int(start or 0), int(total) if total else None
@@ -254,11 +242,10 @@ def _unpack(archive: Path, folder: Path, bar: tqdm[NoReturn]) -> None:
                     continue
                 target = hidden / family / kind / file
                 written += member.size
-                if written > most or target.exists():
-                    problem = (
-                        f"{member.name} is there twice" if target.exists() else f"it unpacks to over {most:,} bytes"
-                    )
-                    raise ValueError(f"{archive} is refused: {problem}")
+                if target.exists():
+                    raise ValueError(f"{archive} is refused: {member.name} is there twice")
+                if written > most:
+                    raise ValueError(f"{archive} is refused: it unpacks to over {most:,} bytes")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with cast("IO[bytes]", tar.extractfile(member)) as content, target.open("wb") as out:
                     shutil.copyfileobj(content, out)

@@ -17,17 +17,9 @@ from bapps_eval.report import Report, Score
 from bapps_eval.scores import RESAMPLES
 
 __all__ = [
-    "Cell",
-    "finite",
-    "format_interval",
-    "format_markdown",
-    "format_number",
-    "format_text",
-    "grids",
-    "write_csv",
-    "write_json",
-    "write_markdown",
-]
+    "Cell", "finite", "format_interval", "format_markdown", "format_number", "format_text", "grids", "write_csv",
+    "write_json", "write_markdown",
+]  # fmt: skip
 
 _WIDTH = 120
 
@@ -75,8 +67,7 @@ def grids(report: Report) -> list[tuple[str, list[str], list[list[Cell]]]]:
     compared = len(report.labels) > 1
     rows = []
     for label, score in zip(report.labels, report.mean.scores, strict=True):
-        difference = [Cell(""), Cell("")] if score.p_value is None else _difference(score)
-        rows.append([Cell(label), _cell(score.value, score.interval), *(difference if compared else [])])
+        rows.append([Cell(label), _cell(score.value, score.interval), *(_difference(score) if compared else [])])
     head = ["", report.mean.heading, *([f"to {report.labels[0]}", "p"] if compared else [])]
     return [*laid_out, ("Mean over all sets, with its 95 % interval", head, rows)]
 
@@ -87,12 +78,13 @@ def _cell(value: float, interval: tuple[float, float], share: float | None = Non
 
 
 def _difference(score: Score) -> list[Cell]:
-    """Difference to the first metric with its signs, and its p-value."""
+    """Difference to the first metric with its signs, and its p-value; nothing for that metric itself."""
+    if score.p_value is None:
+        return [Cell(""), Cell("")]
     ends = map(format_number, (score.difference, *score.difference_interval))
     value, low, high = (text if text.startswith("-") else f"+{text}" for text in ends)
-    p = math.nan if score.p_value is None else score.p_value
     interval = "" if value == "-" else f"[{low}, {high}]"
-    return [Cell(value, interval=interval), Cell("<.001" if p < 0.001 else format_number(p))]
+    return [Cell(value, interval=interval), Cell("<.001" if score.p_value < 0.001 else format_number(score.p_value))]
 
 
 def format_text(report: Report) -> str:

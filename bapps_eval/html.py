@@ -8,12 +8,10 @@ and gallery are drawn by a small script (``templates/``) from JSON in the page. 
 
 from __future__ import annotations
 
-import io
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +19,12 @@ from PIL import Image
 from scipy import stats
 
 from afv_metric.cli.outcome import describe
-from afv_metric.page import data_uri, png_uri, write_page
+from afv_metric.page import png_uri, write_page
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet, read_image_source, spread
 from bapps_eval.formats import finite, grids
 from bapps_eval.report import Column, Report, family
 from bapps_eval.results import Results
-from bapps_eval.scores import agreement, average_precision
+from bapps_eval.scores import score
 
 __all__ = ["GALLERY", "write_html"]
 
@@ -35,20 +33,14 @@ FloatArray = NDArray[np.float64]
 GALLERY = 12
 _POINTS = 600  # of each set in the scatter plot
 _GALLERY_BYTES = 16 * 2**20
-_LARGEST_FILE, _LARGEST_SIDE = 2**16, 256
-_KINDS = {"triplets": TripletSet, "same": SameSet, "pairs": PairSet}
-_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+_LARGEST_SIDE = 256
 
 
 def write_html(path: str | os.PathLike[str], report: Report, gallery: int = GALLERY) -> None:
     """Write the page.
 
-    Args:
-        path: The file.
-        report: The report to show.
-        gallery: Number of items per metric and set in the gallery, those on which it disagrees most with people;
-            fewer if their images are larger than 16 MiB together, and none, which the page says, if they are not
-            at hand.
+    The gallery has so many items per metric and set, those on which it disagrees most with people; fewer if their
+    images are larger than 16 MiB together, and none, which the page says, if they are not at hand.
     """
     results = report.results
     items, gallery_note = _make_gallery(results, gallery)
@@ -56,7 +48,7 @@ def write_html(path: str | os.PathLike[str], report: Report, gallery: int = GALL
         {
             "name": judged.name + ("*" if judged.partial else ""),
             "family": family(judged),
-            "kind": next(kind for kind, made in _KINDS.items() if isinstance(judged, made)),
+            "kind": judged.kind,
             "points": _points(judged, distances),
             "votes": None if isinstance(judged, PairSet) else _by_unanimity(judged, distances),
         }
@@ -88,7 +80,7 @@ def _bars(kind: str, column: Column) -> dict[str, Any]:
         "kind": kind,
         "chance": 0.5 if kind == "2AFC" else 0,
         "ceiling": column.ceiling,
-        "scores": [[round(value, 6) for value in (score.value, *score.interval)] for score in column.scores],
+        "scores": [[round(value, 6) for value in (of.value, *of.interval)] for of in column.scores],
     }
 
 
@@ -136,30 +128,15 @@ def _by_unanimity(judged: JudgedSet, distances: FloatArray) -> list[dict[str, An
     unanimity = np.maximum(judged.judged, 1 - judged.judged).round(6)
     # Divided; 3 of 5 or 2 of 3; 3 of 4 to 5 of 6; unanimous.
     classes = np.digitize(unanimity, (0.55, 0.7, 0.9))
-    found = []
-    for index in np.unique(classes):
-        rows = np.flatnonzero(classes == index)
-        people = judged.judged[rows]
-        if isinstance(judged, TripletSet):
-            scores = [agreement(of_metric[rows, 0], of_metric[rows, 1], people).mean() for of_metric in distances]
-        else:
-            scores = [average_precision(of_metric[rows, 0], people) for of_metric in distances]
-        found.append(
-            {
-                "unanimity": round(float(unanimity[rows].mean()), 3),
-                "items": len(rows),
-                "scores": [round(float(score), 4) for score in scores],
-            }
-        )
-    return found
-
-
-class _Shown(NamedTuple):
-    """An item of the gallery: which, and its rank by disagreement for the metrics for which it is among the worst."""
-
-    which_set: int
-    row: int
-    ranks: dict[int, int]
+    alike = [np.flatnonzero(classes == index) for index in np.unique(classes)]
+    return [
+        {
+            "unanimity": round(float(unanimity[rows].mean()), 3),
+            "items": len(rows),
+            "scores": [round(float(score(judged.take(rows), of_metric[rows])), 4) for of_metric in distances],
+        }
+        for rows in alike
+    ]
 
 
 def _make_gallery(results: Results, count: int) -> tuple[dict[str, Any] | None, str]:
@@ -173,35 +150,41 @@ def _make_gallery(results: Results, count: int) -> tuple[dict[str, Any] | None, 
         [_worst(judged, view, said, count) for view in of_set]
         for judged, of_set, said in zip(sets, views, people, strict=True)
     ]
-    shown: dict[tuple[int, int], _Shown] = {}
-    # The worst of every metric and set come first, so that what does not fit into the file was less bad.
+    # By set and row, the ranks for the metrics for which the item is among the worst. The worst of every metric and
+    # set come first, so that what does not fit into the file was less bad.
+    ranks: dict[tuple[int, int], dict[int, int]] = {}
     for rank in range(count):
         for index, of_set in enumerate(worst):
             for metric, rows in enumerate(of_set):
                 if rank < len(rows):
-                    item = shown.setdefault((index, rows[rank]), _Shown(index, rows[rank], {}))
-                    item.ranks[metric] = rank
-    try:
-        images, items = _embed_images(sets, list(shown.values()))
-    except (OSError, ValueError) as error:
-        return None, f"There is no gallery, because the images are not at hand: {describe(error)}"
-    described = [
-        {
-            "set": index,
-            "name": sets[index].images[row][-1].stem,
-            "images": pictures,
-            "ranks": ranks,
-            "judged": round(float(sets[index].judged[row]), 4),
-            "people": round(float(people[index][row]), 3),
-            "views": [round(float(view[row]), 3) for view in views[index]],
-            "distances": [[float(f"{value:.4g}") for value in of[row]] for of in of_sets[index]],
-        }
-        for (index, row, ranks), pictures in items
-    ]
+                    ranks.setdefault((index, rows[rank]), {})[metric] = rank
+    images: dict[str, dict[str, Any]] = {}
+    items: list[dict[str, Any]] = []
+    for (index, row), of_metrics in ranks.items():
+        if sum(map(len, images)) >= _GALLERY_BYTES:
+            break
+        judged = sets[index]
+        try:
+            pictures = [_picture(source, judged) for source in judged.images[row]]
+        except (OSError, ValueError) as error:
+            return None, f"There is no gallery, because the images are not at hand: {describe(error)}"
+        images |= {picture["uri"]: picture for picture in pictures}
+        items.append(
+            {
+                "set": index,
+                "name": judged.images[row][-1].stem,
+                "images": [list(images).index(picture["uri"]) for picture in pictures],
+                "ranks": of_metrics,
+                "judged": round(float(judged.judged[row]), 4),
+                "people": round(float(people[index][row]), 3),
+                "views": [round(float(view[row]), 3) for view in views[index]],
+                "distances": [[float(f"{value:.4g}") for value in of[row]] for of in of_sets[index]],
+            }
+        )
     note = f"At most {count} items for each metric and set, those on which it disagrees most with people."
-    if len(items) < len(shown):
-        note += f" To keep the file small, {len(items):,} are in it, of {len(shown):,}."
-    return {"images": images, "items": described}, note
+    if len(items) < len(ranks):
+        note += f" To keep the file small, {len(items):,} are in it, of {len(ranks):,}."
+    return {"images": list(images.values()), "items": items}, note
 
 
 def _worst(judged: JudgedSet, view: FloatArray, people: FloatArray, count: int) -> list[int]:
@@ -211,37 +194,9 @@ def _worst(judged: JudgedSet, view: FloatArray, people: FloatArray, count: int) 
     return [int(row) for row in order if disagreement[row] > 0]
 
 
-def _embed_images(
-    sets: Sequence[JudgedSet], shown: Sequence[_Shown]
-) -> tuple[list[dict[str, Any]], list[tuple[_Shown, list[int]]]]:
-    """Images as data URIs, each once, and items with the numbers of their images, as many as there is room for."""
-    numbers: dict[str, int] = {}
-    images: list[dict[str, Any]] = []
-    items: list[tuple[_Shown, list[int]]] = []
-    room = _GALLERY_BYTES
-    for item in shown:
-        if room <= 0:
-            break
-        judged, pictures = sets[item.which_set], []
-        for source in judged.images[item.row]:
-            uri, width, height = _data_uri(source, judged)
-            if uri not in numbers:
-                numbers[uri] = len(images)
-                images.append({"uri": uri, "width": width, "height": height})
-                room -= len(uri)
-            pictures.append(numbers[uri])
-        items.append((item, pictures))
-    return images, items
-
-
-def _data_uri(source: Path, judged: JudgedSet) -> tuple[str, int, int]:
-    """An image for the page, with its width and height: the file itself if it is small, or else a smaller PNG."""
-    content = source.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        mime, size = _MIME.get(image.format or ""), image.size
-    if mime and max(size) <= (judged.side or _LARGEST_SIDE) and len(content) <= _LARGEST_FILE:
-        return data_uri(content, mime), *size
+def _picture(source: Path, judged: JudgedSet) -> dict[str, Any]:
+    """An image for the page, made smaller if it is large: three channels, or the first."""
     pixels = read_image_source(source, judged.side, judged.reader)[0].permute(1, 2, 0).numpy()
-    smaller = Image.fromarray(pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0])
-    smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    return png_uri(np.asarray(smaller)), *smaller.size
+    image = Image.fromarray(pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0])
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return {"uri": png_uri(np.asarray(image)), "width": image.width, "height": image.height}

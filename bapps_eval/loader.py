@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from afv_metric.images import Reader
 from bapps_eval.data import JudgedSet, read_image_source
@@ -38,63 +38,10 @@ class Batch(NamedTuple):
     errors: dict[int, str]
 
 
-class _Item(NamedTuple):
-    """An item to decode. Its files travel with it, so that workers need no copy of the set."""
-
-    row: int
-    sources: tuple[Path, ...]
-    side: int | None
-    reader: Reader
-
-
-class _Decoded(NamedTuple):
-    """Rows of items of one size, and their first images, second ones and so on, uint8 ``(K, n, H, W, C)``."""
-
-    rows: list[int]
-    pixels: Tensor
-
-    def on_device(self, device: torch.device) -> Batch:
-        """Send the bytes, and make numbers of them there."""
-        images = self.pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
-        return Batch(np.array(self.rows, np.intp), list(images.permute(0, 1, 4, 2, 3)), {})
-
-
-@dataclass
-class _Chunk:
-    """What a list of items decodes to: one part per size, and errors by row."""
-
-    parts: list[_Decoded] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)
-
-    def pin_memory(self) -> _Chunk:
-        """The same in page-locked memory, from which devices copy on their own."""
-        return _Chunk([_Decoded(rows, pixels.pin_memory()) for rows, pixels in self.parts], self.errors)
-
-
-class _Decoder(Dataset[_Chunk]):
-    """Reads every image of a list of items once, and sorts the items by size."""
-
-    def __getitem__(self, items: Sequence[_Item]) -> _Chunk:
-        images: dict[Path, Tensor] = {}
-        chunk, sizes = _Chunk(), dict[torch.Size, list[_Item]]()
-        for item in items:
-            try:
-                for source in item.sources:
-                    if source not in images:
-                        images[source] = read_image_source(source, item.side, item.reader)[0].permute(1, 2, 0)
-            except (OSError, ValueError, MemoryError) as error:
-                chunk.errors[item.row] = str(error) or f"{source}: {type(error).__name__}"
-                continue
-            found = {images[source].shape for source in item.sources}
-            if len(found) > 1:
-                chunk.errors[item.row] = f"these images should have one size: {', '.join(map(str, item.sources))}"
-            else:
-                sizes.setdefault(found.pop(), []).append(item)
-        for alike in sizes.values():
-            columns = zip(*(item.sources for item in alike), strict=True)
-            pixels = torch.stack([torch.stack([images[source] for source in column]) for column in columns])
-            chunk.parts.append(_Decoded([item.row for item in alike], pixels))
-        return chunk
+# An item to decode: its row and its files. They travel alone, so that workers need no copy of the set.
+_Item = tuple[int, tuple[Path, ...]]
+# What items decode to: for each size their rows and their images, uint8 (K, n, H, W, C); and errors by row.
+_Decoded = tuple[list[tuple[list[int], Tensor]], dict[int, str]]
 
 
 def batches(
@@ -103,47 +50,41 @@ def batches(
     *,
     device: str | torch.device = "cpu",
     workers: int | None = None,
-    rows: NDArray[np.intp] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Decode a set in batches of one image size.
+    """Decode a set, or some rows of it, in batches of one image size.
 
-    Args:
-        judged: The set.
-        batch_size: Largest number of items in a batch.
-        device: Where the images should be; they travel as bytes.
-        workers: Processes that decode; 0 decodes in this one. By default one per core but one, at most 16,
-            and no more than there are batches; none where one or two cores run the network, too.
-        rows: The rows to take; all if None.
-
-    Yields:
-        Batches; every item comes once, also those that cannot be read or whose images differ in size.
+    Every item comes once, also those that cannot be read or whose images differ in size. Images travel to the device
+    as bytes. By default one process per core but one decodes, at most 16, and no more than there are batches; none
+    where one or two cores run the network, too. With 0 workers this process decodes.
     """
     device = torch.device(device)
-    taken = range(len(judged)) if rows is None else rows.tolist()
-    items = [_Item(row, judged.images[row], judged.side, judged.reader) for row in taken]
-    chunks = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    rows = range(len(judged)) if rows is None else rows
     if workers is None:
         cores = _cores()
-        workers = min(cores - 1, _MOST_WORKERS, len(chunks)) if cores > 2 or device.type != "cpu" else 0
-    for chunk in _decoded(chunks, workers, device):
-        if chunk.errors:
-            yield Batch(np.array([*chunk.errors], np.intp), [], chunk.errors)
-        yield from (part.on_device(device) for part in chunk.parts)
+        workers = min(cores - 1, _MOST_WORKERS) if cores > 2 or device.type != "cpu" else 0
+    workers = min(workers, -(-len(rows) // batch_size))
+    for parts, errors in _decode(judged, rows, batch_size, workers, device):
+        if errors:
+            yield Batch(np.array([*errors], np.intp), [], errors)
+        for found, pixels in parts:
+            images = pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
+            yield Batch(np.array(found, np.intp), list(images.permute(0, 1, 4, 2, 3)), {})
 
 
-def _decoded(chunks: list[list[_Item]], workers: int, device: torch.device) -> Iterator[_Chunk]:
-    """What chunks decode to, in order, ahead of the one who asks."""
-    if not chunks:
-        return
+def _decode(
+    judged: JudgedSet, rows: Sequence[int], batch_size: int, workers: int, device: torch.device
+) -> Iterator[_Decoded]:
+    """Decode items, in order, ahead of the one who asks."""
+    items = [(row, judged.images[row]) for row in rows]
     with warnings.catch_warnings():
         # DataLoader doubts numbers of workers, and Python that processes can be forked beside threads.
         warnings.simplefilter("ignore")
-        loader = DataLoader(
-            _Decoder(),
-            batch_size=None,
-            sampler=chunks,
+        loader: DataLoader[Any] = DataLoader(
+            items,  # type: ignore[arg-type]  # any sequence will do
+            batch_size,
             num_workers=workers,
-            collate_fn=_unchanged,
+            collate_fn=partial(_decode_batch, judged.side, judged.reader),
             worker_init_fn=_give_way,
             pin_memory=device.type == "cuda",
         )
@@ -154,8 +95,30 @@ def _decoded(chunks: list[list[_Item]], workers: int, device: torch.device) -> I
         raise ValueError(f"a process that decodes images has ended ({error}); try it with --workers 0") from error
 
 
-def _unchanged(chunk: Any) -> Any:
-    return chunk
+def _decode_batch(side: int | None, reader: Reader, items: Sequence[_Item]) -> _Decoded:
+    """Read every image of some items once, and sort the items by size."""
+    images: dict[Path, Tensor] = {}
+    sizes: dict[torch.Size, list[_Item]] = {}
+    errors: dict[int, str] = {}
+    for row, sources in items:
+        try:
+            for source in sources:
+                if source not in images:
+                    images[source] = read_image_source(source, side, reader)[0].permute(1, 2, 0)
+        except (OSError, ValueError, MemoryError) as error:
+            errors[row] = str(error) or f"{source}: {type(error).__name__}"
+            continue
+        found = {images[source].shape for source in sources}
+        if len(found) > 1:
+            errors[row] = f"these images should have one size: {', '.join(map(str, sources))}"
+        else:
+            sizes.setdefault(found.pop(), []).append((row, sources))
+    parts = []
+    for alike in sizes.values():
+        columns = zip(*(sources for _, sources in alike), strict=True)
+        pixels = torch.stack([torch.stack([images[source] for source in column]) for column in columns])
+        parts.append(([row for row, _ in alike], pixels))
+    return parts, errors
 
 
 def _cores() -> int:

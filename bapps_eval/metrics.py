@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,20 +27,12 @@ from afv_metric.fisher.forms import FORMS
 from afv_metric.images import Reader
 from afv_metric.images.tensors import pad_to_multiple, to_network_range
 from afv_metric.metric import AFVDistance
+from bapps_eval.data import refuse_repeated
 
 __all__ = [
-    "METRICS",
-    "NAMES",
-    "Choice",
-    "Distance",
-    "Metric",
-    "check_names",
-    "l2",
-    "make_metrics",
-    "ms_ssim",
-    "psnr",
+    "METRICS", "NAMES", "Choice", "Distance", "Metric", "check_names", "l2", "make_metrics", "ms_ssim", "psnr",
     "ssim",
-]
+]  # fmt: skip
 
 Distance = Callable[[Any, Any], Tensor]
 """Compares the descriptions of two batches of N images, the images themselves by default; gives ``(N,)``."""
@@ -85,13 +77,7 @@ class Metric:
 
     @torch.inference_mode()
     def distances(self, images: Sequence[Tensor]) -> Tensor:
-        """Compare the first image of N items with the others.
-
-        Args:
-            images: K tensors ``(N, 3, H, W)`` in [-1, 1], on the device of the metric.
-
-        Returns:
-            ``(N, K - 1)``.
+        """Compare the first image of N items with the others: K tensors ``(N, 3, H, W)`` in [-1, 1] to ``(N, K - 1)``.
 
         Raises:
             ValueError: If the metric cannot compare images of this size, or does not give a number for each pair.
@@ -100,13 +86,11 @@ class Metric:
             images = [column.contiguous() for column in images]
         height, width = images[0].shape[2:]
         count = max(1, _PIXELS // (height * width))
-        # Code of others may raise anything.
-        failures: tuple[type[Exception], ...] = (Exception,) if self.one_at_a_time else (RuntimeError, MemoryError)
         try:
             parts = [self._compare(part) for part in zip(*(column.split(count) for column in images), strict=True)]
         except ValueError:
             raise
-        except failures as error:
+        except Exception as error:  # code of others may raise anything
             raise ValueError(f"{self.name} failed on images of {height}x{width}: {_first_line(error)}") from error
         return torch.cat(parts)
 
@@ -121,12 +105,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Choice:
-    """The bundles to make metrics of, and the device.
-
-    Attributes:
-        weights: Names, folders or hub ids of bundles; the default bundle if empty.
-        device: Where the metrics compute.
-    """
+    """The bundles to make metrics of, by name, folder or hub id; the default bundle if there are none."""
 
     weights: Sequence[str] = ()
     device: str = "cpu"
@@ -134,12 +113,12 @@ class Choice:
     @cached_property
     def bundles(self) -> list[Bundle]:
         """The bundles, read once."""
-        return [load_bundle(weights) for weights in self.weights or [DEFAULT_BUNDLE]]
+        return [load_bundle(weights, generator=True) for weights in self.weights or [DEFAULT_BUNDLE]]
 
     @cached_property
     def random_bundles(self) -> list[Bundle]:
         """The bundles at their random initialisation, whose statistics take some seconds, made once."""
-        return [random_twin(load_bundle(weights, generator=True)) for weights in self.weights or [DEFAULT_BUNDLE]]
+        return list(map(random_twin, self.bundles))
 
 
 def l2(img0: Tensor, img1: Tensor) -> Tensor:
@@ -167,14 +146,8 @@ def psnr(img0: Tensor, img1: Tensor) -> Tensor:
 def ssim(img0: Tensor, img1: Tensor) -> Tensor:
     """One minus the structural similarity of Wang et al. 2004 per colour channel, on values in [0, 1], by torchmetrics.
 
-    SSIM depends on where zero is: values in [0, 1] are the usual convention, and the stronger rival.
-
-    Args:
-        img0: ``(N, 3, H, W)`` in [-1, 1], at least 6x6.
-        img1: The other images, likewise.
-
-    Returns:
-        ``(N,)`` in [0, 2], 0 for identical images.
+    SSIM depends on where zero is: values in [0, 1] are the usual convention, and the stronger rival. Images
+    ``(N, 3, H, W)`` in [-1, 1] of at least 6x6 give ``(N,)`` in [0, 2], 0 for identical ones.
     """
     measure = _import("ssim", _TORCHMETRICS).structural_similarity_index_measure
     values: Tensor = measure(*map(_to_unit_range, (img0, img1)), data_range=1.0, reduction="none")
@@ -190,14 +163,8 @@ def ms_ssim(img0: Tensor, img1: Tensor) -> Tensor:
 
     The paper has five scales, each half the size of the one before. Images that are too small for them (a side of up to
     160 pixels) are compared at as many of the finest scales as torchmetrics takes, whose weights are scaled to a sum of
-    1. The mean over the colour channels is taken of the similarities, not of their factors.
-
-    Args:
-        img0: ``(N, 3, H, W)`` in [-1, 1], at least 11x11.
-        img1: The other images, likewise.
-
-    Returns:
-        ``(N,)`` in [0, 1], 0 for identical images.
+    1. The mean over the colour channels is taken of the similarities, not of their factors. Images ``(N, 3, H, W)`` in
+    [-1, 1] of at least 11x11 give ``(N,)`` in [0, 1], 0 for identical ones.
     """
     measure = _import("ms-ssim", _TORCHMETRICS).multiscale_structural_similarity_index_measure
     count = max(n for n in range(1, 6) if n == 1 or min(img0.shape[2:]) // (n - 1) ** 2 > 10)
@@ -211,20 +178,24 @@ def _to_unit_range(images: Tensor) -> Tensor:
     return (images + 1) / 2
 
 
-def _make_plain(distance: Distance, package: str, name: str, choice: Choice) -> list[Metric]:
-    if package:
-        _import(name, package)
-    return [Metric(name, distance)]
+_PLAIN: dict[str, Distance] = {"l2": l2, "psnr": psnr, "ssim": ssim, "ms-ssim": ms_ssim}
 
 
-def _make_afv(random: bool, name: str, choice: Choice) -> list[Metric]:
+def _make_plain(name: str, choice: Choice) -> list[Metric]:
+    if "ssim" in name:
+        _import(name, _TORCHMETRICS)
+    return [Metric(name, _PLAIN[name])]
+
+
+def _make_afv(name: str, choice: Choice) -> list[Metric]:
     """One metric for each bundle; the form is what follows the colon, or else the bundle's."""
     kind, _, form = name.partition(":")
     metrics = []
-    for bundle, used in zip(choice.bundles, choice.random_bundles if random else choice.bundles, strict=True):
-        chosen = next((known for known in FORMS if known == form), bundle.form)
-        network = AFVDistance(used, form=chosen, check=False)
-        metrics.append(Metric(f"{kind}/{bundle.name}/{chosen}", network, chosen, bundle.name, bundle.hash))
+    networks = choice.random_bundles if kind == "afv-random" else choice.bundles
+    for bundle, network in zip(choice.bundles, networks, strict=True):
+        used: Any = form or bundle.form
+        distance = AFVDistance(network, form=used, check=False)
+        metrics.append(Metric(f"{kind}/{bundle.name}/{used}", distance, used, bundle.name, bundle.hash))
     return metrics
 
 
@@ -250,12 +221,15 @@ def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).square().sum(1)
 
 
-def _make_lpips(net: str, settings: Mapping[str, Any], name: str, choice: Choice) -> list[Metric]:
+def _make_lpips(name: str, choice: Choice) -> list[Metric]:
     """A network of the package lpips, or of its shift-tolerant kin, with its own features and weights of the layers."""
-    if name.startswith("stlpips"):  # the wheel declares neither of the other two packages
+    kind, net, *baseline = name.split("-")
+    if kind == "stlpips":  # the wheel declares neither of the other two packages
         package = _import(name, "stlpips_pytorch.stlpips", "stlpips-pytorch ipython torchsummary")
+        settings: dict[str, Any] = {"variant": "shift_tolerant"}
     else:
         package = _import(name, "lpips")
+        settings = {"lpips": not baseline}
     with _explained(name):
         network = package.LPIPS(net=net, verbose=False, **settings)
     # In this layout pooling is ten times as fast on the CPU.
@@ -286,8 +260,7 @@ def _make_piq(name: str, choice: Choice) -> list[Metric]:
     is_module = isinstance(found, type) and issubclass(found, nn.Module)
     with _explained(name):
         compare: Any = found(reduction="none") if is_module else partial(found, data_range=1.0, reduction="none")
-    if is_module:
-        compare = compare.eval().requires_grad_(False).to(choice.device)
+    compare = _frozen(compare, choice.device)
     return [_tried(name, lambda reference, distorted: compare(distorted, reference).flatten(), choice.device)]
 
 
@@ -344,8 +317,7 @@ def _make_callable(name: str, choice: Choice) -> list[Metric]:
         compare = found() if _takes_nothing(found) else found
     except Exception as error:  # whatever it does when it is made
         raise ValueError(f"cannot make the metric {name}: {_first_line(error)}") from error
-    if isinstance(compare, nn.Module):
-        compare = compare.eval().requires_grad_(False).to(choice.device)
+    compare = _frozen(compare, choice.device)
 
     def distance(img0: Tensor, img1: Tensor) -> Tensor:
         values = compare(img0, img1)
@@ -354,6 +326,11 @@ def _make_callable(name: str, choice: Choice) -> list[Metric]:
         return values.flatten(1).squeeze(1) if values.ndim > 1 else values
 
     return [Metric(name, distance, one_at_a_time=True)]
+
+
+def _frozen(compare: Any, device: str) -> Any:
+    """What compares, on the device and without gradients if it is a module."""
+    return compare.eval().requires_grad_(False).to(device) if isinstance(compare, nn.Module) else compare
 
 
 def _takes_nothing(found: Callable[..., Any]) -> bool:
@@ -404,16 +381,11 @@ def _first_line(error: BaseException) -> str:
 
 
 METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
-    **{name: partial(_make_afv, False) for name in ("afv", *(f"afv:{form}" for form in FORMS))},
-    **{name: partial(_make_afv, True) for name in ("afv-random", *(f"afv-random:{form}" for form in FORMS))},
+    **{kind + form: _make_afv for kind in ("afv", "afv-random") for form in ("", *(f":{form}" for form in FORMS))},
     "d-pool": _make_d_pool,
-    "l2": partial(_make_plain, l2, ""),
-    "psnr": partial(_make_plain, psnr, ""),
-    "ssim": partial(_make_plain, ssim, _TORCHMETRICS),
-    "ms-ssim": partial(_make_plain, ms_ssim, _TORCHMETRICS),
-    **{f"lpips-{net}": partial(_make_lpips, net, {}) for net in ("alex", "vgg", "squeeze")},
-    **{f"lpips-{net}-baseline": partial(_make_lpips, net, {"lpips": False}) for net in ("alex", "vgg", "squeeze")},
-    **{f"stlpips-{net}": partial(_make_lpips, net, {"variant": "shift_tolerant"}) for net in ("alex", "vgg")},
+    **dict.fromkeys(_PLAIN, _make_plain),
+    **{f"lpips-{net}{end}": _make_lpips for end in ("", "-baseline") for net in ("alex", "vgg", "squeeze")},
+    **{f"stlpips-{net}": _make_lpips for net in ("alex", "vgg")},
     "dists": _make_piq,
 }
 _PACKAGES: dict[str, Callable[[str, Choice], list[Metric]]] = {"piq": _make_piq, "torchmetrics": _make_torchmetrics}
@@ -423,13 +395,7 @@ NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Check the names of metrics, before anything is read or computed.
-
-    Args:
-        names: As for :func:`make_metrics`.
-
-    Raises:
-        ValueError: If a name is unknown, or its module or callable cannot be found.
+    """Check names for :func:`make_metrics`, before anything is read or computed.
 
     Example:
         >>> check_names(["lpips-alx"])
@@ -443,9 +409,9 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
-    """Make metrics by name.
+    """Make metrics by name, in order, repeated names once; ``afv``, ``afv-random`` and ``d-pool`` give one per bundle.
 
-    ``afv``, ``afv-random`` and ``d-pool`` give one metric per bundle.
+    Those of bundles of one name have the start of the hash in theirs.
 
     ``piq:NAME`` and ``torchmetrics:NAME`` are functions of these packages (of piq losses too) with their own settings,
     called with images in [0, 1], the distorted one first. What is larger for an image and itself than for a noisy copy
@@ -455,13 +421,6 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     reference first, and gives distances ``(N,)``. A class, or whatever can be called without arguments, is called
     first, and its result is the distance; a module is frozen and moved to the device. All metrics run under
     ``torch.inference_mode()``.
-
-    Args:
-        names: Names out of :data:`NAMES`; repeated ones count once.
-        choice: Bundles and device.
-
-    Returns:
-        The metrics in order. Those of bundles of one name have the start of the hash in theirs.
 
     Raises:
         ImportError: If a metric needs a package that is not installed.
@@ -478,9 +437,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
         replace(metric, name=f"{metric.name}@{(metric.bundle_hash or '')[:8]}") if counts[metric.name] > 1 else metric
         for metric in metrics
     ]
-    twice = [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]
-    if twice:
-        raise ValueError(f"given twice: {', '.join(twice)}")
+    refuse_repeated(metric.name for metric in metrics)
     return metrics
 
 

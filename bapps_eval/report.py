@@ -6,28 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bapps_eval.data import TASKS, JudgedSet, PairSet, SameSet, TripletSet
+from bapps_eval.data import TASKS, JudgedSet
 from bapps_eval.results import Results
 from bapps_eval.scores import Sample, ceiling, p_value, score_set
 
 __all__ = ["Column", "Report", "Score", "Table", "family", "make_report"]
 
-# Families that stand together in the table of a kind, and the name of their mean.
-_KINDS: dict[type[JudgedSet], tuple[str, str, dict[str, tuple[str, ...]]]] = {
-    TripletSet: (
-        "2AFC",
-        "agreement with people on which of two images is nearer to a third",
-        {
-            "distortion": ("2afc/traditional", "2afc/cnn"),
-            "real": ("2afc/superres", "2afc/deblur", "2afc/color", "2afc/frameinterp"),
-        },
-    ),
-    SameSet: (
-        "JND",
-        "average precision of finding the pairs that look the same to people",
-        {"": ("jnd/traditional", "jnd/cnn")},
-    ),
-    PairSet: ("judged pairs", "rank correlation with the distances that people gave", {}),
+_TITLES = {
+    "triplets": ("2AFC", "agreement with people on which of two images is nearer to a third"),
+    "same": ("JND", "average precision of finding the pairs that look the same to people"),
+    "pairs": ("judged pairs", "rank correlation with the distances that people gave"),
+}
+# Families that stand together in the table of a kind, and the name of their mean, if it has one.
+_TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
+    "triplets": {
+        "distortion": ("2afc/traditional", "2afc/cnn"),
+        "real": ("2afc/superres", "2afc/deblur", "2afc/color", "2afc/frameinterp"),
+    },
+    "same": {"": ("jnd/traditional", "jnd/cnn")},
+    "pairs": {},
 }
 
 
@@ -35,13 +32,9 @@ _KINDS: dict[type[JudgedSet], tuple[str, str, dict[str, tuple[str, ...]]]] = {
 class Score:
     """The score of one metric in one column; NaN where it is undefined.
 
-    Attributes:
-        value: The score.
-        interval: Its 95 % bootstrap interval.
-        share: Score over ceiling; None where people have no ceiling.
-        difference: Score less that of the first metric.
-        difference_interval: Its 95 % interval, over the same resamples for both.
-        p_value: Two-sided paired bootstrap p-value of the difference; None for the first metric.
+    Intervals are those of the bootstrap with 95 %. The difference is that to the score of the first metric, over the
+    same resamples for both; its two-sided p-value is None for that metric. The share is the score over the ceiling;
+    None where people have none.
     """
 
     value: float
@@ -86,14 +79,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the outputs say.
-
-    Attributes:
-        results: The finished sets without their failed items.
-        tables: One each for 2AFC, JND and judged pairs, as far as there are sets.
-        mean: The mean over all sets.
-        unfinished: Names of the sets that are still to be measured.
-    """
+    """Everything that the outputs say: the finished sets without their failed items, and their scores."""
 
     results: Results
     tables: tuple[Table, ...]
@@ -122,7 +108,7 @@ class Report:
         metrics = self.results.metrics
         bundles = {(metric.bundle, metric.bundle_hash) for metric in metrics if metric.bundle}
         notes += [f"Bundle {name}: {(digest or 'unknown')[:16]}." for name, digest in sorted(bundles)]
-        if any(column.ceiling is not None for table in self.tables for column in table.columns):
+        if any(column.ceiling is not None for column in self.columns):
             notes.append("Ceiling: expected agreement of one human with the panel. Per cent: share of it reached.")
         if any(math.isnan(score.value) for column in self.columns for score in column.scores):
             notes.append("-: undefined, as all judgements or all distances are equal.")
@@ -132,14 +118,7 @@ class Report:
 
 
 def make_report(results: Results) -> Report:
-    """Score what was measured.
-
-    Args:
-        results: At least one finished set.
-
-    Returns:
-        Scores in tables like those of the papers: families, the averages of the two families of distortions, of
-        the four of real algorithms, and of all.
+    """Score what was measured: families, the means of the two of distortions, of the four of real algorithms, of all.
 
     Raises:
         ValueError: If no set is finished.
@@ -151,22 +130,22 @@ def make_report(results: Results) -> Report:
     found = {name: score_set(judged, of) for (name, judged), of in zip(sets.items(), results.distances, strict=True)}
 
     def column(name: str, heading: str, members: Sequence[str], mean: bool = True) -> Column:
-        chosen, tops = [sets[member] for member in members], [ceiling(sets[member]) for member in members]
-        top = None if None in tops else sum(map(float, filter(None, tops))) / len(tops)
+        chosen = [sets[member] for member in members]
+        tops = [top for judged in chosen if (top := ceiling(judged)) is not None]
+        top = sum(tops) / len(tops) if len(tops) == len(chosen) else None
         partial = tuple(f"{judged.name}: {judged.partial}" for judged in chosen if judged.partial)
-        sample = Sample.mean([found[member] for member in members])
-        scores = tuple(_score(sample, rank, top) for rank in range(len(results.metrics)))
+        scores = _scores(Sample.mean([found[member] for member in members]), top)
         measure = "mean" if mean else chosen[0].measure
         return Column(name, heading + "*" * bool(partial), measure, sum(map(len, chosen)), partial, top, scores)
 
     tables = []
-    for kind, (name, title, groups) in _KINDS.items():
-        members = [judged.name for judged in results.sets if isinstance(judged, kind)]
-        rest, columns, whole = dict.fromkeys(members), [], False
-        for label, families in groups.items():
+    for kind, (name, title) in _TITLES.items():
+        members = rest = [judged.name for judged in results.sets if judged.kind == kind]
+        columns, whole = [], False
+        for label, families in _TOGETHER[kind].items():
             together = [member for member in families if member in rest]
             columns += [column(member, family(sets[member]), [member], mean=False) for member in together]
-            rest = dict.fromkeys(member for member in rest if member not in together)
+            rest = [member for member in rest if member not in together]
             if label and len(together) == len(families):
                 whole = len(together) == len(members)
                 columns.append(column(f"{name} {label}", label, together))
@@ -178,15 +157,19 @@ def make_report(results: Results) -> Report:
     return Report(results, tuple(tables), mean, unfinished)
 
 
-def _score(sample: Sample, rank: int, top: float | None) -> Score:
-    value, less = float(sample.values[rank]), sample.less()
-    return Score(
-        value=value,
-        interval=sample.intervals[rank],
-        share=None if top is None else value / top,
-        difference=float(less.values[rank]),
-        difference_interval=less.intervals[rank],
-        p_value=p_value(float(less.values[rank]), less.drawn[rank]) if rank else None,
+def _scores(sample: Sample, top: float | None) -> tuple[Score, ...]:
+    less = sample.less()
+    columns = zip(sample.values.tolist(), sample.intervals, less.values.tolist(), less.intervals, strict=True)
+    return tuple(
+        Score(
+            value,
+            interval,
+            None if top is None else value / top,
+            difference,
+            difference_interval,
+            p_value(difference, less.drawn[rank]) if rank else None,
+        )
+        for rank, (value, interval, difference, difference_interval) in enumerate(columns)
     )
 
 

@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afv_metric.files import atomic_write, locked
-from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
+from bapps_eval.data import KINDS, JudgedSet, PairSet
 
 __all__ = ["Measured", "MetricRecord", "Recorder", "Results", "load_results", "plan_results", "recording"]
 
 FloatArray = NDArray[np.float64]
 
 _FORMAT = 2
-_KINDS: dict[str, type[JudgedSet]] = {"triplets": TripletSet, "same": SameSet, "pairs": PairSet}
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,7 @@ def plan_results(
 
 
 class Recorder:
-    """Appends items to a file of results, and enters them into the results.
-
-    Args:
-        results: The results.
-        file: The file, open for appending; None writes nothing.
-    """
+    """Enters items into results, and appends them to an open file, if there is one."""
 
     def __init__(self, results: Results, file: IO[str] | None) -> None:
         self.results, self._file = results, file
@@ -148,10 +142,8 @@ class Recorder:
 def recording(path: str | os.PathLike[str] | None, planned: Results, *, resume: bool = False) -> Iterator[Recorder]:
     """Open a file of results to add to; nobody else can until it is closed.
 
-    Args:
-        path: The file; None keeps results in memory alone.
-        planned: A run that has measured nothing.
-        resume: Go on with what the file has of this run; otherwise a file that is there is replaced.
+    ``resume`` goes on with what the file has of this run; otherwise a file that is there is replaced. Without a file
+    the results are in memory alone.
 
     Raises:
         BlockingIOError: If another process writes to the file.
@@ -178,13 +170,7 @@ def recording(path: str | os.PathLike[str] | None, planned: Results, *, resume: 
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:
-    """Read a file of results; a last line that was cut off is passed over.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The results; paths of images are absolute, and are not looked at.
+    """Read a file of results; a last line that was cut off is passed over, and images need not be at hand.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -209,7 +195,7 @@ def _describe(results: Results) -> dict[str, Any]:
     """The first line of the file."""
     sets = [
         {
-            "kind": next(kind for kind, made in _KINDS.items() if isinstance(judged, made)),
+            "kind": judged.kind,
             "name": judged.name,
             "source": str(judged.source.absolute()),
             "partial": judged.partial,
@@ -228,7 +214,7 @@ def _restore(record: Mapping[str, Any]) -> Results:
     if record["bapps_eval"] != _FORMAT:
         raise ValueError(f"format {record['bapps_eval']}; this version reads format {_FORMAT}")
     sets = [
-        _KINDS[described["kind"]](
+        KINDS[described["kind"]](
             described["name"],
             Path(described["source"]),
             [tuple(map(Path, item)) for item in described["images"]],
@@ -246,25 +232,25 @@ def _restore(record: Mapping[str, Any]) -> Results:
 def _differences(kept: Results, planned: Results) -> list[str]:
     """Everything in which two runs differ, in words."""
     before, now = (_flat(_describe(results)) for results in (kept, planned))
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [
-        f"{name} has other items or judgements"
-        if name.startswith("set ") and name in before and name in now
-        else f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}"
-        for name in names
-    ]
+    differences = []
+    for name in {**before, **now}:
+        pair = before.get(name), now.get(name)
+        if pair[0] == pair[1]:
+            continue
+        if all(isinstance(value, dict) for value in pair):
+            differences.append(f"{name} has other items or judgements")
+        else:
+            was, is_now = ("not there" if v is None else "there" if isinstance(v, dict) else v for v in pair)
+            differences.append(f"{name} was {was}, now {is_now}")
+    return differences
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """Whatever has to be equal for a run to be the same, by name."""
-    metrics = {f"metric {number}": metric for number, metric in enumerate(record["metrics"], start=1)}
+    metrics = {
+        f"metric {number}": f"{metric['name']} {metric['bundle_hash'] or ''}".rstrip()
+        for number, metric in enumerate(record["metrics"], start=1)
+    }
     keys = ("kind", "side", "images", "judged", "groups")
     sets = {f"set {judged['name']}": {key: judged[key] for key in keys} for judged in record["sets"]}
     return {**metrics, **record["settings"], **record["versions"], **sets}
-
-
-def _short(value: object) -> object:
-    """A setting as it is, a metric by its name and hash, a set by its presence."""
-    if not isinstance(value, Mapping):
-        return "not there" if value is None else value
-    return " ".join([value["name"], *[(value["bundle_hash"] or "")[:12]]]).strip() if "name" in value else "there"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 from tqdm import tqdm
 
-from afv_metric.distributed import gather, rank_and_world_size
+from afv_metric.distributed import gather, rank_and_world_size, share
 from afv_metric.images import Reader
 from afv_metric.runtime import parallel_map
 from bapps_eval.data import JudgedSet
@@ -20,12 +21,7 @@ from bapps_eval.loader import Batch, batches
 from bapps_eval.metrics import Metric
 from bapps_eval.results import Measured, MetricRecord, Results, plan_results, recording
 
-__all__ = ["evaluate", "measure", "read_for", "records"]
-
-
-def records(metrics: Sequence[Metric]) -> list[MetricRecord]:
-    """Provenance of metrics."""
-    return [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
+__all__ = ["evaluate", "measure", "read_for"]
 
 
 def read_for(metrics: Sequence[Metric], sets: Sequence[JudgedSet]) -> list[JudgedSet]:
@@ -47,23 +43,15 @@ def measure(
     metrics: Sequence[Metric],
     judged: JudgedSet,
     *,
-    rows: NDArray[np.intp] | None = None,
+    rows: Sequence[int] | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     workers: int | None = None,
 ) -> Iterator[list[Measured]]:
-    """Measure a set; an item that fails is reported as such, and the others go on.
+    """Measure a set, or some rows of it: its items as they come, in any order, each of them once.
 
-    Args:
-        metrics: The metrics, on ``device``.
-        judged: The set.
-        rows: The rows to measure; all if None.
-        batch_size: Largest number of items at a time.
-        device: Where the metrics compute.
-        workers: Processes that decode images; see :func:`bapps_eval.loader.batches`.
-
-    Yields:
-        Items as they come, in any order; each of them once.
+    An item that fails is reported as such, and the others go on. The metrics compute on ``device``; ``workers`` are
+    those of :func:`~bapps_eval.loader.batches`.
     """
 
     def compute(batch: Batch) -> list[Measured]:
@@ -77,8 +65,10 @@ def measure(
 
 def evaluate(
     metrics: Sequence[Metric],
-    sets: Sequence[JudgedSet] | Results,
+    sets: Sequence[JudgedSet],
     *,
+    settings: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     workers: int | None = None,
@@ -93,7 +83,9 @@ def evaluate(
 
     Args:
         metrics: The metrics, on ``device``.
-        sets: The sets, or a plan of the run with its settings, by :func:`~bapps_eval.results.plan_results`.
+        sets: The sets.
+        settings: Whatever else decides the numbers, for the record.
+        versions: Versions of packages, likewise.
         batch_size: Largest number of items at a time.
         device: Where the metrics compute.
         workers: Processes that decode images; see :func:`bapps_eval.loader.batches`.
@@ -107,19 +99,17 @@ def evaluate(
     Raises:
         ValueError: If the file cannot be written to, or is of another run.
     """
-    planned = sets if isinstance(sets, Results) else plan_results(read_for(metrics, sets), records(metrics))
-    rank, processes = rank_and_world_size()
+    records = [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
+    sets = read_for(metrics, sets)
+    planned = plan_results(sets, records, settings, versions)
+    rank, _ = rank_and_world_size()
     with recording(None if rank else file, planned, resume=resume) as recorder:
         results = recorder.results
-        missing = [results.missing(index) for index in range(len(results.sets))]
-        if processes > 1:
-            distributed.broadcast_object_list(missing)
-        shares = [np.array_split(rows, processes)[rank] for rows in missing]
+        shares = [share(results.missing(index).tolist()) for index in range(len(sets))]
         with tqdm(total=sum(map(len, shares)), disable=quiet or rank > 0, unit="item") as bar:
-            for index, (judged, rows) in enumerate(zip(planned.sets, shares, strict=True)):
-                settings = {"batch_size": batch_size, "device": device, "workers": workers}
+            for index, (judged, rows) in enumerate(zip(sets, shares, strict=True)):
                 kept: list[Measured] = []
-                for items in measure(metrics, judged, rows=rows, **settings):  # type: ignore[arg-type]
+                for items in measure(metrics, judged, rows=rows, batch_size=batch_size, device=device, workers=workers):
                     recorder.write(index, items)
                     kept += items
                     bar.update(len(items))
@@ -132,16 +122,17 @@ def _compute(metrics: Sequence[Metric], judged: JudgedSet, batch: Batch) -> list
     """Measure a batch; if that fails, its items one by one."""
     if batch.errors:
         return [Measured(row, [], error) for row, error in batch.errors.items()]
+    rows = batch.rows.tolist()
     try:
         distances = _distances(metrics, batch.images)
     except ValueError as error:
-        if len(batch.rows) == 1:
-            return [_failed(judged, int(batch.rows[0]), str(error))]
-        parts = [[images[place : place + 1] for images in batch.images] for place in range(len(batch.rows))]
-        singles = [Batch(row, images, {}) for row, images in zip(np.split(batch.rows, len(parts)), parts, strict=True)]
+        if len(rows) == 1:
+            return [_failed(judged, rows[0], str(error))]
+        images = zip(*(column.split(1) for column in batch.images), strict=True)
+        singles = [Batch(np.array([row]), [*alone], {}) for row, alone in zip(rows, images, strict=True)]
         return [item for single in singles for item in _compute(metrics, judged, single)]
     items = []
-    for row, of_item in zip(batch.rows.tolist(), distances.transpose(1, 0, 2), strict=True):
+    for row, of_item in zip(rows, distances.transpose(1, 0, 2), strict=True):
         broken = [metric.name for metric, values in zip(metrics, of_item, strict=True) if not np.isfinite(values).all()]
         finite = Measured(row, of_item.tolist())
         items.append(_failed(judged, row, f"{', '.join(broken)} gave no finite number") if broken else finite)
@@ -150,8 +141,7 @@ def _compute(metrics: Sequence[Metric], judged: JudgedSet, batch: Batch) -> list
 
 def _distances(metrics: Sequence[Metric], images: Sequence[Tensor]) -> NDArray[np.float64]:
     """``(metrics, n, 1 or 2)``."""
-    found = torch.stack([metric.distances(images).cpu().double() for metric in metrics])
-    return np.asarray(found.numpy())
+    return np.asarray(torch.stack([metric.distances(images).cpu().double() for metric in metrics]).numpy())
 
 
 def _failed(judged: JudgedSet, row: int, error: str) -> Measured:

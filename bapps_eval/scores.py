@@ -16,17 +16,9 @@ from numpy.typing import NDArray
 from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
 
 __all__ = [
-    "RESAMPLES",
-    "Sample",
-    "agreement",
-    "average_precision",
-    "ceiling",
-    "interval",
-    "p_value",
-    "rank_correlation",
-    "score",
-    "score_set",
-]
+    "RESAMPLES", "Sample", "agreement", "average_precision", "ceiling", "interval", "p_value", "rank_correlation",
+    "score", "score_set",
+]  # fmt: skip
 
 RESAMPLES = 1000
 _BLOCK = 1_000_000  # items of all resamples that are worked on at a time
@@ -35,11 +27,9 @@ FloatArray = NDArray[np.float64]
 
 
 class Sample(NamedTuple):
-    """A score of every metric, on a set or as a mean over sets, and the same in every bootstrap resample.
+    """A score of every metric ``(metrics,)``, on a set or as a mean over sets, and the same in every resample.
 
-    Attributes:
-        values: Scores, ``(metrics,)``.
-        drawn: Scores in the resamples, which are the same for all metrics, ``(metrics, n)``.
+    The resamples ``(metrics, n)`` are the same for all metrics.
     """
 
     values: FloatArray
@@ -62,15 +52,10 @@ class Sample(NamedTuple):
 
 
 def agreement(first: FloatArray, second: FloatArray, preferred: FloatArray) -> FloatArray:
-    """Fraction of people who side with a metric, for each triplet; its mean is the 2AFC score.
+    """Fraction of people who side with a metric, for each triplet, a tie counting half; its mean is the 2AFC score.
 
-    Args:
-        first: Distances of the first distortion to the reference, ``(...)``.
-        second: Those of the second.
-        preferred: Fraction of people who found the second nearer, in [0, 1].
-
-    Returns:
-        ``(...)`` in [0, 1]; a tie counts half.
+    The first two are distances of the distortions to the reference ``(...)``, the last the fraction of people who found
+    the second nearer.
 
     Example:
         >>> agreement(np.array([2.0, 1.0, 1.0]), np.array([1.0, 2.0, 1.0]), np.array([0.8, 0.8, 0.8]))
@@ -84,15 +69,8 @@ def average_precision(distances: FloatArray, same: FloatArray, counts: FloatArra
 
     This is the JND score of LPIPS (interpolated as in VOC 2010): a pair is a hit to the extent that people said "same".
     Pairs at one distance are found together, so that their order does not matter. The code of LPIPS takes tied pairs
-    one by one, in the order that an unstable sort happens to leave them in; without ties both are equal.
-
-    Args:
-        distances: ``(N,)``.
-        same: Fraction of people who said "same", ``(N,)`` in [0, 1].
-        counts: How often each pair is there, ``(..., N)``; once if None.
-
-    Returns:
-        ``(...)`` in [0, 1]; NaN if nobody ever said "same".
+    one by one, in the order that an unstable sort happens to leave them in; without ties both are equal. ``counts``
+    ``(..., N)`` says how often each of the N pairs is there. The result ``(...)`` is NaN if nobody ever said "same".
 
     Example:
         >>> average_precision(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.0, 1.0, 0.0])).item()
@@ -105,20 +83,13 @@ def average_precision(distances: FloatArray, same: FloatArray, counts: FloatArra
     precision = np.divide(hits, found, out=np.zeros_like(hits), where=found > 0)
     best_from_here = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
     area: FloatArray = (np.diff(hits, axis=-1, prepend=0) * best_from_here).sum(-1)
-    total = hits[..., -1]
-    return _divide(area, total)
+    return _divide(area, hits[..., -1])
 
 
 def rank_correlation(distances: FloatArray, judged: FloatArray, counts: FloatArray | None = None) -> FloatArray:
-    """Spearman's rank correlation (SROCC), as ``scipy.stats.spearmanr`` has it.
+    """Spearman's rank correlation (SROCC), as ``scipy.stats.spearmanr`` has it; NaN where one of the two is constant.
 
-    Args:
-        distances: ``(N,)``.
-        judged: ``(N,)``.
-        counts: How often each pair is there, ``(..., N)``; once if None.
-
-    Returns:
-        ``(...)`` in [-1, 1]; NaN where one of the two is constant.
+    ``counts`` ``(..., N)`` says how often each of the N pairs is there; the result is ``(...)``.
 
     Example:
         >>> rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([4.0, 6.0, 5.0])).round(6).item()
@@ -157,15 +128,12 @@ def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
 
 
 def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = None) -> FloatArray:
-    """Score a metric on a set, or on many resamples of it.
+    """Score a metric on a set, or on many resamples of it: 2AFC, JND mAP or SROCC, a mean over groups if there are any.
 
     Args:
         judged: The set; its images are not needed.
         distances: Distances of the first image of each item to the others, ``(N, 1)`` or, for triplets, ``(N, 2)``.
-        counts: How often each item is there, ``(..., N)``; once if None.
-
-    Returns:
-        ``(...)``: 2AFC or JND mAP, in [0, 1]; or SROCC, in [-1, 1], the mean over groups if pairs are ranked in groups.
+        counts: How often each item is there, ``(..., N)``; once if None. The result is then ``(...)``.
     """
     people, counts = judged.judged, np.ones(len(distances)) if counts is None else counts
     if isinstance(judged, TripletSet):
@@ -176,7 +144,7 @@ def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = 
 
 
 def ceiling(judged: JudgedSet) -> float | None:
-    """Score of one human against the panel: a score divided by it is the share of that which a metric reaches.
+    """Score of one human against the panel; None for judged pairs, which have no votes, or if nobody said "same".
 
     For triplets this is the "human" row of the LPIPS paper, the mean of p^2 + (1 - p)^2 with the fraction p of the
     panel: someone who sides with each distortion as often as the panel does. For pairs that look the same or not it is
@@ -186,12 +154,6 @@ def ceiling(judged: JudgedSet) -> float | None:
     per triplet, if q is the fraction of all people and n the number of votes, .1 for five votes on an even choice.
     It is no bound: a metric that always sides with the majority scores more, the mean of max(p, 1 - p); and distances,
     which order all pairs, can have a higher JND mAP than answers of yes and no.
-
-    Args:
-        judged: The set.
-
-    Returns:
-        A fraction; None for judged pairs, which have no votes, or if nobody ever said "same".
     """
     fraction = judged.judged
     if isinstance(judged, TripletSet):
@@ -204,14 +166,9 @@ def ceiling(judged: JudgedSet) -> float | None:
 
 
 def score_set(judged: JudgedSet, distances: FloatArray, resamples: int = RESAMPLES) -> Sample:
-    """Score metrics on a set, with bootstrap resamples of its items (of those of each group in it).
+    """Score the distances ``(metrics, N, 1 or 2)`` on a set, with bootstrap resamples of its items (within groups).
 
     The draws depend on the name and the size of the set alone, and not on its place among others.
-
-    Args:
-        judged: The set; its images are not needed.
-        distances: ``(metrics, N, 1)`` or, for triplets, ``(metrics, N, 2)``.
-        resamples: Number of draws.
     """
     seed = int.from_bytes(hashlib.sha256(judged.name.encode()).digest()[:16], "big")
     draws = _draw(judged, resamples, np.random.default_rng(seed))
@@ -237,22 +194,15 @@ def p_value(difference: float, drawn: FloatArray) -> float:
     """Two-sided paired bootstrap p-value: how often chance alone moves a difference as far as it is from 0.
 
     (1 + k) / (1 + n) for n resamples, of which k have a difference at least as far from the measured one as that is
-    from 0. It is never 0; the smallest possible value is 1 / (1 + n).
-
-    Args:
-        difference: Score of one metric less that of another.
-        drawn: The same in every resample, ``(n,)``; undefined ones do not count.
-
-    Returns:
-        In (0, 1]; NaN for an undefined difference.
+    from 0. It is never 0; the smallest possible value is 1 / (1 + n). Undefined resamples do not count, and an
+    undefined difference gives NaN.
 
     Example:
         >>> p_value(0.3, np.array([0.2, 0.3, 0.4, 0.7]))
         0.4
     """
     drawn = drawn[np.isfinite(drawn)]
-    # Equal metrics are at 0 but for rounding.
-    as_far = np.abs(drawn - difference) >= abs(difference) - 1e-12
+    as_far = np.abs(drawn - difference) >= abs(difference) - 1e-12  # equal metrics are at 0 but for rounding
     return float((1 + as_far.sum()) / (1 + len(drawn))) if np.isfinite(difference) else np.nan
 
 

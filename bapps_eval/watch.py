@@ -20,15 +20,14 @@ __all__ = ["make_evaluation"]
 def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[Bundle], dict[str, float]]:
     """Make the function that scores a bundle on judged sets, in every form; it meets no other process.
 
-    Args:
-        judged: Sets of images judged by people, all of other names.
-        items: Largest number of items per set; a set whose groups would become too small to be ranked stays whole.
+    Of each set at most so many items count; one whose groups would become too small to be ranked stays whole.
 
     Returns:
         From a bundle, whose device computes, to scores named ``FORM/SET`` and their means over sets ``FORM/mean``; an
         item that cannot be read or compared raises ValueError.
     """
-    sets = [_limited(one, items) for one in judged]
+    limited = [(one, one.limited(items)) for one in judged]
+    sets = [some if some.measure == one.measure else one for one, some in limited]
 
     def evaluate(bundle: Bundle) -> dict[str, float]:
         device = str(next(bundle.discriminator.parameters()).device)
@@ -48,8 +47,3 @@ def make_evaluation(judged: Sequence[JudgedSet], items: int = 100) -> Callable[[
         return {f"{form}/{name}": value for form, values in scores.items() for name, value in values.items()}
 
     return evaluate
-
-
-def _limited(judged: JudgedSet, count: int) -> JudgedSet:
-    some = judged.limited(count)
-    return some if some.measure == judged.measure else judged

@@ -49,10 +49,10 @@ def test_every_item_comes_once_with_its_images(tmp_path: Path, workers: int, bat
 
 def test_rows_can_be_chosen(tmp_path: Path) -> None:
     judged = _pairs(tmp_path, [(8, 8)] * 5)
-    (batch,) = batches(judged, 64, rows=np.array([1, 4]))
+    (batch,) = batches(judged, 64, rows=[1, 4])
     assert batch.rows.tolist() == [1, 4]
     assert batch.images[0][:, 0, 0, 0].tolist() == pytest.approx([row / 127.5 - 1 for row in (1, 4)])
-    assert list(batches(judged, 64, rows=np.array([], int))) == []
+    assert list(batches(judged, 64, rows=[])) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -146,10 +146,10 @@ def test_default_number_of_workers(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     asked: list[int] = []
 
-    def decoded(chunks: list[object], workers: int, device: torch.device) -> list[list[object]]:
+    def decode(judged: object, rows: object, batch_size: int, workers: int, device: torch.device) -> list[object]:
         asked.append(workers)
         return []
 
-    monkeypatch.setattr(loader, "_decoded", decoded)
+    monkeypatch.setattr(loader, "_decode", decode)
     list(batches(_pairs(tmp_path, [(8, 8)] * items), 1))
     assert asked == [expected]

@@ -49,20 +49,9 @@ from experiments.intervals import format_share, mean_interval
 from experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
 
 __all__ = [
-    "ImageIndex",
-    "Projection",
-    "add_arguments",
-    "build_index",
-    "fit_projection",
-    "group_dimensions",
-    "load_index",
-    "recall",
-    "run",
-    "save_index",
-    "search_index",
-    "sketch_vectors",
-    "train_codes",
-]
+    "ImageIndex", "Projection", "add_arguments", "build_index", "fit_projection", "group_dimensions", "load_index",
+    "recall", "run", "save_index", "search_index", "sketch_vectors", "train_codes",
+]  # fmt: skip
 
 _FORMAT = 1
 _INDEX, _PROJECTION, _CONFIG = "index.faiss", "projection.safetensors", "config.json"

@@ -28,16 +28,9 @@ from tqdm import tqdm
 from afv_metric.train.divergence import DivergenceError
 
 __all__ = [
-    "Batches",
-    "LinearClassifier",
-    "Scaling",
-    "Schedule",
-    "StoredBatches",
-    "count_correct",
-    "measure_scaling",
-    "seeded",
-    "train_svm",
-]
+    "Batches", "LinearClassifier", "Scaling", "Schedule", "StoredBatches", "count_correct", "measure_scaling",
+    "seeded", "train_svm",
+]  # fmt: skip
 
 _MOMENTUM = 0.9
 _BIAS_RATE = 0.1  # all examples pull at the intercept together, and at a weight against each other

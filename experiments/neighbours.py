@@ -39,19 +39,9 @@ from experiments.features import PixelFeatures
 from experiments.intervals import Interval, format_share, mean_interval, share_interval
 
 __all__ = [
-    "Nearness",
-    "Neighbours",
-    "add_arguments",
-    "compare_nearness",
-    "draw_grid",
-    "extract_all",
-    "generate_images",
-    "load_queries",
-    "nearest",
-    "nearest_among",
-    "run",
-    "vote",
-]
+    "Nearness", "Neighbours", "add_arguments", "compare_nearness", "draw_grid", "extract_all", "generate_images",
+    "load_queries", "nearest", "nearest_among", "run", "vote",
+]  # fmt: skip
 
 _TAIL = 0.05  # quantile of the held-out distances below which copies are looked for
 _TILE, _HEAD = 64, 20  # pixels of a picture in a grid, and of the line above them

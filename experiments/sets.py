@@ -42,14 +42,7 @@ from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import parallel_map
 from bapps_eval.formats import format_number
 
-__all__ = [
-    "add_arguments",
-    "compare_all",
-    "compare_halves",
-    "run",
-    "score_classes",
-    "score_sets",
-]
+__all__ = ["add_arguments", "compare_all", "compare_halves", "run", "score_classes", "score_sets"]
 
 _BATCH = 64
 _BLOCKS, _FEWEST_BLOCKS = 32, 8  # of a class

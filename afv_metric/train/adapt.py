@@ -45,21 +45,11 @@ def adapt_bundle(
 ) -> Bundle:
     """Take the Fisher statistics of a bundle anew, over images in place of generated samples.
 
-    The distance then measures in units of how these images differ among themselves. Crops are drawn as in the training
-    of the bundle, as often from each image as from any other.
+    The distance then measures in units of how these images differ among themselves.
 
-    Args:
-        bundle: Whose network and definition of the distance are kept.
-        data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
-        name: Name of the new bundle.
-        samples: Crops. ``fisher`` takes 10,000 for variances that are certain to 2 %; the other forms take few.
-        seed: Seed of the crops.
-        channels: Channels of the images, if not those of the bundle; its network is made to fit.
-        reader: Rules to read the files by, but for the channels.
-        tiling: How large images are cut; None: the middle square of each alone.
-        cache: Folder for the decoded images.
-        device: Where to compute.
-        quiet: Show no progress bar.
+    Network and definition of the distance are kept; for images of other channels the network is made to fit. As for
+    crops, ``fisher`` takes 10,000 for variances that are certain to 2 %; the other forms take few. Images come from
+    folders or archives, see :func:`~afv_metric.images.cache.load_images`.
 
     Returns:
         The new bundle with its golden distances, not yet saved.
@@ -106,13 +96,8 @@ def crop_statistics(
 ) -> FisherStatistics:
     """Fisher statistics of a bundle's network over crops of images, drawn as in its training.
 
-    Args:
-        bundle: The bundle.
-        images: Squares of twice the size that the network was trained at.
-        samples: Crops, as often from each image as from any other.
-        seed: Seed of the crops.
-        device: Where to compute.
-        quiet: Show no progress bar.
+    The images are squares of twice the size that the network was trained at; crops are as often from one as from any
+    other.
     """
     size, augmentation = bundle.discriminator.config.image_size, _recipe_of(bundle).augmentation
 

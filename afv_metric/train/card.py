@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,14 @@ __all__ = ["decorate_bundle", "make_card", "write_card"]
 
 _FILES = ("config.json", "model.safetensors", "generator.safetensors")
 _ROWS = 8  # of a table over iterations
-_PANELS = {
-    "losses": ("loss_d", "loss_g"),
-    "mean logits": ("real", "fake", "corrupted"),
+# Beginnings of the keys of each panel, in stats.jsonl and in monitors.jsonl.
+_STATS = {"losses": ("loss_d", "loss_g"), "mean logits": ("real", "fake", "corrupted")}
+_MONITORS = {
     "Fisher Similarity": ("fisher_similarity/",),
     "agreement with people": ("agreement/", "random_agreement/"),
 }
-_LICENCES = {
-    "bsd-2-clause",
-    "bsd-3-clause",
-    "mit",
-    "apache-2.0",
-    "cc0-1.0",
-    "cc-by-4.0",
-    "cc-by-sa-4.0",
-    "cc-by-nc-4.0",
-}
+_LICENCES = {"mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause"}
+_LICENCES |= {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"}
 _SETTINGS = ("seed", "resamples", "limit")  # of a measurement; others may hold paths
 _log = logging.getLogger(__name__)
 
@@ -49,12 +41,7 @@ Record = dict[str, Any]
 
 
 def decorate_bundle(folder: Path, run: str | Path | None = None) -> None:
-    """Draw samples of the generator of a bundle and write its card: what ``save_bundle`` calls before a bundle counts.
-
-    Args:
-        folder: Folder of the bundle.
-        run: Folder of the run that it was exported from, for the curves.
-    """
+    """Draw samples of the generator of a bundle and write its card, before ``save_bundle`` lets the bundle count."""
     bundle = load_bundle(folder, generator=True)
     assert bundle.generator is not None
     seed = torch.Generator().manual_seed(int(bundle.sampling.get("seed", 0)))
@@ -66,15 +53,8 @@ def decorate_bundle(folder: Path, run: str | Path | None = None) -> None:
 def write_card(folder: str | Path, run: str | Path | None = None, **more: Any) -> Path:
     """Write the model card of a bundle, its ``README.md``, and ``curves.png`` where matplotlib is installed.
 
-    Nothing else of the bundle changes, so its hash stays: a bundle can be measured first and get its card then.
-
-    Args:
-        folder: Folder of the bundle.
-        run: Folder of the run that it was exported from, for the curves; the card has none without.
-        **more: Further arguments of :func:`make_card`.
-
-    Returns:
-        The card.
+    Nothing else of the bundle changes, so its hash stays: a bundle can be measured first and get its card then. The
+    arguments are those of :func:`make_card`.
 
     Raises:
         BundleError: If the bundle does not load.
@@ -101,7 +81,7 @@ def make_card(
 
     Args:
         folder: Folder of the bundle.
-        run: Folder of its run, for the curves.
+        run: Folder of its run, or the checkpoint, for the curves; the card has none without.
         agreement: Results of ``python -m bapps_eval --json`` on this bundle.
         chosen: How the default form, the levels and epsilon were chosen.
         notes: Markdown on what the numbers say and what the limits are; a section of its own.
@@ -141,8 +121,8 @@ def make_card(
             commands=commands_of(bundle, [option for option, present in given.items() if present]),
             settings=[(f"`{name}`", str(value)) for name, value in recipe.items()],
             pictures=[path.name for path in folder.glob("*.png")],
-            losses=_losses_table(stats),
-            monitors=_monitors_table(monitors),
+            losses=_table(stats, _STATS, mean=True),
+            monitors=_table(monitors, _MONITORS, mean=False),
             agreement=results,
             measured_with={name: settings[name] for name in _SETTINGS if settings.get(name) is not None}
             | results.get("versions", {}),
@@ -160,57 +140,42 @@ def _read_curves(run: str | Path, bundle: Bundle) -> tuple[list[Record], list[Re
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run {run}")
     last = int(bundle.training.get("iterations", 0))
-    stats, monitors = (
-        [line for line in read_records(run / f"{name}.jsonl") if line["iteration"] <= last]
-        for name in ("stats", "monitors")
-    )
-    return stats, monitors
-
-
-def _spread(count: int) -> list[int]:
-    """At most so many indices, evenly spread, that end with the last."""
-    wanted = min(count, _ROWS)
-    return [(row + 1) * count // wanted - 1 for row in range(wanted)]
-
-
-def _keys(lines: Sequence[Record], beginnings: tuple[str, ...]) -> list[str]:
-    """Keys that are shown; of agreements the means alone."""
-    found = dict.fromkeys(key for line in lines for key in line if key.startswith(beginnings))
-    return [key for key in found if "agreement/" not in key or key.endswith("/mean")]
-
-
-def _losses_table(stats: Sequence[Record]) -> tuple[list[str], list[list[str]]] | None:
-    if not stats:
-        return None
-    keys = [key for title in ("losses", "mean logits") for key in _PANELS[title] if key in stats[-1]]
-    rows, since = [], 0
-    for index in _spread(len(stats)):
-        some = stats[since : index + 1]
-        means = [sum(line[key] for line in some) / len(some) for key in keys]
-        rows.append([f"{stats[index]['iteration']:,}", *(f"{mean:.3f}" for mean in means)])
-        since = index + 1
-    return ["iteration", *keys], rows
-
-
-def _monitors_table(monitors: Sequence[Record]) -> tuple[list[str], list[list[str]]] | None:
-    keys = _keys(monitors, _PANELS["Fisher Similarity"] + _PANELS["agreement with people"])
-    if not keys:
-        return None
-    rows = [
-        [f"{line['iteration']:,}", *(f"{line[key]:.3f}" if key in line else "" for key in keys)]
-        for line in (monitors[index] for index in _spread(len(monitors)))
+    stats, monitors = (read_records(run / f"{name}.jsonl") for name in ("stats", "monitors"))
+    return [line for line in stats if line["iteration"] <= last], [
+        line for line in monitors if line["iteration"] <= last
     ]
-    return ["iteration", *(key.replace("_", " ") for key in keys)], rows
+
+
+def _keys(lines: Sequence[Record], panels: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """The keys that each panel shows; of agreements the means alone."""
+    found = dict.fromkeys(key for line in lines for key in line if "agreement/" not in key or key.endswith("/mean"))
+    return {title: [key for key in found if key.startswith(starts)] for title, starts in panels.items()}
+
+
+def _table(
+    lines: Sequence[Record], panels: Mapping[str, tuple[str, ...]], mean: bool
+) -> tuple[list[str], list[list[str]]] | None:
+    """Head and rows, evenly spread and ending with the last line; or means of the lines since the row above."""
+    keys = [key for shown in _keys(lines, panels).values() for key in shown]
+    wanted = min(len(lines), _ROWS)
+    ends = [(row + 1) * len(lines) // wanted for row in range(wanted)]
+    rows = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        some = lines[start:end] if mean else lines[end - 1 : end]
+        known = {key: [line[key] for line in some if key in line] for key in keys}
+        means = [f"{sum(values) / len(values):.3f}" if values else "" for values in known.values()]
+        rows.append([f"{lines[end - 1]['iteration']:,}", *means])
+    return (["iteration", *(key if mean else key.replace("_", " ") for key in keys)], rows) if keys else None
 
 
 def _draw_curves(curves: tuple[list[Record], list[Record]], path: Path) -> None:
     """Draw what the tables hold into a PNG; without matplotlib there is none, nor one of earlier."""
-    records = {title: curves[index // 2] for index, title in enumerate(_PANELS)}
     panels = [
-        Panel(title, {key: points_of(records[title], key) for key in _keys(records[title], beginnings)})
-        for title, beginnings in _PANELS.items()
+        Panel(title, {key: points_of(lines, key) for key in keys})
+        for lines, titles in zip(curves, (_STATS, _MONITORS), strict=True)
+        for title, keys in _keys(lines, titles).items()
+        if keys
     ]
-    panels = [panel for panel in panels if panel.curves]
     if importlib.util.find_spec("matplotlib") is None:
         _log.info('the card has no curves.png without matplotlib: pip install "afv-metric[plots]"')
         panels = []
@@ -225,9 +190,9 @@ def _read_agreement(bundle: Bundle, path: Path) -> Record:
     try:
         results: Record = json.loads(path.read_text(encoding="utf-8"))
         hashes = sorted({str(metric["bundle_hash"]) for metric in results["metrics"] if metric.get("bundle_hash")})
-        complete = all("scores" in metric for metric in results["metrics"]) and results["metrics"]
-        if not complete or not all("name" in one for one in results["sets"]):
-            raise KeyError("scores")
+        known = [(metric["scores"], metric["means"]["mean of all"]) for metric in results["metrics"]]
+        if not known or not all("name" in one for one in results["sets"]):
+            raise KeyError("metrics")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is not what python -m bapps_eval --json writes: {error!r}") from error
     if hashes and bundle.hash not in hashes:
@@ -239,18 +204,17 @@ def _read_agreement(bundle: Bundle, path: Path) -> Record:
 
 
 def _eval_results(bundle: Bundle, results: Record) -> list[EvalResult]:
-    """The scores of the bundle, as the hub shows them."""
+    """The scores of the bundle that are defined, as the hub shows them."""
     own = [metric["scores"] for metric in results.get("metrics", []) if metric.get("bundle_hash") == bundle.hash][:1]
     return [
         EvalResult(
             task_type="image-feature-extraction",
             dataset_type=one["name"],
             dataset_name=one["name"],
-            metric_type=one.get("measure", "score"),
-            metric_value=round(value, 4),
+            metric_type=one["measure"],
+            metric_value=round(scores[one["name"]]["value"], 4),
         )
         for scores in own
         for one in results["sets"]
-        for found in [scores.get(one["name"])]
-        if (value := found["value"] if isinstance(found, dict) else found) is not None  # undefined scores are null
+        if scores[one["name"]]["value"] is not None
     ]

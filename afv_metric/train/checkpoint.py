@@ -16,19 +16,9 @@ from afv_metric.train.log import read_records
 from afv_metric.train.recipes import Recipe
 
 __all__ = [
-    "best_checkpoints",
-    "checkpoint_at",
-    "checkpoints",
-    "latest_checkpoint",
-    "load_checkpoint",
-    "load_newest",
-    "prune_checkpoints",
-    "read_recipe",
-    "rewind",
-    "sample_grids",
-    "save_checkpoint",
-    "set_aside",
-]
+    "best_checkpoints", "checkpoint_at", "checkpoints", "latest_checkpoint", "load_checkpoint", "load_newest",
+    "prune_checkpoints", "read_recipe", "rewind", "sample_grids", "save_checkpoint", "set_aside",
+]  # fmt: skip
 
 _SIMILARITY = "fisher_similarity/held_out"
 # What runs did that were made before a setting existed, where that is not its default of today.
@@ -39,12 +29,7 @@ _TEMPORARY = re.compile(r"\.(checkpoint-\d+|samples-\d+|recipe|machines|stats|mo
 
 
 def checkpoint_at(run: str | Path, iteration: int) -> Path:
-    """Where the checkpoint of an iteration is kept.
-
-    Example:
-        >>> checkpoint_at("run", 500).name
-        'checkpoint-0000500.pt'
-    """
+    """Where the checkpoint of an iteration is kept."""
     return Path(run) / f"checkpoint-{iteration:07d}.pt"
 
 
@@ -78,12 +63,7 @@ def best_checkpoints(run: str | Path, count: int) -> list[Path]:
 
 
 def save_checkpoint(run: str | Path, state: dict[str, Any]) -> Path:
-    """Write the state of a run, atomically.
-
-    Args:
-        run: Folder of the run.
-        state: What the loop needs to go on; tensors and plain Python values only.
-    """
+    """Write the state of a run, of tensors and plain Python values, atomically."""
     path = checkpoint_at(run, state["iteration"])
     with atomic_write(path) as temporary:
         torch.save(state, temporary)
@@ -139,9 +119,6 @@ def read_recipe(saved: Mapping[str, Any]) -> Recipe:
     Settings that did not exist then get the value that describes what was done without them; those that are gone are
     left out where they did nothing.
 
-    Args:
-        saved: The recorded settings.
-
     Raises:
         ValueError: If there are settings that this version does not know.
 
@@ -151,38 +128,28 @@ def read_recipe(saved: Mapping[str, Any]) -> Recipe:
     """
     known = {field.name for field in fields(Recipe)}
     saved = {name: value for name, value in saved.items() if name not in _GONE or value != _GONE[name]}
-    unknown = sorted(saved.keys() - known)
-    if unknown:
+    if unknown := sorted(saved.keys() - known):
         raise ValueError(f"the recorded settings {', '.join(unknown)} are unknown: a newer afv_metric is needed")
-    settings: dict[str, Any] = {name: value for name, value in _EARLIER.items() if name in known}
-    for name, value in saved.items():
-        settings[name] = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
-    return Recipe(**settings)
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+    return Recipe(**_EARLIER | settings)  # type: ignore[arg-type]
 
 
 def prune_checkpoints(run: str | Path, *, milestone_interval: int, best: int) -> None:
     """Remove all checkpoints but the last two, the milestones and the best by held-out Fisher Similarity."""
-    found = checkpoints(run)
-    keep = set(list(found)[-2:]) | {iteration for iteration in found if iteration % milestone_interval == 0}
-    kept = {found[iteration] for iteration in keep} | set(best_checkpoints(run, best))
-    for path in found.values():
-        if path not in kept:
+    found, the_best = checkpoints(run), best_checkpoints(run, best)
+    for iteration, path in list(found.items())[:-2]:
+        if iteration % milestone_interval and path not in the_best:
             path.unlink()
 
 
 def rewind(run: str | Path, iteration: int) -> None:
     """Forget what a run did after an iteration: lines, checkpoints, pictures, and what a kill left half-written."""
     run = Path(run)
-    for path in (run / name for name in _LOGS):
-        if not path.is_file():
-            continue
+    for path in filter(Path.is_file, (run / name for name in _LOGS)):
         kept = [line for line in read_records(path) if line["iteration"] <= iteration]
         with atomic_write(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    for found in (checkpoints(run), sample_grids(run)):
-        for later, path in found.items():
-            if later > iteration:
-                path.unlink()
-    for path in run.glob(".*"):
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink()
+    numbered = [*checkpoints(run).items(), *sample_grids(run).items()]
+    later = [path for number, path in numbered if number > iteration]
+    for path in [*later, *(path for path in run.glob(".*") if _TEMPORARY.fullmatch(path.name))]:
+        path.unlink()

@@ -30,13 +30,9 @@ class Watch:
         self._in_a_row = {"discriminator": 0, "generator": 0}
 
     def check(self, iteration: int, statistics: Mapping[str, float]) -> None:
-        """Check one record.
+        """Check one record: losses, the spread of the logits, and the variance of generated images.
 
-        Args:
-            iteration: Iterations done.
-            statistics: Losses; ``real_spread`` and ``fake_spread``, the standard deviations of the logits over the
-                images of a batch; ``sample_variance``, the mean variance of a pixel over generated images. Batches of
-                one image have none of the three.
+        Batches of one image have neither spread nor variance.
 
         Raises:
             DivergenceError: If a number is not finite, or a network has been collapsed for five records in a row.

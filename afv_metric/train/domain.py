@@ -7,6 +7,7 @@ how well both agree with people.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +36,9 @@ from afv_metric.images.distort import (
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
 from afv_metric.metric import AFVDistance
-from afv_metric.page import png_uri
+from afv_metric.page import png_uri, write_page
 from afv_metric.train.adapt import crop_statistics
-from afv_metric.train.report import write_page
+from afv_metric.train.report import format_number
 
 __all__ = ["write_domain_report"]
 
@@ -64,19 +65,9 @@ def write_domain_report(
 ) -> Path:
     """Write the domain report.
 
-    Args:
-        before: Bundle to compare with, such as the shipped one.
-        after: Bundle for these images, of as many channels; or of one where ``before`` is of three.
-        data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
-        out: The HTML file; it needs no other file to be shown.
-        reader: Rules to read the files by; the channels are those of ``after``, and the range unless one is declared.
-        tiling: How large images are cut.
-        cache: Folder for the decoded images.
-        judge: Scores of both by judgements, if there are any.
-        quiet: Show no progress bar.
-
-    Returns:
-        The file.
+    Images come from folders or archives, see :func:`~afv_metric.images.cache.load_images`; they have the channels of
+    the bundle ``after``, and its range unless one is declared. ``before`` has as many channels, or three where
+    ``after`` has one.
 
     Raises:
         FileNotFoundError: If there is nothing at a path.
@@ -96,15 +87,14 @@ def write_domain_report(
     metrics = {name: AFVDistance(bundle) for name, bundle in bundles.items()}
     chance = np.random.default_rng(0)
     order = torch.from_numpy(chance.permutation(len(images.images)))
-    with torch.no_grad(), tqdm(total=4, desc="report", disable=quiet) as bar:
-        content: dict[str, Any] = {"ladders": _ladders(metrics, images.images[order[:_LADDER_IMAGES]])}
-        bar.update()
-        content["neighbours"] = _neighbours(metrics, images, order[:_NEIGHBOUR_IMAGES])
-        bar.update()
-        content["maps"] = _maps(bundles, images.images[order[: len(_TYPICAL)]])
-        bar.update()
-        content["whitening"] = _whitening(bundles, images)
-        bar.update()
+    parts: dict[str, Callable[[], Any]] = {
+        "ladders": lambda: _ladders(metrics, images.images[order[:_LADDER_IMAGES]]),
+        "neighbours": lambda: _neighbours(metrics, images, order[:_NEIGHBOUR_IMAGES]),
+        "maps": lambda: _maps(bundles, images.images[order[: len(_TYPICAL)]]),
+        "whitening": lambda: _whitening(bundles, images),
+    }
+    with torch.no_grad():
+        content = {name: measure() for name, measure in tqdm(parts.items(), desc="report", disable=quiet)}
     facts = [
         ("bundle", *(f"{bundle.name} {bundle.hash[:12]}" for bundle in bundles.values())),
         ("channels", *(str(bundle.channels) for bundle in bundles.values())),
@@ -112,10 +102,12 @@ def write_domain_report(
         ("statistics", *(f"{b.statistics.count:,} of {b.sampling.get('source', '?')}" for b in bundles.values())),
     ]
     files = len(images.names) if images.pictures is None else len(images.pictures.unique())
-    return write_page(
-        "domain.html.j2",
+    write_page(
         out,
+        "domain.html.j2",
         title=f"Domain report: {after.name}",
+        lead="",
+        number=format_number,
         data=", ".join(str(path) for path in data),
         files=files,
         tiles=len(images.names),
@@ -123,25 +115,24 @@ def write_domain_report(
         judged=judge(metrics) if judge else [],
         **content,
     )
+    return Path(out)
 
 
 def _ladders(metrics: Mapping[str, AFVDistance], images: Tensor) -> dict[str, Any]:
     """For each kind of distortion: the share of steps in order, and the sizes of all steps."""
-    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {
-        name: {kind: [] for kind in (*LADDERS, "yardstick")} for name in metrics
-    }
+    found: list[dict[str, list[NDArray[np.float64]]]] = [defaultdict(list) for _ in metrics]
     for number, image in enumerate(images):
         pixels = image.permute(1, 2, 0).numpy()
         for kind, ladder in {**LADDERS, "yardstick": YARDSTICK}.items():
             steps = torch.from_numpy(np.stack(make_steps(pixels, ladder, (0, number)))).permute(0, 3, 1, 2)
-            for name, metric in metrics.items():
-                found[name][kind].append(metric(image[None], steps).double().numpy())
-    measured = {name: {kind: np.stack(rows) for kind, rows in of.items()} for name, of in found.items()}
-    relative = [relative_sizes(measured[name]) for name in metrics]
+            for distances, metric in zip(found, metrics.values(), strict=True):
+                distances[kind].append(metric(image[None], steps).double().numpy())
+    measured = [{kind: np.stack(rows) for kind, rows in distances.items()} for distances in found]
+    relative = list(map(relative_sizes, measured))
     order, sizes = [], []
     for kind, ladder in LADDERS.items():
-        distances = [measured[name][kind] for name in metrics]
-        order.append((kind, *(sum(count_ordered(values)) / values[:, 1:].size for values in distances)))
+        shares = (sum(count_ordered(values[kind])) / values[kind][:, 1:].size for values in measured)
+        order.append((kind, *shares))
         steps_of = [f"{strength:g}" for strength in ladder.strengths]
         rows = list(zip(steps_of, *(values[kind] for values in relative), strict=True))
         sizes.append((f"{kind} ({ladder.unit})", rows))
@@ -152,13 +143,15 @@ def _neighbours(metrics: Mapping[str, AFVDistance], images: ImageSet, rows: Tens
     """Some images, and the nearest tiles of other files."""
     tiles = images.images[rows]
     files = rows if images.pictures is None else images.pictures[rows]
-    queries, matrices = [], {}
-    for name, metric in metrics.items():
-        matrices[name] = metric.distance_between(metric.embed(tiles))
-        matrices[name][(files[:, None] == files) & (len(files.unique()) > _NEAREST)] = torch.inf
+    one_file = (files[:, None] == files) & (len(files.unique()) > _NEAREST)
+    matrices = {
+        name: metric.distance_between(metric.embed(tiles)).masked_fill(one_file, torch.inf)
+        for name, metric in metrics.items()
+    }
+    queries = []
     for query in range(min(_QUERIES, len(tiles))):
-        nearest = {name: matrix[query].argsort()[:_NEAREST] for name, matrix in matrices.items()}
-        shared = len(set.intersection(*(set(found.tolist()) for found in nearest.values())))
+        nearest = {name: matrix[query].argsort()[:_NEAREST].tolist() for name, matrix in matrices.items()}
+        shared = len(set.intersection(*map(set, nearest.values())))
         pictures = {name: [_picture(tiles[row]) for row in found] for name, found in nearest.items()}
         queries.append({"image": _picture(tiles[query]), "nearest": pictures, "shared": shared})
     return queries
@@ -191,7 +184,5 @@ def _whitening(bundles: Mapping[str, Bundle], images: ImageSet) -> list[tuple[An
 def _picture(image: Tensor | NDArray[np.uint8]) -> str:
     """An image as data: of other channels than one or three the first three, of two the first."""
     if isinstance(image, Tensor):
-        shown = image[:3] if len(image) > 2 else image[:1]
-        pixels = shown.permute(1, 2, 0).numpy()
-        image = pixels if pixels.shape[2] == 3 else pixels[..., 0]
+        image = (image[:3].permute(1, 2, 0) if len(image) > 2 else image[0]).numpy()
     return png_uri(np.ascontiguousarray(image))

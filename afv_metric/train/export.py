@@ -16,14 +16,7 @@ from afv_metric.networks import Discriminator, Generator
 from afv_metric.runtime import read_machines
 from afv_metric.train.checkpoint import best_checkpoints, checkpoints, latest_checkpoint, load_checkpoint, read_recipe
 
-__all__ = [
-    "BLOCKS",
-    "LEVELS",
-    "POOLING",
-    "TERMS",
-    "export_run",
-    "find_checkpoint",
-]
+__all__ = ["BLOCKS", "LEVELS", "POOLING", "TERMS", "export_run", "find_checkpoint"]
 
 LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
 TERMS = (Term("direction", 1, (7,), 1.0), Term("texture", 0, (3,), 2.0))
@@ -34,16 +27,14 @@ _RECORDED = {"data": "data_fingerprint", "init": "init", "before": "before", "ra
 
 
 def find_checkpoint(run: str | Path, which: str | int = "latest") -> Path:
-    """Find one checkpoint of a run.
+    """Find one checkpoint of the folder of a run; a checkpoint itself is given back.
 
-    Args:
-        run: Folder of the run, or a checkpoint itself, which is given back.
-        which: ``"latest"``; ``"best"``, the one with the highest Fisher Similarity of held-out and generated images; or
-            an iteration.
+    Which is ``"latest"``; ``"best"``, the one with the highest Fisher Similarity of held-out and generated images; or
+    an iteration.
 
     Raises:
         FileNotFoundError: If the run has no such checkpoint.
-        ValueError: If ``which`` is none of the three.
+        ValueError: If it is none of the three.
     """
     run = Path(run)
     if run.is_file():
@@ -63,10 +54,9 @@ def find_checkpoint(run: str | Path, which: str | int = "latest") -> Path:
         raise FileNotFoundError(
             f"no checkpoint in {run}; train first: python -m afv_metric.train RECIPE --data ... --out {run}"
         )
-    raise FileNotFoundError(
-        f"{run} has no checkpoint {which!r}; it keeps those of the iterations {', '.join(map(str, kept))}"
-        + (". Which is best is known where monitors have measured held-out images" if which == "best" else "")
-    )
+    hint = ". Which is best is known where monitors have measured held-out images" if which == "best" else ""
+    iterations = ", ".join(map(str, kept))
+    raise FileNotFoundError(f"{run} has no checkpoint {which!r}; it keeps those of the iterations {iterations}{hint}")
 
 
 def export_run(
@@ -92,22 +82,9 @@ def export_run(
     With the default of 10,000 samples the variance of a typical parameter of the shipped network is uncertain by 2 %,
     and so are ``fisher`` distances, by a common factor; the others by .3 %. 50,000 halve that, at five times the cost.
 
-    Args:
-        run: Folder of the run, or one checkpoint of it.
-        name: Name of the bundle.
-        checkpoint: Which checkpoint of the folder, see :func:`find_checkpoint`.
-        samples: Generated samples for the statistics.
-        seed: Seed of their latents.
-        form: Default form of the distance.
-        levels: Weight of each level of the image pyramid, finest first.
-        blocks: Residual blocks whose layers count in the form ``local``; all layers if None.
-        terms: Terms of the form ``activation``.
-        pooling: Exponent of the pooling of both over positions.
-        epsilon: Relative floor of the whitening.
-        licence: Licence of the weights.
-        device: Where to compute.
-        quiet: Show no progress bar.
-        provenance: Further facts for the bundle's ``training`` record, such as ``data``, a line about the images.
+    Form, levels, blocks, terms, pooling and epsilon define the distance, as in
+    :class:`~afv_metric.bundles.bundle.Bundle`. The provenance is further facts for its ``training`` record, such as
+    ``data``, a line about the images.
 
     Returns:
         The bundle with its golden distances, not yet saved; the same in every process of a job.
@@ -124,7 +101,8 @@ def export_run(
         discriminator.load_state_dict(saved["averaged_discriminator"])
         generator = Generator(recipe.generator)
         generator.load_state_dict(saved["averaged_generator"])
-        training: dict[str, Any] = {"iterations": saved["iteration"], "hours": _three_digits(saved["seconds"] / 3600)}
+        hours = float(f"{saved['seconds'] / 3600:.3g}")
+        training: dict[str, Any] = {"iterations": saved["iteration"], "hours": hours}
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no checkpoint of a run: {error!r}") from error
     discriminator, generator = discriminator.to(device).eval(), generator.to(device).eval()
@@ -151,7 +129,3 @@ def export_run(
         card=f"# {name}\n",
     )
     return with_golden_distances(bundle)
-
-
-def _three_digits(value: float) -> float:
-    return float(f"{value:.3g}")

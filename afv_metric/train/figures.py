@@ -64,6 +64,8 @@ def _draw(panels: Sequence[Panel], columns: int) -> Figure:
     for index, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, index)
         for label, points in panel.curves.items():
+            if not points:
+                continue
             kind = next((kind for kind in _DASHED if label.endswith(kind)), "")
             name = label.removesuffix(kind)
             colour = colours.setdefault(name, f"C{len(colours)}")

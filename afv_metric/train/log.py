@@ -10,15 +10,11 @@ from typing import Any
 
 __all__ = ["Log", "read_records"]
 
-_EARLIER = {"energy/": "logit/", "generator_pull": "generator_drift"}  # beginnings of keys in logs of earlier versions
-
 
 class Log:
-    """Appends records to ``stats.jsonl`` and ``monitors.jsonl`` of a run.
+    """Appends records to ``stats.jsonl`` and ``monitors.jsonl`` in the folder of a run.
 
-    Args:
-        run: Folder of the run.
-        iteration: Iterations done; events of TensorBoard from after it, of a branch that was given up, are void.
+    Events of TensorBoard from after the iterations done, of a branch that was given up, are void.
     """
 
     def __init__(self, run: Path, iteration: int = 0) -> None:
@@ -30,14 +26,7 @@ class Log:
             self._writer = SummaryWriter(run / "tensorboard", purge_step=iteration + 1)
 
     def write(self, name: str, iteration: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Append one record.
-
-        Args:
-            name: ``"stats"`` or ``"monitors"``.
-            iteration: Iterations done.
-            seconds: Time they took.
-            values: What was measured.
-        """
+        """Append to ``"stats"`` or ``"monitors"`` what was measured after so many iterations and seconds."""
         record = {"iteration": iteration, "seconds": round(seconds, 1)} | dict(values)
         with (self._run / f"{name}.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -56,10 +45,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Read what a :class:`Log` has written, in order of iterations.
 
     A kill may leave half of a last line, which is left out. A run that was resumed from an earlier checkpoint may have
-    repeated some iterations: the later record counts. Keys of earlier versions get their names of today.
-
-    Args:
-        path: A JSON-lines file of a run; without it there are no records.
+    repeated some iterations: the later record counts. Without the file there are no records.
 
     Raises:
         ValueError: If another line than the last is no record, naming it.
@@ -76,13 +62,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is no record of an iteration: {error!r}") from error
-        record = {_renamed(key): value for key, value in record.items()}
         while records and records[-1]["iteration"] >= iteration:
             records.pop()
         records.append(record)
     return records
-
-
-def _renamed(key: str) -> str:
-    before = next((start for start in _EARLIER if key.startswith(start)), "")
-    return _EARLIER.get(before, "") + key.removeprefix(before)

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,6 +59,7 @@ __all__ = ["StoppedError", "iterate", "train"]
 Paths = str | Path | Sequence[str | Path]
 
 _MOST_ROLLBACKS = 5
+_FREE = {"name", "iterations", "keep_best", "monitor_samples"}  # settings that may change in a run, beside intervals
 _log = logging.getLogger(__name__)
 
 
@@ -121,116 +121,97 @@ def train(
         DivergenceError: If training fails; the last good checkpoints are kept.
         StoppedError: If SIGINT or SIGTERM arrived; the state is saved.
     """
-    device, out, rank = torch.device(device), Path(out), rank_and_world_size()[0]
+    device, out = torch.device(device), Path(out)
+    rank, processes = rank_and_world_size()
     quiet = quiet or rank > 0
     reader = replace(reader or Reader(), channels=recipe.channels)
+    if recipe.batch_size % processes:
+        raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
+
+    def load(paths: Paths) -> ImageSet:
+        return _load_in_turns(paths, 2 * recipe.image_size, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
+
     with locked(out) if rank == 0 else nullcontext(), made_folder(out):
-        load = partial(_load_in_turns, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
-        run = _open_run(recipe, data, out, held_out, init, evaluate, load, reader.declared, device)
-        if run:
-            _run_to_the_end(run, out, on_divergence, device, quiet)
+        # Everything is checked before anything is written.
+        saved, damaged = load_newest(out)
+        begun = saved["recipe"] if saved else _read_begun(out)
+        recipe = resolve_precision(recipe, begun, device)
+        if begun:
+            check_resumable(recipe, asdict(read_recipe(begun)), out, _FREE)
+        if saved and saved["iteration"] >= recipe.iterations:
+            _log.info("%s has done its %d iterations already", out, saved["iteration"])
+            return out
+        images = load(data)
+        facts: dict[str, Any] = {"data": images.fingerprint, "held_out": ""}
+        if held_out:
+            aside = load(held_out)
+            facts["held_out"] = aside.fingerprint
+        else:
+            images, aside = split_held_out(images, recipe.held_out, recipe.seed)
+        images = draw_images(images, recipe.images, recipe.seed)
+        for name, fingerprint in facts.items():
+            if saved and saved.get(name, fingerprint) != fingerprint:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"the run in {out} was begun with other images; give the same {option}, or another --out"
+                )
+        if reader.declared:
+            facts["data_range"] = list(reader.declared)
+        state = State(recipe, device)
+        if saved:
+            facts |= _take_up(state, saved, out)
+        else:
+            if init:
+                state.start_from(init)
+            facts |= {"init": f"{init.name} {init.hash}", "before": dict(init.training)} if init else {"init": ""}
+        writer = None
+        if rank == 0:
+            monitor = Monitor(recipe, images, aside, evaluate=evaluate, device=device)
+            for path, what in damaged.items():
+                _log.warning("%s; it is now %s", what, set_aside(path).name)
+            if saved:
+                _log.info("resuming %s at iteration %d", out, state.iteration)
+            if begun:
+                rewind(out, state.iteration if saved else -1)
+            writer = _Writer(recipe, out, facts, monitor, state)
+            record_machine(out, device, processes)
+        _run(state, recipe, images.images, writer, out, on_divergence, quiet)
     return out
 
 
-class _Run(NamedTuple):
-    """A run that has been begun or taken up; the first process alone writes and monitors."""
-
-    recipe: Recipe
-    images: Rows
-    state: State
-    writer: _Writer | None
-    monitor: Monitor | None
-
-
-def _open_run(
-    recipe: Recipe,
-    data: Paths,
-    out: Path,
-    held_out: Paths,
-    init: Bundle | None,
-    evaluate: Callable[[Bundle], dict[str, float]] | None,
-    load: Callable[[Paths, int], ImageSet],
-    data_range: tuple[float, float] | None,
-    device: torch.device,
-) -> _Run | None:
-    """Check everything, then write what a run begins with; None if the run has done its iterations."""
-    rank, processes = rank_and_world_size()
-    if recipe.batch_size % processes:
-        raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
-    saved, damaged = load_newest(out)
-    begun = saved["recipe"] if saved else _read_begun(out)
-    recipe = resolve_precision(recipe, begun, device)
-    if begun:
-        free = {"name", "iterations", "keep_best", "monitor_samples"}
-        check_resumable(recipe, asdict(read_recipe(begun)), out, free)
-    if saved and saved["iteration"] >= recipe.iterations:
-        _log.info("%s has done its %d iterations already", out, saved["iteration"])
-        return None
-    everything = load(data, 2 * recipe.image_size)
-    if held_out:
-        images, aside = everything, load(held_out, 2 * recipe.image_size)
-    else:
-        images, aside = split_held_out(everything, recipe.held_out, recipe.seed)
-    images = draw_images(images, recipe.images, recipe.seed)
-    facts: dict[str, Any] = {"data": everything.fingerprint, "held_out": aside.fingerprint if held_out else ""}
-    for name, fingerprint in facts.items():
-        if saved and saved.get(name, fingerprint) != fingerprint:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"the run in {out} was begun with other images; give the same {option}, or another --out")
-
-    if data_range:
-        facts["data_range"] = list(data_range)
-    state = State(recipe, device)
-    if saved:
-        try:
-            state.from_checkpoint(saved)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            path, reason = checkpoint_at(out, saved["iteration"]), str(error).partition("\n")[0]
-            raise ValueError(f"{path} does not hold the state of a run with its settings ({reason})") from error
-        facts |= {name: saved[name] for name in ("init", "before") if name in saved}
-    else:
-        if init:
-            state.start_from(init)
-        facts |= {"init": f"{init.name} {init.hash}", "before": dict(init.training)} if init else {"init": ""}
-    latents = state.generator.sample_latents(64, generator=torch.Generator().manual_seed(recipe.seed))
-    writer, monitor = None, None
-    if rank == 0:
-        monitor = Monitor(recipe, images, aside, evaluate=evaluate, device=device)
-        for path, what in damaged.items():
-            _log.warning("%s; it is now %s", what, set_aside(path).name)
-        if saved:
-            _log.info("resuming %s at iteration %d", out, state.iteration)
-        if begun:
-            rewind(out, state.iteration if saved else -1)
-        writer = _Writer(recipe, out, facts, latents, state.iteration)
-        record_machine(out, device, processes)
-        if state.iteration == 0:
-            writer.log.write("monitors", 0, 0.0, monitor.measure(state))
-    return _Run(recipe, images.images, state, writer, monitor)
-
-
-def _run_to_the_end(run: _Run, out: Path, on_divergence: str, device: torch.device, quiet: bool) -> None:
-    recipe, images, state, writer, monitor = run
+def _run(
+    state: State, recipe: Recipe, images: Rows, writer: _Writer | None, out: Path, on_divergence: str, quiet: bool
+) -> None:
+    """Train to the end; the first process alone has a writer."""
+    device = next(state.generator.parameters()).device
+    intervals = (recipe.checkpoint_interval, recipe.monitor_interval, recipe.milestone_interval)
     watch = Watch()
     bar = tqdm(total=recipe.iterations, initial=state.iteration, desc="training", disable=quiet, unit="it")
     with bar, _signals() as received:
         while state.iteration < recipe.iterations:
             try:
-                statistics = _advance(state, recipe, images, device)
+                began = time.perf_counter()
+                statistics = iterate(state, recipe, images, device)
+                seconds = time.perf_counter() - began
+                statistics["data_share"] = statistics.pop("data_seconds") / seconds
+                state.seconds += seconds
+                state.iteration += 1
                 bar.update()
                 stop = any_rank(bool(received), device)
                 last = stop or state.iteration == recipe.iterations
                 if state.iteration % recipe.log_interval == 0:
-                    values = _averaged(statistics)
+                    joint = torch.stack([value.float().cpu() for value in statistics.values()])
+                    average([joint])
+                    values = dict(zip(statistics, joint.tolist(), strict=True))
                     watch.check(state.iteration, values)
                     bar.set_postfix({name: f"{values[name]:.2f}" for name in ("loss_d", "loss_g", "real", "fake")})
                     if writer:
                         writer.log.write("stats", state.iteration, state.seconds, values)
-                if last or any(state.iteration % interval == 0 for interval in _saved_at(recipe)):
+                if last or any(state.iteration % interval == 0 for interval in intervals):
                     if not state.is_finite():
                         raise DivergenceError(f"at iteration {state.iteration} weights are not finite")
-                    if writer and monitor:
-                        writer.save(state, monitor)
+                    if writer:
+                        writer.save(state)
                 if writer and state.iteration % recipe.sample_interval == 0:
                     writer.save_samples(state)
             except DivergenceError as error:
@@ -251,16 +232,10 @@ def _run_to_the_end(run: _Run, out: Path, on_divergence: str, device: torch.devi
 
 
 def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.device) -> dict[str, Tensor]:
-    """One iteration of training: steps of the generator, steps of the discriminator, both averages.
+    """One iteration of training, which changes the state: steps of the generator and the discriminator, both averages.
 
-    Args:
-        state: Networks and optimizers, changed in place.
-        recipe: The settings.
-        images: uint8 ``(N, C, 2 S, 2 S)``, S being the image size.
-        device: Where the networks are.
-
-    Returns:
-        Losses, mean logits and their spread over the batch, each a scalar tensor, of this process.
+    Of the images, uint8 ``(N, C, 2 S, 2 S)``, crops of S are seen. Losses, mean logits and their spread over the batch
+    of this process are returned as scalar tensors.
     """
     discriminator, generator = state.discriminator, state.generator
     rank, processes = rank_and_world_size()
@@ -334,11 +309,15 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
 class _Writer:
     """What the first process writes, and when."""
 
-    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, Any], latents: Tensor, iteration: int) -> None:
-        self.recipe, self.out, self.facts, self.latents = recipe, out, facts, latents
+    def __init__(self, recipe: Recipe, out: Path, facts: dict[str, Any], monitor: Monitor, state: State) -> None:
+        self.recipe, self.out, self.facts, self.monitor = recipe, out, facts, monitor
+        seeded = torch.Generator().manual_seed(recipe.seed)
+        self.latents = state.generator.sample_latents(64, generator=seeded)
         with atomic_write(out / "recipe.json") as temporary:
             temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-        self.log = Log(out, iteration)
+        self.log = Log(out, state.iteration)
+        if state.iteration == 0:
+            self.log.write("monitors", 0, 0.0, monitor.measure(state))
 
     def begin_again(self, state: State) -> None:
         """Forget what came after the state, to which the run was rolled back."""
@@ -347,11 +326,11 @@ class _Writer:
         self.log = Log(self.out, state.iteration)
         save_checkpoint(self.out, state.to_checkpoint(self.recipe) | self.facts)  # a kill keeps the lower rates
 
-    def save(self, state: State, monitor: Monitor) -> None:
+    def save(self, state: State) -> None:
         """Write a checkpoint, with a record of the monitors where one is due."""
         recipe, finished = self.recipe, state.iteration == self.recipe.iterations
         if finished or state.iteration % recipe.monitor_interval == 0:
-            self.log.write("monitors", state.iteration, state.seconds, monitor.measure(state))
+            self.log.write("monitors", state.iteration, state.seconds, self.monitor.measure(state))
         if finished:
             self.save_samples(state)
         save_checkpoint(self.out, state.to_checkpoint(recipe) | self.facts)
@@ -363,27 +342,18 @@ class _Writer:
         save_grid(state.averaged_generator(self.latents), self.out / f"samples-{state.iteration:07d}.png")
 
 
-def _saved_at(recipe: Recipe) -> tuple[int, ...]:
-    return recipe.checkpoint_interval, recipe.monitor_interval, recipe.milestone_interval
-
-
-def _advance(state: State, recipe: Recipe, images: Rows, device: torch.device) -> dict[str, Tensor]:
-    began = time.perf_counter()
-    statistics = iterate(state, recipe, images, device)
-    state.iteration += 1
-    seconds = time.perf_counter() - began
-    state.seconds += seconds
-    return statistics | {"data_share": statistics.pop("data_seconds") / seconds}
-
-
-def _averaged(statistics: dict[str, Tensor]) -> dict[str, float]:
-    joint = torch.stack([value.float().cpu() for value in statistics.values()])
-    average([joint])
-    return dict(zip(statistics, joint.tolist(), strict=True))
-
-
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _take_up(state: State, saved: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Give a state what a checkpoint holds; returns how the run was begun."""
+    try:
+        state.from_checkpoint(saved)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        path, reason = checkpoint_at(out, saved["iteration"]), str(error).partition("\n")[0]
+        raise ValueError(f"{path} does not hold the state of a run with its settings ({reason})") from error
+    return {name: saved[name] for name in ("init", "before") if name in saved}
 
 
 def _read_begun(out: Path) -> dict[str, Any] | None:

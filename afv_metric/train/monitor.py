@@ -15,8 +15,8 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ _BATCH = 50
 _LEVELS = (0.0, 0.67, 0.33)
 _SKETCH = 2048  # numbers that a score vector is reduced to for the linear probe
 _log = logging.getLogger(__name__)
+
+_Labelled = tuple[Tensor, Tensor]
 
 
 class Monitored(Protocol):
@@ -92,9 +94,7 @@ class Monitor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.recipe, self.device = recipe, torch.device(device)
-        self.output = recipe.output
         self._evaluate = evaluate
-        self._untrained: dict[str, float] | None = None
         count = min(recipe.monitor_samples, len(images.images))
         sets = {"train": images}
         if len(held_out.images):
@@ -104,7 +104,9 @@ class Monitor:
             torch.default_generator.manual_seed(recipe.seed)
             self._images = {name: self._crop(one, count, recipe.augmentation) for name, one in sets.items()}
             self._negatives = torch.cat([corrupt(batch) for batch in self._images["train"].split(_BATCH)])
-            self._inception = _Inception.make(inception, self.device) if recipe.channels == 3 else None
+            real = self._batches(self._images["train"])
+            self._inception = _make_inception(inception, real, self.device) if recipe.channels == 3 else None
+            self._untrained = self._evaluate_untrained() if evaluate else {}
         self._probe = None
         if images.classes == held_out.classes:  # else the numbers of the classes mean different things
             train, others = self._labelled(images), self._labelled(held_out)
@@ -140,15 +142,18 @@ class Monitor:
             discriminator = deepcopy(state.averaged_discriminator)
             generated, drift = self._generate(state)
             values = {"generator_drift": drift} | _spectra(discriminator)
-            engine = FisherEngine(discriminator, self.output)
+            engine = FisherEngine(discriminator, self.recipe.output)
             statistics = collect_statistics(engine, self._batches(generated))
             values |= self._similarities(engine, statistics)
             values |= self._logits(engine, generated)
-            if self._evaluate or self._probe:
-                bundle = self._bundle(state.averaged_discriminator, statistics)
-                values |= self._agreement(bundle) | self._probe_accuracy(bundle)
+            bundle = self._bundle(state.averaged_discriminator, statistics)
+            if self._evaluate:
+                values |= {f"agreement/{name}": score for name, score in self._evaluate(bundle).items()}
+                values |= self._untrained
+            if self._probe:
+                values["probe_accuracy"] = self._probe_accuracy(bundle, *self._probe)
             if self._inception:
-                values |= self._inception.measure(self._batches(self._images["train"]), self._batches(generated))
+                values |= self._inception(self._batches(generated))
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _crop(self, images: ImageSet, count: int, augmentation: str) -> Tensor:
@@ -156,7 +161,7 @@ class Monitor:
         batches = (images.images[rows].float() / 127.5 - 1 for rows in _spread(len(images.images), count).split(_BATCH))
         return torch.cat([augment(batch, self.recipe.image_size, augmentation) for batch in batches])
 
-    def _labelled(self, images: ImageSet) -> tuple[Tensor, Tensor] | None:
+    def _labelled(self, images: ImageSet) -> _Labelled | None:
         """Unaugmented images and their labels; None unless there are two classes."""
         if images.labels is None:
             return None
@@ -180,12 +185,11 @@ class Monitor:
         return torch.cat(generated), drift / len(latents)
 
     def _similarities(self, engine: FisherEngine, statistics: FisherStatistics) -> dict[str, float]:
-        of_generated = [(layer.weight_mean, layer.bias_mean) for layer in statistics.layers]
+        generated = [(layer.weight_mean, layer.bias_mean) for layer in statistics.layers]
+        means = {name: mean_scores(engine, self._batches(images)) for name, images in self._images.items()}
         return {
-            f"fisher_similarity/{name}": fisher_similarity(
-                mean_scores(engine, self._batches(images)), of_generated, statistics, Bundle.epsilon
-            )
-            for name, images in self._images.items()
+            f"fisher_similarity/{name}": fisher_similarity(real, generated, statistics, Bundle.epsilon)
+            for name, real in means.items()
         }
 
     def _logits(self, engine: FisherEngine, generated: Tensor) -> dict[str, float]:
@@ -202,98 +206,71 @@ class Monitor:
                     end = seen.get(3 * index + 5, seen[engine.head])
                     for layer, maps in ((f"blocks.{index}.conv1", seen[3 * index + 1]), (f"blocks.{index}", end)):
                         positive = maps.amax((0, 2, 3)) > 0
-                        alive[layer] = positive | alive[layer] if layer in alive else positive
+                        alive[layer] = positive | alive.get(layer, positive)
             values[f"logit/{name}"] = total / len(images)
         return values | {f"dead_channels/{layer}": 1 - float(some.float().mean()) for layer, some in alive.items()}
 
     def _bundle(self, discriminator: Discriminator, statistics: FisherStatistics) -> Bundle:
-        return Bundle(
-            "monitored",
-            discriminator,
-            None,
-            statistics,
-            self.output,
-            levels=_LEVELS,
-            blocks=BLOCKS,
-            terms=TERMS,
-            pooling=POOLING,
-        )
+        bundle = Bundle("monitored", discriminator, None, statistics, self.recipe.output)
+        return replace(bundle, levels=_LEVELS, blocks=BLOCKS, terms=TERMS, pooling=POOLING)
 
-    def _agreement(self, bundle: Bundle) -> dict[str, float]:
-        if not self._evaluate:
-            return {}
-        if self._untrained is None:
-            # As the run began, whatever it was initialised from; over real images, as no generator belongs to it.
-            torch.default_generator.manual_seed(self.recipe.seed)
-            untrained = Discriminator(self.recipe.discriminator).baked().to(self.device)
-            engine = FisherEngine(untrained, self.output)
-            statistics = collect_statistics(engine, self._batches(self._images["train"]))
-            scores = self._evaluate(self._bundle(untrained, statistics))
-            self._untrained = {f"random_agreement/{name}": score for name, score in scores.items()}
-        return {f"agreement/{name}": score for name, score in self._evaluate(bundle).items()} | self._untrained
+    @torch.no_grad()
+    def _evaluate_untrained(self) -> dict[str, float]:
+        """Agreement of the network as the run began, whatever it was initialised from.
 
-    def _probe_accuracy(self, bundle: Bundle) -> dict[str, float]:
-        if not self._probe:
-            return {}
-        train, held_out = self._probe
+        The statistics are over real images, as no generator belongs to it.
+        """
+        assert self._evaluate is not None
+        torch.default_generator.manual_seed(self.recipe.seed)
+        untrained = Discriminator(self.recipe.discriminator).baked().to(self.device)
+        engine = FisherEngine(untrained, self.recipe.output)
+        bundle = self._bundle(untrained, collect_statistics(engine, self._batches(self._images["train"])))
+        return {f"random_agreement/{name}": score for name, score in self._evaluate(bundle).items()}
+
+    def _probe_accuracy(self, bundle: Bundle, train: _Labelled, held_out: _Labelled) -> float:
         scores = ScoreFeatures(bundle, sketch=_SKETCH).to(self.device)
         features, of_held_out = (
             F.normalize(torch.cat([scores(batch) for batch in self._batches(images)]))
             for images, _ in (train, held_out)
         )
-        predicted = _classify(features, train[1], of_held_out)
-        return {"probe_accuracy": float((predicted == held_out[1]).float().mean())}
+        return float((_classify(features, train[1], of_held_out) == held_out[1]).float().mean())
 
 
-@dataclass
-class _Inception:
-    """Inception Score and Fréchet distance by torchmetrics.
+def _make_inception(
+    network: nn.Module | None, real: Iterator[Tensor], device: torch.device
+) -> Callable[[Iterator[Tensor]], dict[str, float]] | None:
+    """What measures Inception Score and Fréchet distance to real images, by torchmetrics, with a network or its own.
 
-    Attributes:
-        score: ``torchmetrics.image.inception.InceptionScore``.
-        distance: ``torchmetrics.image.fid.FrechetInceptionDistance``, which keeps the real images' statistics.
-        knows_real: Whether it has seen them.
+    None, and a line in the log, if they cannot be had.
     """
+    settings = {"sync_on_compute": False}  # another process of a job, which does not measure, must not be waited for
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that features are kept in memory
+            inception = importlib.import_module("torchmetrics.image.inception")
+            fid = importlib.import_module("torchmetrics.image.fid")
+            score = inception.InceptionScore(network or "logits_unbiased", **settings).to(device)
+            distance = fid.FrechetInceptionDistance(network or 2048, reset_real_features=False, **settings).to(device)
+    except (ImportError, OSError, RuntimeError) as error:
+        _log.info(
+            "no Inception Score and FID (%s); they need torchmetrics[image] and the weights that it fetches",
+            str(error).splitlines()[0],
+        )
+        return None
+    for images in real:
+        distance.update(_to_uint8(images), real=True)
 
-    score: Any
-    distance: Any
-    knows_real: bool = False
-
-    @staticmethod
-    def make(network: nn.Module | None, device: torch.device) -> _Inception | None:
-        """Make both with one network, or torchmetrics' own; None, and a line in the log, if they cannot be had."""
-        # Another process of a job, which does not measure, must not be waited for.
-        settings = {"sync_on_compute": False}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that features are kept in memory
-                inception = importlib.import_module("torchmetrics.image.inception")
-                fid = importlib.import_module("torchmetrics.image.fid")
-                score = inception.InceptionScore("logits_unbiased" if network is None else network, **settings)
-                real = {"feature": 2048 if network is None else network, "reset_real_features": False}
-                distance = fid.FrechetInceptionDistance(**real, **settings)
-        except (ImportError, OSError, RuntimeError) as error:
-            _log.info(
-                "no Inception Score and FID (%s); they need torchmetrics[image] and the weights that it fetches",
-                str(error).splitlines()[0],
-            )
-            return None
-        return _Inception(score.to(device), distance.to(device))
-
-    def measure(self, real: Iterator[Tensor], generated: Iterator[Tensor]) -> dict[str, float]:
-        """Both scores; the real images are measured once."""
-        if not self.knows_real:
-            for images in real:
-                self.distance.update(_to_uint8(images), real=True)
-            self.knows_real = True
+    def measure(generated: Iterator[Tensor]) -> dict[str, float]:
         for images in generated:
-            self.score.update(_to_uint8(images))
-            self.distance.update(_to_uint8(images), real=False)
+            score.update(_to_uint8(images))
+            distance.update(_to_uint8(images), real=False)
         torch.default_generator.manual_seed(0)  # the score shuffles the images into ten parts
-        values = {"inception_score": float(self.score.compute()[0]), "fid": float(self.distance.compute())}
-        self.score.reset()
-        self.distance.reset()
+        values = {"inception_score": float(score.compute()[0]), "fid": float(distance.compute())}
+        score.reset()
+        distance.reset()
         return values
+
+    return measure
 
 
 @contextlib.contextmanager
@@ -331,15 +308,9 @@ def _spectra(discriminator: Discriminator) -> dict[str, float]:
 
 
 def _classify(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:
-    """Classes of other images by ridge regression; its weight is chosen by the leave-one-out error, in closed form.
+    """Classes of other features ``(M, F)`` by ridge regression on features ``(N, F)`` and their labels.
 
-    Args:
-        features: ``(N, F)``.
-        labels: ``(N,)``.
-        others: ``(M, F)``.
-
-    Returns:
-        ``(M,)``, on the CPU.
+    Its weight is chosen by the leave-one-out error, in closed form.
     """
     features, others = features.cpu().double(), others.cpu().double()
     classes, rows = labels.unique(return_inverse=True)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from afv_metric.files import atomic_write
-from afv_metric.page import data_uri
+from afv_metric.page import data_uri, write_page
 from afv_metric.train.checkpoint import sample_grids
 from afv_metric.train.figures import Panel, Points, draw_svg, points_of
 from afv_metric.train.log import read_records
 
-__all__ = ["write_page", "write_report"]
+__all__ = ["format_number", "write_report"]
 
 _MOST_GRIDS = 8  # of a run
 _FORMS = ("fisher", "local", "activation")
@@ -29,8 +26,6 @@ _SPECTRUM = {
 }
 _PARTS = ("conv1", "conv2", "shortcut", "head")
 
-Record = dict[str, Any]
-
 
 def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     """Write the report of one run, or of several side by side.
@@ -40,13 +35,6 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     layers, the recipes and their differences, sample grids and times. What a run did not measure is left out, with a
     sentence that says so.
 
-    Args:
-        runs: Folders of runs.
-        out: The HTML file; it needs no other file to be shown. It is written atomically.
-
-    Returns:
-        The file.
-
     Raises:
         FileNotFoundError: If a folder holds no run.
         ImportError: If matplotlib is not installed.
@@ -54,53 +42,46 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     """
     if not runs:
         raise ValueError("a report needs at least one run")
-    read = _distinguish([_read_run(Path(run)) for run in runs])
+    names = [Path(run).resolve().name for run in runs]
+    read = []
+    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+        number = f" ({names[: index + 1].count(name)})" if names.count(name) > 1 else ""
+        read.append(_Run(Path(run), name + number))
     title = "Training report: " + ", ".join(run.name for run in read)
-    return write_page("report.html.j2", out, title=title, **_content(read))
-
-
-def write_page(template: str, out: str | Path, **content: Any) -> Path:
-    """Render a template of this folder into one HTML file, atomically.
-
-    Args:
-        template: Name of the template.
-        out: The HTML file.
-        **content: What the template shows.
-
-    Returns:
-        The file.
-    """
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    with atomic_write(out) as temporary:
-        temporary.write_text(environment.get_template(template).render(content).lstrip(), encoding="utf-8")
+    write_page(out, "report.html.j2", title=title, lead="", **_content(read))
     return Path(out)
 
 
-@dataclass(frozen=True)
 class _Run:
     """What a run's folder holds: ``recipe.json``, lines of both logs, and sample grids by their iterations."""
 
-    name: str
-    recipe: Record
-    stats: list[Record]
-    monitors: list[Record]
-    grids: dict[int, Path]
+    def __init__(self, folder: Path, name: str) -> None:
+        path = folder / "recipe.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no run: there is no recipe.json; give the folder of a training run"
+            )
+        try:
+            self.recipe = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        self.name, self.grids = name, sample_grids(folder)
+        self.stats, self.monitors = (read_records(folder / f"{name}.jsonl") for name in ("stats", "monitors"))
 
     def curve(self, key: str) -> Points:
-        """Finite values of a monitor, or else of a statistic, or what is made of them, against iterations."""
-        seconds = points_of(self.stats, "seconds")
+        """Finite values of a statistic, or else of a monitor, or what is made of them, against iterations."""
         if key == "gap":
             held_out = dict(self.curve("fisher_similarity/held_out"))
             return [(x, y - held_out[x]) for x, y in self.curve("fisher_similarity/train") if x in held_out]
         if key == "drift":  # at the start both are one, which has no logarithm
             return [(x, y) for x, y in self.curve("generator_drift") if y > 0]
         if key == "hours":
-            return [(x, y / 3600) for x, y in seconds]
+            return [(x, y / 3600) for x, y in self.curve("seconds")]
         if key == "pace":
+            seconds = self.curve("seconds")
             steps = zip([(0.0, 0.0), *seconds], seconds, strict=False)
             return [(x, (y - before) / (x - start)) for (start, before), (x, y) in steps if x > start and y > before]
-        return points_of(self.monitors, key) or points_of(self.stats, key)
+        return points_of(self.stats, key) or points_of(self.monitors, key)
 
     def last(self, key: str) -> float | None:
         """The newest finite value."""
@@ -115,13 +96,12 @@ class _Run:
     @property
     def iterations(self) -> int:
         """Iterations done."""
-        return max((int(record["iteration"]) for record in (*self.stats[-1:], *self.monitors[-1:])), default=0)
+        return max((int(record["iteration"]) for record in (*self.stats, *self.monitors)), default=0)
 
     @property
     def seconds(self) -> float:
         """Time they took."""
-        points = points_of(self.stats, "seconds") or points_of(self.monitors, "seconds")
-        return points[-1][1] if points else 0.0
+        return self.last("seconds") or 0.0
 
     @property
     def gamma(self) -> float:
@@ -135,7 +115,7 @@ class _Run:
         rows = []
         for judged in self.names(f"agreement/{forms[0]}/") if forms else ():
             pairs = [[self.last(f"{kind}agreement/{form}/{judged}") for kind in ("", "random_")] for form in forms]
-            rows.append([judged, *(" / ".join(map(_number, pair)) for pair in pairs)])
+            rows.append([judged, *(" / ".join(map(format_number, pair)) for pair in pairs)])
         return (["set", *(f"{form}: last / untrained" for form in forms)], rows) if forms else None
 
     @property
@@ -149,29 +129,8 @@ class _Run:
         """Sample grids as data, evenly spread from the first to the last."""
         found = list(self.grids.items())
         count = min(len(found), _MOST_GRIDS)
-        some = [found[round(index * (len(found) - 1) / max(count - 1, 1))] for index in range(count)]
+        some = (found[round(index * (len(found) - 1) / max(count - 1, 1))] for index in range(count))
         return [(step, data_uri(path.read_bytes(), "image/png")) for step, path in some]
-
-
-def _read_run(folder: Path) -> _Run:
-    path = folder / "recipe.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no run: there is no recipe.json; give the folder of a training run")
-    try:
-        recipe = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    stats, monitors = (read_records(folder / f"{name}.jsonl") for name in ("stats", "monitors"))
-    return _Run(folder.resolve().name, recipe, stats, monitors, sample_grids(folder))
-
-
-def _distinguish(runs: Sequence[_Run]) -> list[_Run]:
-    """Number the runs whose folders have one name."""
-    names = [run.name for run in runs]
-    return [
-        replace(run, name=f"{run.name} ({names[: index + 1].count(run.name)})") if names.count(run.name) > 1 else run
-        for index, run in enumerate(runs)
-    ]
 
 
 def _content(runs: Sequence[_Run]) -> dict[str, Any]:
@@ -180,10 +139,7 @@ def _content(runs: Sequence[_Run]) -> dict[str, Any]:
     def draw(title: str, keys: Sequence[str], panels: Sequence[Panel], columns: int) -> tuple[Markup, list[str]]:
         """A figure, empty if there is nothing to draw, and the runs that lack all of its keys."""
         lacking = [run.name for run in runs if not any(run.curve(key) for key in keys)]
-        filled = [
-            panel._replace(curves={label: some for label, some in panel.curves.items() if some}) for panel in panels
-        ]
-        shown = [panel for panel in filled if panel.curves]
+        shown = [panel for panel in panels if any(panel.curves.values())]
         return Markup(draw_svg(title, shown, columns) if shown and len(lacking) < len(runs) else ""), lacking
 
     def panels(labels: Mapping[str, str]) -> list[Panel]:
@@ -202,7 +158,7 @@ def _content(runs: Sequence[_Run]) -> dict[str, Any]:
         "panel": Panel,
         "panels": panels,
         "each": lambda key: {run.name: run.curve(key) for run in runs},
-        "number": _number,
+        "number": format_number,
         "duration": _duration,
         "agreement_keys": [f"agreement/{form}/mean" for form in _FORMS],
         "agreement_panels": [Panel(run.name, _agreement_curves(run)) for run in runs],
@@ -265,5 +221,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Three digits; a dash for nothing."""
     return "\N{EN DASH}" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

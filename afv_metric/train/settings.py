@@ -20,14 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_choices(settings: Any) -> None:
-    """See that every setting that is one of a few names is one of them.
-
-    Args:
-        settings: A dataclass.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """See that every setting of a dataclass that is one of a few names is one of them; or raise ValueError."""
     for name, kind in get_type_hints(type(settings)).items():
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         if choices and getattr(settings, name) not in choices:
@@ -35,11 +28,7 @@ def check_choices(settings: Any) -> None:
 
 
 def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
-    """Change settings given as text.
-
-    Args:
-        settings: A dataclass of numbers, truth values and names.
-        assignments: ``"name=value"`` each.
+    """Change settings, a dataclass of numbers, truth values and names, by assignments ``"name=value"``.
 
     Raises:
         ValueError: If a name is unknown, or a value of the wrong kind.
@@ -61,12 +50,7 @@ def override(settings: _Settings, assignments: Iterable[str]) -> _Settings:
 
 
 def resolve_precision(settings: _Settings, saved: Mapping[str, Any] | None, device: torch.device) -> _Settings:
-    """Decide what the precision ``"auto"`` stands for: that of a run that goes on, or what the device is fast in.
-
-    Args:
-        settings: A dataclass with a ``precision``.
-        saved: The settings of the run, if there is one.
-        device: Where it is trained.
+    """Decide what the precision ``"auto"`` stands for: that of a run that was saved, or what the device is fast in.
 
     Example:
         >>> from afv_metric.train.recipes import Recipe
@@ -83,16 +67,10 @@ def resolve_precision(settings: _Settings, saved: Mapping[str, Any] | None, devi
 
 
 def check_resumable(settings: Any, saved: Mapping[str, Any], run: Path, free: Collection[str]) -> None:
-    """See that a run goes on with the settings that it was begun with.
-
-    Args:
-        settings: A dataclass: the settings asked for.
-        saved: Those of the run.
-        run: Its folder.
-        free: Names of those that may change; so may all intervals.
+    """See that a run goes on with the saved settings that it was begun with, but for intervals and those that are free.
 
     Raises:
-        ValueError: If others have changed.
+        ValueError: If others have changed; they are named.
     """
     differences = [
         f"{name} was {saved.get(name)!r} and is now {value!r}"
@@ -107,20 +85,18 @@ def check_resumable(settings: Any, saved: Mapping[str, Any], run: Path, free: Co
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
-    if kind is bool:
-        answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in answers:
-            raise ValueError(f"{name} must be yes or no, got {text!r}")
-        return answers[text.lower()]
-    if kind in (int, float):
-        try:
+    answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        if kind is bool:
+            expected = "yes or no"
+            return answers[text.lower()]
+        if kind in (int, float):
+            expected = f"a number ({kind.__name__})"
             return kind(text)
-        except ValueError:
-            raise ValueError(f"{name} must be a number ({kind.__name__}), got {text!r}") from None
-    if kind == int | tuple[int, ...]:
-        try:
-            numbers = tuple(int(part) for part in text.split(","))
-        except ValueError:
-            raise ValueError(f"{name} must be a number (int), or several as in 32,64; got {text!r}") from None
-        return numbers if len(numbers) > 1 else numbers[0]
+        if kind == int | tuple[int, ...]:
+            expected = "a number (int), or several (32,64)"
+            numbers = tuple(map(int, text.split(",")))
+            return numbers if len(numbers) > 1 else numbers[0]
+    except (KeyError, ValueError):
+        raise ValueError(f"{name} must be {expected}, got {text!r}") from None
     return text

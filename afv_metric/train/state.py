@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.distributed import average, sync_batch_norm
@@ -17,19 +16,16 @@ from afv_metric.train.recipes import Recipe
 
 __all__ = ["State"]
 
+_NUMBERS = ("iteration", "seconds", "rate_factor")
+
 
 class State:
     """The two networks, their optimizers and their averages.
 
     Random numbers are no part of it: each is a function of seed, iteration and process, see :mod:`.loop`.
 
-    Args:
-        recipe: Shapes, rates and the seed of the initial weights.
-        device: Where to train.
-
     Attributes:
-        discriminator: D, in training.
-        generator: G, in training.
+        discriminator, generator: D and G, in training.
         averaged_discriminator: Polyak average of D's baked weights: the metric.
         averaged_generator: Polyak average of G, in evaluation mode.
         iteration: Iterations done.
@@ -44,8 +40,10 @@ class State:
         self.generator = Generator(recipe.generator).to(**layout)
         sync_batch_norm(self.generator)
         self.restart_averages()
-        self.discriminator_optimizer = _adam(self.discriminator.parameters(), recipe.discriminator_rate, recipe)
-        self.generator_optimizer = _adam(self.generator.parameters(), recipe.generator_rate, recipe)
+        adam: dict[str, Any] = {"betas": (recipe.beta1, recipe.beta2), "foreach": True}
+        weights = self.discriminator.parameters(), self.generator.parameters()
+        self.discriminator_optimizer = torch.optim.Adam(weights[0], recipe.discriminator_rate, **adam)
+        self.generator_optimizer = torch.optim.Adam(weights[1], recipe.generator_rate, **adam)
         scaled = recipe.precision == "float16"
         self.discriminator_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.generator_scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -89,16 +87,13 @@ class State:
     def to_checkpoint(self, recipe: Recipe) -> dict[str, Any]:
         """Everything, as tensors and plain values."""
         saved: dict[str, Any] = {name: value.state_dict() for name, value in self.modules().items()}
-        saved |= {"iteration": self.iteration, "seconds": self.seconds, "rate_factor": self.rate_factor}
-        return saved | {"recipe": asdict(recipe)}
+        return saved | {name: getattr(self, name) for name in _NUMBERS} | {"recipe": asdict(recipe)}
 
     def from_checkpoint(self, saved: dict[str, Any]) -> None:
         """Take up what :meth:`to_checkpoint` gave."""
         for name, value in self.modules().items():
             value.load_state_dict(saved[name])
-        self.iteration, self.seconds, self.rate_factor = (
-            saved[name] for name in ("iteration", "seconds", "rate_factor")
-        )
+        vars(self).update({name: saved[name] for name in _NUMBERS})
 
     def lower_rates(self, factor: float) -> None:
         """Multiply both learning rates."""
@@ -108,12 +103,7 @@ class State:
                 group["lr"] *= factor
 
     def step(self, name: str, loss: Tensor) -> None:
-        """One step of an optimizer on gradients averaged over all processes.
-
-        Args:
-            name: ``"discriminator"`` or ``"generator"``.
-            loss: What to descend.
-        """
+        """One step of the ``"discriminator"`` or the ``"generator"``, on gradients averaged over all processes."""
         optimizer, scaler = getattr(self, f"{name}_optimizer"), getattr(self, f"{name}_scaler")
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -139,7 +129,3 @@ class State:
         """Whether all weights are finite."""
         weights = [*self.discriminator.parameters(), *self.generator.parameters()]
         return bool(torch.stack([weight.detach().isfinite().all() for weight in weights]).all())
-
-
-def _adam(weights: Iterable[nn.Parameter], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.Adam(weights, rate, (recipe.beta1, recipe.beta2), foreach=True)

@@ -31,23 +31,10 @@ from afv_metric.files import atomic_write
 from experiments.bigan.objective import BiGAN
 
 __all__ = [
-    "BATCH_SIZE",
-    "LATENTS",
-    "METHODS",
-    "Digits",
-    "Discriminator",
-    "Encoder",
-    "Generator",
-    "Networks",
-    "Precision",
-    "Settings",
-    "encode",
-    "load_digits",
-    "make_networks",
-    "nearest_neighbour_accuracy",
-    "refuse_other_settings",
+    "BATCH_SIZE", "LATENTS", "METHODS", "Digits", "Discriminator", "Encoder", "Generator", "Networks", "Precision",
+    "Settings", "encode", "load_digits", "make_networks", "nearest_neighbour_accuracy", "refuse_other_settings",
     "train",
-]
+]  # fmt: skip
 
 METHODS = (
     "bigan",

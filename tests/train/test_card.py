@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -218,35 +219,44 @@ def test_a_run_that_is_not_there(folder: Path, tmp_path: Path) -> None:
 # Agreement with people
 
 
+def record(
+    value: float | None, low: float | None, high: float | None, difference: float | None = 0.0
+) -> dict[str, Any]:
+    """A score as bapps_eval writes it."""
+    ends = [difference - 0.1, difference + 0.2] if difference is not None else [None, None]
+    return {"value": value, "interval": [low, high], "difference": difference, "difference_interval": ends}
+
+
 def results(folder: Path, **changes: object) -> Path:
-    """What bapps_eval wrote in version 0.1."""
+    """What bapps_eval writes."""
     metrics = [
         {
             "name": name,
             "bundle_hash": digest,
-            "mean": mean,
-            "interval": [mean - 0.05, mean + 0.05],
-            "difference": mean - 0.6,
-            "difference_interval": [-0.2, 0.1],
-            "scores": {"blur": mean, "cnn": mean},
+            "scores": {"blur": record(mean, mean - 0.1, mean + 0.1), "cnn": record(mean, mean - 0.2, mean + 0.2)},
+            "means": {
+                "2AFC all": record(0.9, 0.9, 0.9),
+                "mean of all": record(mean, mean - 0.05, mean + 0.05, mean - 0.6),
+            },
         }
         for name, digest, mean in (("afv", load_bundle(folder).hash, 0.6), ("l2", None, 0.5))
     ]
-    record = {
+    written = {
         "versions": {"torch": "2.15.0"},
         "settings": {"limit": 500, "root": "/home/me/sets", "seed": 0},
         "sets": [{"name": "blur", "measure": "srocc", "items": 99}, {"name": "cnn", "measure": "2afc", "items": 500}],
         "metrics": metrics,
     }
     path = folder.parent / "results.json"
-    path.write_text(json.dumps(record | changes))
+    path.write_text(json.dumps(written | changes))
     return path
 
 
 def test_agreement(folder: Path) -> None:
     text = make_card(folder, agreement=results(folder)).partition("## Agreement with people")[2]
-    assert "| afv | 0.600 | 0.600 | 0.600 [0.550, 0.650] ||" in text
-    assert "| l2 | 0.500 | 0.500 | 0.500 [0.450, 0.550] | -0.100 [-0.200, +0.100] |" in text
+    assert "| afv | 0.600 [0.500, 0.700] | 0.600 [0.400, 0.800] | 0.600 [0.550, 0.650] ||" in text
+    ends = "0.500 [0.450, 0.550] | -0.100 [-0.200, +0.100] |"
+    assert f"| l2 | 0.500 [0.400, 0.600] | 0.500 [0.300, 0.700] | {ends}" in text
     assert "blur: srocc of 99 items, cnn: 2afc of 500 items" in text
     assert "with seed 0, limit 500, torch 2.15.0." in text
     assert "/home/me" not in text
@@ -261,22 +271,8 @@ def test_the_hub_reads_the_scores_of_the_bundle(folder: Path) -> None:
     assert found == [("blur", "srocc", 0.6), ("cnn", "2afc", 0.6)]
 
 
-def test_agreement_with_intervals_for_each_set(folder: Path) -> None:
-    """What later versions write: a record for every score, and several means, the last over all."""
-
-    def record(value: float, low: float, high: float) -> dict[str, object]:
-        return {"value": value, "interval": [low, high], "difference": 0.0, "difference_interval": None}
-
-    first = {"name": "afv", "bundle_hash": load_bundle(folder).hash}
-    first |= {"scores": {"blur": record(0.61, 0.5, 0.7), "cnn": record(0.7, 0.6, 0.8)}}
-    first |= {"means": {"2AFC all": record(0.9, 0.9, 0.9), "mean of all": record(0.65, 0.55, 0.75)}}
-    text = make_card(folder, agreement=results(folder, metrics=[first, {"name": "l2", "scores": {"blur": 0.4}}]))
-    assert "| afv | 0.610 [0.500, 0.700] | 0.700 [0.600, 0.800] | 0.650 [0.550, 0.750] ||" in text
-    assert "| l2 | 0.400 | | ||" in text
-
-
 def test_undefined_scores_are_dashes(folder: Path) -> None:
-    undefined = {"value": None, "interval": [None, None], "difference": None, "difference_interval": [None, None]}
+    undefined = record(None, None, None, None)
     first = {"name": "afv", "bundle_hash": load_bundle(folder).hash}
     first |= {"scores": {"blur": undefined, "cnn": undefined | {"value": 0.7}}, "means": {"mean of all": undefined}}
     text = make_card(folder, agreement=results(folder, metrics=[first, first | {"name": "l2"}]))
@@ -286,7 +282,8 @@ def test_undefined_scores_are_dashes(folder: Path) -> None:
 
 
 def test_agreement_of_another_bundle_is_refused(folder: Path) -> None:
-    other = [{"name": "afv", "bundle_hash": "0" * 64, "scores": {"blur": 0.9}}]
+    means = {"mean of all": record(0.9, 0.8, 1)}
+    other = [{"name": "afv", "bundle_hash": "0" * 64, "scores": {"blur": record(0.9, 0.8, 1)}, "means": means}]
     with pytest.raises(
         ValueError, match=r"not measured on the bundle tiny-bundle \([0-9a-f]{12}\), but on 000000000000"
     ):

@@ -52,15 +52,6 @@ def test_events_of_a_branch_that_was_given_up_are_void(tmp_path, monkeypatch):
     assert [event.step for event in events.Scalars("stats/real")] == [10, 20, 25]
 
 
-def test_keys_of_earlier_versions_have_their_names_of_today(tmp_path):
-    (tmp_path / "monitors.jsonl").write_text(
-        '{"iteration": 1, "energy/train": 2.0, "generator_pull": 3.0, "fid": 4.0}\n'
-    )
-    assert read_records(tmp_path / "monitors.jsonl") == [
-        {"iteration": 1, "logit/train": 2.0, "generator_drift": 3.0, "fid": 4.0}
-    ]
-
-
 def test_lines_that_are_no_records_are_named(tmp_path):
     (tmp_path / "stats.jsonl").write_bytes(b'{"iteration": 1}\n\xff\xfe\x00junk\n{"iteration": 2}\n')
     with pytest.raises(ValueError, match=r"stats\.jsonl, line 2 is no record of an iteration"):

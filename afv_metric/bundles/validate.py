@@ -6,9 +6,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -33,16 +33,9 @@ _IDENTITY_TOLERANCE = 1e-3  # of an image to itself, as a share of the smallest 
 _EMBEDDING_TOLERANCE = 1e-3  # relative, of float32, where equal parts of two images cancel
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _FEWEST = 100  # samples that say something about a variance
-_Measure = Callable[[FisherStatistics, FisherStatistics, float], dict[str, float]]
 _SPREAD = 1e-3  # smallest standard deviation over samples of a generator that has not collapsed, of images in [-1, 1]
-
-
-class _FailedError(Exception):
-    """A check came out badly; the text says how."""
-
-
-class _LeftOutError(Exception):
-    """A check cannot be made of this bundle; the text says why."""
+_Outcome = tuple[bool | None, str]  # of a check, as in Check
+_Measure = Callable[[FisherStatistics, FisherStatistics, float], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -110,9 +103,6 @@ def validate_bundle(
         seed: Seed of their latents; one above that of the statistics if None.
         quiet: Show no progress bar.
 
-    Returns:
-        The report.
-
     Raises:
         HubError: If a bundle cannot be had from the hub.
         ValueError: If ``weights`` is neither a name, a folder nor a hub id, or there is no sample.
@@ -129,56 +119,43 @@ def validate_bundle(
         folder = find_bundle(weights, _FILES)
     except BundleError as error:
         return Report(str(weights), "", (Check("files", False, str(error)),))
-    sizes = [f"{file} {(folder / file).stat().st_size:,} bytes" for file in _FILES]
-    checks = [Check("files", True, "hashes, names, shapes, finite: " + ", ".join(sizes))]
-    for name, make in _checks(bundle, folder, samples, seed, quiet):
-        checks.append(_make(name, make))
-    return Report(bundle.name, bundle.hash, tuple(checks))
-
-
-def _make(name: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, check())
-    except _LeftOutError as reason:
-        return Check(name, None, str(reason))
-    except _FailedError as failure:
-        return Check(name, False, str(failure))
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        return Check(name, False, f"{type(error).__name__}: {error}")
-
-
-def _checks(
-    bundle: Bundle, folder: Path, samples: int, seed: int | None, quiet: bool
-) -> Iterator[tuple[str, Callable[[], str]]]:
-    assert bundle.generator is not None
-    yield "card", partial(_check_card, bundle, folder)
-    for form in FORMS:
-        yield f"golden {form}", partial(_check_golden, bundle, form)
+    generator = bundle.generator
+    assert generator is not None
     seed = int(bundle.sampling.get("seed", 0)) + 1 if seed is None else seed
     with torch.no_grad():
-        images = bundle.generator(bundle.generator.sample_latents(8, generator=torch.Generator().manual_seed(seed)))
-    yield "generator", partial(_check_images, images)
-    fresh: list[FisherStatistics] = []
+        images = generator(generator.sample_latents(8, generator=torch.Generator().manual_seed(seed)))
+    fresh = cache(
+        partial(sample_statistics, bundle.discriminator, generator, bundle.output, samples, seed, quiet=quiet)
+    )
+    source = bundle.sampling.get("source", "generator")
+    unfit = ""
+    if source != "generator":
+        unfit = f"the statistics are of {source!r}, not of the generator"
+    elif min(samples, bundle.statistics.count) < _FEWEST:
+        unfit = f"{samples} fresh samples against statistics of {bundle.statistics.count}; {_FEWEST} of both are needed"
 
-    def sampled() -> FisherStatistics:
-        """Sample once for the three checks."""
-        if bundle.sampling.get("source", "generator") != "generator":
-            raise _LeftOutError(f"the statistics are of {bundle.sampling['source']!r}, not of the generator")
-        if min(samples, bundle.statistics.count) < _FEWEST:
-            raise _LeftOutError(
-                f"{samples} fresh samples against statistics of {bundle.statistics.count}; {_FEWEST} of both are needed"
-            )
-        if not fresh:
-            assert bundle.generator is not None
-            networks = bundle.discriminator, bundle.generator
-            fresh.append(sample_statistics(*networks, bundle.output, samples, seed, quiet=quiet))
-        return fresh[0]
+    def whitening(measure: _Measure) -> Callable[[], _Outcome]:
+        return lambda: (None, unfit) if unfit else _check_whitening(bundle, fresh(), measure)
 
-    yield "whitened scores", lambda: _check_whitening(bundle, sampled(), _whitened_scores)
-    yield "whitened inputs", lambda: _check_whitening(bundle, sampled(), partial(whitened_lengths, "input_factor"))
-    yield "whitened deltas", lambda: _check_whitening(bundle, sampled(), partial(whitened_lengths, "delta_factor"))
-    for form in FORMS:
-        yield f"distance {form}", partial(_check_distance, bundle, form, images)
+    sizes = [f"{file} {(folder / file).stat().st_size:,} bytes" for file in _FILES]
+    checks: dict[str, Callable[[], _Outcome]] = {
+        "files": lambda: (True, "hashes, names, shapes, finite: " + ", ".join(sizes)),
+        "card": partial(_check_card, bundle, folder),
+        **{f"golden {form}": partial(_check_golden, bundle, form) for form in FORMS},
+        "generator": partial(_check_images, images),
+        "whitened scores": whitening(_whitened_scores),
+        "whitened inputs": whitening(partial(whitened_lengths, "input_factor")),
+        "whitened deltas": whitening(partial(whitened_lengths, "delta_factor")),
+        **{f"distance {form}": partial(_check_distance, bundle, form, images) for form in FORMS},
+    }
+    return Report(bundle.name, bundle.hash, tuple(Check(name, *_outcome(check)) for name, check in checks.items()))
+
+
+def _outcome(check: Callable[[], _Outcome]) -> _Outcome:
+    try:
+        return check()
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        return False, f"{type(error).__name__}: {error}"
 
 
 def pictures_of(card: str) -> list[str]:
@@ -191,62 +168,57 @@ def pictures_of(card: str) -> list[str]:
     return re.findall(r"!\[[^]]*\]\(([^):]+)\)", card)
 
 
-def _check_card(bundle: Bundle, folder: Path) -> str:
+def _check_card(bundle: Bundle, folder: Path) -> _Outcome:
     if not bundle.card.strip():
-        raise _FailedError(f"there is no {_CARD}")
+        return False, f"there is no {_CARD}"
     recorded = json.dumps([dict(bundle.training), dict(bundle.sampling)])  # its data, and the bundles it was made from
     own = {bundle.hash, *_HASH.findall(recorded), *(sha256_of(folder / file) for file in _FILES)}
     foreign = set(_HASH.findall(bundle.card)) - own
     if foreign:
-        raise _FailedError(f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again")
+        return False, f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again"
     images = pictures_of(bundle.card)
     missing = [image for image in images if not (folder / image).is_file()]
     if missing:
-        raise _FailedError(f"{_CARD} shows {', '.join(missing)}, which the folder does not hold")
-    return f"{len(bundle.card):,} characters, {len(images)} image{'' if len(images) == 1 else 's'}"
+        return False, f"{_CARD} shows {', '.join(missing)}, which the folder does not hold"
+    return True, f"{len(bundle.card):,} characters, {len(images)} image{'' if len(images) == 1 else 's'}"
 
 
-def _check_golden(bundle: Bundle, form: FormName) -> str:
+def _check_golden(bundle: Bundle, form: FormName) -> _Outcome:
     if not bundle.golden:
-        raise _LeftOutError("the bundle records no golden distances; export it again to have some")
+        return None, "the bundle records no golden distances; export it again to have some"
     if bundle.golden.get("pairs") != GOLDEN_NAME:
-        raise _LeftOutError(
-            f"the golden distances are of other images, {bundle.golden.get('pairs')!r}, than {GOLDEN_NAME!r}"
-        )
+        return None, f"the golden distances are of other images, {bundle.golden.get('pairs')!r}, than {GOLDEN_NAME!r}"
     expected = torch.tensor(bundle.golden["distances"][form], dtype=torch.float64)
     found = torch.tensor(golden_distances(bundle, [form])[form], dtype=torch.float64)
     error = float(((found - expected).abs() / expected.abs()).max())
     text = f"largest relative error {error:.1e}, at most {_GOLDEN_TOLERANCE:g}"
     if not error <= _GOLDEN_TOLERANCE:
-        raise _FailedError(f"{text}: {_rounded(found)} where {_rounded(expected)} was recorded")
-    return text
+        return False, f"{text}: {_rounded(found)} where {_rounded(expected)} was recorded"
+    return True, text
 
 
-def _check_images(images: Tensor) -> str:
+def _check_images(images: Tensor) -> _Outcome:
     largest, spread = float(images.abs().max()), float(images.std(0).mean())
     text = f"largest value {largest:.3f}, standard deviation over samples {spread:.3f}"
     if not largest <= 1:
-        raise _FailedError(f"{text}; images should be in [-1, 1]")
+        return False, f"{text}; images should be in [-1, 1]"
     if not spread >= _SPREAD:
-        raise _FailedError(f"{text}, at least {_SPREAD:g} expected: all samples are nearly the same image")
-    return text
+        return False, f"{text}, at least {_SPREAD:g} expected: all samples are nearly the same image"
+    return True, text
 
 
-def _check_whitening(bundle: Bundle, fresh: FisherStatistics, measure: _Measure) -> str:
+def _check_whitening(bundle: Bundle, fresh: FisherStatistics, measure: _Measure) -> _Outcome:
     ratios = measure(bundle.statistics, fresh, bundle.epsilon)
     if not ratios:
-        raise _LeftOutError("all scores are constant")
+        return None, "all scores are constant"
     # Over n samples a layer's ratio has a standard deviation of about n^-1/2: its scores are far from independent.
     bound = 1 + 5 * (1 / fresh.count + 1 / bundle.statistics.count) ** 0.5
     worst = max(ratios, key=lambda name: _factor(ratios[name]))
     mean = sum(ratios.values()) / len(ratios)
-    text = (
+    return _factor(ratios[worst]) <= bound, (
         f"mean {mean:.3f}, farthest from 1 {ratios[worst]:.3f} ({worst}) over {fresh.count:,} fresh samples, "
         f"{1 / bound:.2f} to {bound:.2f} allowed"
     )
-    if not _factor(ratios[worst]) <= bound:
-        raise _FailedError(text)
-    return text
 
 
 def _factor(ratio: float) -> float:
@@ -294,7 +266,7 @@ def _ratio(first: Tensor, second: Tensor) -> float:
     return float(first.mean() / second.mean())
 
 
-def _check_distance(bundle: Bundle, form: FormName, images: Tensor) -> str:
+def _check_distance(bundle: Bundle, form: FormName, images: Tensor) -> _Outcome:
     # Images of the generator are in its range by construction, and may all be dark.
     metric = AFVDistance(replace(bundle, generator=None), form=form, check=False)
     first, second = images, images.roll(1, 0)
@@ -302,22 +274,21 @@ def _check_distance(bundle: Bundle, form: FormName, images: Tensor) -> str:
         there, back = metric(first, second), metric(second, first)
         # Not metric(first, first), which knows equal images without comparing anything.
         table = metric.distance_between(metric.embed(images))
-        golden = metric(*golden_pairs(bundle.channels))
-    apart = torch.cat([there, golden])
-    text = f"of samples {float(there.min()):.3g} to {float(there.max()):.3g}"
-    same, embedded = table.diagonal(), table.diagonal(-1)
-    if not float(same.abs().max()) <= _IDENTITY_TOLERANCE * float(there.min()):
-        raise _FailedError(f"{text}; that of an image to itself is {float(same.abs().max()):.3g}, not 0")
-    if not torch.allclose(embedded, there[1:], rtol=_EMBEDDING_TOLERANCE):
-        raise _FailedError(f"{text}; embeddings of the same images give {float(embedded.min()):.3g} and more")
-    if not apart.isfinite().all():
-        raise _FailedError(f"{text}; it is not finite for all pairs")
-    if not (apart > 0).all():
-        raise _FailedError(f"{text}; it is not positive for all pairs of different images")
+        apart = torch.cat([there, metric(*golden_pairs(bundle.channels))])
+    identity, embedded = float(table.diagonal().abs().max()), table.diagonal(-1)
     asymmetry = float(((there - back).abs() / there).max())
+    text = f"of samples {float(there.min()):.3g} to {float(there.max()):.3g}; "
+    if not identity <= _IDENTITY_TOLERANCE * float(there.min()):
+        return False, f"{text}that of an image to itself is {identity:.3g}, not 0"
+    if not torch.allclose(embedded, there[1:], rtol=_EMBEDDING_TOLERANCE):
+        return False, f"{text}embeddings of the same images give {float(embedded.min()):.3g} and more"
+    if not apart.isfinite().all():
+        return False, f"{text}it is not finite for all pairs"
+    if not (apart > 0).all():
+        return False, f"{text}it is not positive for all pairs of different images"
     if not asymmetry <= _SYMMETRY_TOLERANCE:
-        raise _FailedError(f"{text}; exchanged images differ by {asymmetry:.1e}, relative")
-    return f"{text}; identity {float(same.abs().max()):.0e}, asymmetry {asymmetry:.0e}"
+        return False, f"{text}exchanged images differ by {asymmetry:.1e}, relative"
+    return True, f"{text}identity {identity:.0e}, asymmetry {asymmetry:.0e}"
 
 
 def _rounded(values: Tensor) -> list[float]:

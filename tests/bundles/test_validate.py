@@ -121,12 +121,12 @@ def test_cards(good: Bundle, tmp_path: Path) -> None:
     loaded = load_bundle(folder)
 
     def check(card: str) -> Check:
-        return validate._make("card", lambda: validate._check_card(dataclasses.replace(loaded, card=card), folder))
+        return Check("card", *validate._check_card(dataclasses.replace(loaded, card=card), folder))
 
     assert check(f"[link](missing.pdf), ![badge](https://example.org/badge.png), sha256 {loaded.hash}").passed
     assert check(f"of the model: `{sha256_of(folder / 'model.safetensors')}`").passed
     of_data = dataclasses.replace(loaded, training={"data_fingerprint": "1" * 64}, card=f"Data: {'1' * 64}")
-    assert validate._make("card", lambda: validate._check_card(of_data, folder)).passed
+    assert validate._check_card(of_data, folder)[0]
     assert "there is no README.md" in check(" ").detail
     assert "names a sha256 that is not of this bundle, 000" in check(f"sha256 {'0' * 64}").detail
     assert "shows samples.png, which the folder does not hold" in check("![samples](samples.png)").detail

@@ -20,17 +20,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __all__ = [
-    "DEFAULT_BUNDLE",
-    "AFVDistance",
-    "Bundle",
-    "BundleError",
-    "Embedding",
-    "HubError",
-    "list_bundles",
-    "load_bundle",
-    "read_image",
-    "save_bundle",
-]
+    "DEFAULT_BUNDLE", "AFVDistance", "Bundle", "BundleError", "Embedding", "HubError", "list_bundles", "load_bundle",
+    "read_image", "save_bundle",
+]  # fmt: skip
 
 # Where each name is found: it is imported at its first use, so that the command line answers without torch (PEP 562).
 _MODULES = {

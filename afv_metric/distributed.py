@@ -29,12 +29,7 @@ class LostProcessError(RuntimeError):
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Rank of this process and number of processes.
-
-    Example:
-        >>> rank_and_world_size()
-        (0, 1)
-    """
+    """Rank of this process and number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
@@ -72,12 +67,7 @@ def init_distributed(device: str | torch.device) -> Iterator[torch.device]:
 
 
 def share(items: Sequence[_Item]) -> list[_Item]:
-    """The items of this process: neighbours among those that the first process has.
-
-    Example:
-        >>> share("abc")
-        ['a', 'b', 'c']
-    """
+    """The items of this process: neighbours among those that the first process has."""
     rank, count = rank_and_world_size()
     if count == 1:
         return list(items)
@@ -88,12 +78,7 @@ def share(items: Sequence[_Item]) -> list[_Item]:
 
 
 def gather(item: _Item) -> list[_Item]:
-    """In the first process what each one has, in their order; nothing in the others.
-
-    Example:
-        >>> gather("a")
-        ['a']
-    """
+    """In the first process what each one has, in their order; nothing in the others."""
     rank, count = rank_and_world_size()
     if count == 1:
         return [item]

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
@@ -51,15 +51,14 @@ class Embedding:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Embedding:
         """Embedding of some of the images; one index keeps the first dimension."""
         chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
-        return replace(
-            self, parts={part: tuple(value[chosen] for value in values) for part, values in self.parts.items()}
-        )
+        return self._each(lambda value: value[chosen])
 
     def to(self, device: str | torch.device) -> Embedding:
         """The same on another device."""
-        return replace(
-            self, parts={part: tuple(value.to(device) for value in values) for part, values in self.parts.items()}
-        )
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
+        return replace(self, parts={part: tuple(map(change, values)) for part, values in self.parts.items()})
 
 
 torch.serialization.add_safe_globals([Embedding, Part])  # torch.load reads embeddings without pickled code

@@ -20,16 +20,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 __all__ = [
-    "Discriminator",
-    "DiscriminatorConfig",
-    "Generator",
-    "GeneratorConfig",
-    "PooledConv2d",
-    "UpsampledConv2d",
-    "for_channels",
-    "sum_of_shifts",
-]
-
+    "Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig", "PooledConv2d", "UpsampledConv2d",
+    "for_channels", "sum_of_shifts",
+]  # fmt: skip
 
 _POOLED_BLOCKS = {32: 2, 64: 3}  # of the discriminator, by the side of the images
 _DOUBLINGS = {32: 3, 64: 4}  # of the generator, from 4x4 on
@@ -62,8 +55,8 @@ class DiscriminatorConfig:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        _check_channels(self.channels)
-        object.__setattr__(self, "width", _checked_width(self.width, self.image_size, _POOLED_BLOCKS, 2))
+        width = _checked_width(self.width, self.channels, self.image_size, _POOLED_BLOCKS, 2)
+        object.__setattr__(self, "width", width)
         if not 0 <= self.slope < 1:
             raise ValueError(f"slope must be in [0, 1), got {self.slope}")
         if self.head not in ("pooled", "position"):
@@ -103,8 +96,8 @@ class GeneratorConfig:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        _check_channels(self.channels)
-        object.__setattr__(self, "width", _checked_width(self.width, self.image_size, _DOUBLINGS, 0))
+        width = _checked_width(self.width, self.channels, self.image_size, _DOUBLINGS, 0)
+        object.__setattr__(self, "width", width)
         if self.latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {self.latent_size}")
 
@@ -114,14 +107,11 @@ class GeneratorConfig:
         return _widths(self.width, _DOUBLINGS[self.image_size])
 
 
-def _check_channels(channels: int) -> None:
+def _checked_width(
+    width: int | Sequence[int], channels: int, image_size: int, blocks: Mapping[int, int], more: int
+) -> int | tuple[int, ...]:
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
-
-
-def _checked_width(
-    width: int | Sequence[int], image_size: int, blocks: Mapping[int, int], more: int
-) -> int | tuple[int, ...]:
     if image_size not in blocks:
         raise ValueError(f"image_size must be 32 or 64, got {image_size}")
     count = blocks[image_size] + more
@@ -139,13 +129,7 @@ def _widths(width: int | tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def sum_of_shifts(kernel: Tensor) -> Tensor:
-    """Sum of the four one-pixel shifts of a kernel.
-
-    Args:
-        kernel: ``(..., 3, 3)``.
-
-    Returns:
-        ``(..., 4, 4)``.
+    """Sum of the four one-pixel shifts of a kernel: ``(..., 3, 3)`` to ``(..., 4, 4)``.
 
     Example:
         >>> sum_of_shifts(torch.ones(1, 1, 3, 3))[0, 0]
@@ -265,10 +249,7 @@ class Discriminator(nn.Module):
         return int(2**self.config.pooled_blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits that the training loss sees.
-
-        Args:
-            images: ``(N, C, H, W)`` in [-1, 1].
+        """The logits that the training loss sees of ``(N, C, H, W)`` in [-1, 1].
 
         Returns:
             ``(N, 1)`` for the pooled head; ``(N, H/stride * W/stride)`` for the head at every position.
@@ -317,10 +298,7 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def load_baked(self, state: dict[str, Tensor]) -> None:
-        """Start this network, normalised or not, from the weights of a :meth:`baked` one.
-
-        Args:
-            state: ``state_dict`` of a baked discriminator of the same widths and image size.
+        """Start this network, normalised or not, from the weights of a :meth:`baked` one of the same shape.
 
         Raises:
             RuntimeError: If names or shapes differ.

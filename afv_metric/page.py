@@ -41,12 +41,7 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """A picture ``(H, W, 3)`` or ``(H, W)`` as the address of a PNG.
-
-    Example:
-        >>> png_uri(np.zeros((2, 2, 3), np.uint8))[:22]
-        'data:image/png;base64,'
-    """
+    """A picture ``(H, W, 3)`` or ``(H, W)`` as the address of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return data_uri(buffer.getvalue(), "image/png")

@@ -30,10 +30,6 @@ def find_device(name: str) -> torch.device:
 
     Raises:
         ValueError: If it cannot be used.
-
-    Example:
-        >>> find_device("cpu")
-        device(type='cpu')
     """
     import torch  # only here, as --help needs none of it
 
@@ -49,11 +45,6 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether a device computes convolutions in bfloat16, rather than imitate it at many times the cost of float32.
 
     Processors do from AVX-512 (x86) or the BF16 extension (Arm) on, GPUs of NVIDIA from Ampere on.
-
-    Example:
-        >>> import torch
-        >>> computes_bfloat16(torch.device("cpu")) in (True, False)
-        True
     """
     import torch
 
@@ -65,12 +56,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def read_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers may depend on, as far as they are installed.
-
-    Example:
-        >>> sorted(read_versions())[:3]
-        ['afv_metric', ...]
-    """
+    """Versions of Python and of the packages that numbers may depend on, as far as they are installed."""
     import torch
 
     import afv_metric
@@ -104,19 +90,6 @@ def record_machine(run: str | Path, device: str | torch.device = "cpu", processe
     """Note in a run on what it computes: processor or GPU, threads and versions, but no name of the machine.
 
     A run that is resumed on another machine gets a second entry in ``machines.json``.
-
-    Args:
-        run: Folder of the run.
-        device: Where it computes.
-        processes: Number of processes of the job.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as run:
-        ...     record_machine(run)
-        ...     record_machine(run)
-        ...     [entry["processes"] for entry in json.loads(Path(run, "machines.json").read_text())]
-        [1]
     """
     import torch
 

@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from afv_metric.files import atomic_write
-from afv_metric.images.distort import Pixels, add_noise, blur, compress
+from afv_metric.images.distort import Ladder, add_noise, blur, compress, make_steps
 
-__all__ = ["FILE", "KINDS", "Scale", "calibrate", "measure_ladders", "strength_at", "told_strength"]
+__all__ = ["FILE", "KINDS", "PHRASES", "Scale", "calibrate", "measure_ladders", "strength_at", "told_strength"]
 
 FILE = "scale.json"
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -36,57 +35,31 @@ _PERCENTS = (10, 50, 90)
 _NEIGHBOURS = np.linspace(0, 100, 21)
 
 
-class Kind(NamedTuple):
-    """A kind of distortion.
-
-    Attributes:
-        distort: Takes an image, a strength and a generator.
-        strengths: Strengths, mildest first.
-        column: What heads a column of strengths.
-        phrase: What a strength is called.
-    """
-
-    distort: Callable[[Pixels, float, np.random.Generator], Pixels]
-    strengths: tuple[float, ...]
-    column: str
-    phrase: str
-
-
 KINDS = {
-    "blur": Kind(
-        blur,
-        (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 4, 5, 6.5, 8),
-        "blur, pixels",
-        "Gaussian blur of {} pixels",
+    "blur": Ladder(
+        blur, (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 4, 5, 6.5, 8), "blur, pixels"
     ),
-    "jpeg": Kind(
-        compress,
-        (95, 90, 85, 80, 75, 70, 65, 58, 50, 42, 35, 28, 22, 17, 13, 10, 7, 5),
-        "JPEG quality",
-        "JPEG quality {}",
-    ),
-    "noise": Kind(
-        add_noise,
-        (1, 1.5, 2, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80),
-        "noise of 255",
-        "white noise of {}/255",
-    ),
+    "jpeg": Ladder(compress, (95, 90, 85, 80, 75, 70, 65, 58, 50, 42, 35, 28, 22, 17, 13, 10, 7, 5), "JPEG quality"),
+    "noise": Ladder(add_noise, (1, 1.5, 2, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80), "noise of 255"),
 }
+PHRASES = {
+    "blur": "Gaussian blur of {} pixels",
+    "jpeg": "JPEG quality {}",
+    "noise": "white noise of {}/255",
+}
+"""What a strength of each kind is called."""
 
 
 def measure_ladders(
     measure: Measure, image: Tensor, seed: int = 0, neighbours: list[float] | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Distances of an image to its distorted copies.
+    """Distances of an image to its distorted copies, by kind, each at least that of the milder ones.
 
     Args:
         measure: A distance: takes ``(N, 3, H, W)`` uint8 twice, or once and one image, and gives ``(N,)``.
         image: The image, ``(1, 3, H, W)`` uint8.
         seed: Seed of the noise.
         neighbours: Takes the distances between neighbouring steps, which are measured if it is given.
-
-    Returns:
-        By kind, the distances at its strengths, each at least that of the milder ones.
 
     Raises:
         ValueError: If the image has no three channels.
@@ -96,8 +69,7 @@ def measure_ladders(
     pixels = image[0].permute(1, 2, 0).cpu().numpy()
     curves = {}
     for name, kind in KINDS.items():
-        steps = np.stack([kind.distort(pixels, value, np.random.default_rng(seed)) for value in kind.strengths])
-        copies = torch.from_numpy(steps).permute(0, 3, 1, 2).to(image.device)
+        copies = torch.from_numpy(np.stack(make_steps(pixels, kind, seed))).permute(0, 3, 1, 2).to(image.device)
         with torch.no_grad():
             curves[name] = np.maximum.accumulate(measure(image, copies).double().cpu().numpy())
             if neighbours is not None:
@@ -180,11 +152,7 @@ class Scale:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], bundle: str) -> Scale:
-        """Read the table of a bundle.
-
-        Args:
-            folder: Folder of the bundle.
-            bundle: sha256 that identifies it.
+        """Read the table of the bundle in a folder, which a sha256 identifies.
 
         Raises:
             FileNotFoundError: If it has none.
@@ -203,13 +171,7 @@ class Scale:
 
 
 def calibrate(measure: Measure, images: Iterable[Tensor], *, bundle: str, form: str) -> Scale:
-    """Make the table of a bundle.
-
-    Args:
-        measure: The distance, as for :func:`measure_ladders`.
-        images: Natural images, ``(1, 3, H, W)`` uint8 each, of any sizes.
-        bundle: sha256 that identifies the bundle.
-        form: Form of the distance.
+    """Make the table of a bundle from natural images, ``(1, 3, H, W)`` uint8 each, of any sizes.
 
     Raises:
         ValueError: If there are fewer than two images.

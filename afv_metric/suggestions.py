@@ -25,17 +25,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explain_lpips(name: str) -> str:
-    """The end of an error message for those who know lpips: what its networks are called here, or nothing.
-
-    Args:
-        name: What was given as a bundle, or as ``net``.
-
-    Example:
-        >>> explain_lpips("alex")
-        "; 'alex' is a network of lpips: AFVDistance() has one of its own, and takes the name of a bundle or none"
-        >>> explain_lpips("tiny-imagenet-v5")
-        ''
-    """
+    """The end of an error message for those who know lpips: what its networks are called here, or nothing."""
     if name.lower() not in _LPIPS:
         return ""
     return f"; {name!r} is a network of lpips: AFVDistance() has one of its own, and takes the name of a bundle or none"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afv_metric.cli.options import add_batch_size, add_device, add_quiet, count
+from afv_metric.cli.options import add, count
 from afv_metric.cli.outcome import DONE, SOME_FAILED, emit, if_interrupted, say
-from afv_metric.cli.outputs import try_output
+from afv_metric.cli.outputs import try_outputs
 
 if TYPE_CHECKING:
     from bapps_eval.data import JudgedSet
@@ -57,8 +56,8 @@ def add_eval(command: argparse.ArgumentParser) -> None:
         "--weights", nargs="+", default=[], metavar="BUNDLE",
         help="bundles of afv, afv-random and d-pool: names, folders, hub ids",
     )  # fmt: skip
-    add_device(command)
-    add_batch_size(command, 64)
+    add(command, "device")
+    add(command, "batch-size", default=64)
     command.add_argument("--workers", type=count(0), metavar="N", help="processes that decode images")
     outputs = command.add_argument_group("outputs, beside the table")
     outputs.add_argument(
@@ -67,7 +66,7 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     outputs.add_argument("--resume", action="store_true", help="keep what is in --results, and measure the rest")
     _add_outputs(outputs)
-    add_quiet(command)
+    add(command, "quiet")
     command.set_defaults(command=_evaluate)
 
 
@@ -92,7 +91,7 @@ def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
 def _report(options: argparse.Namespace) -> int:
     from bapps_eval.results import load_results
 
-    _try_outputs(options, [options.file])
+    try_outputs(options, *_OUTPUTS, others=[options.file])
     return _write_outputs(load_results(options.file), options)
 
 
@@ -105,7 +104,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.resume and not options.results:
         raise ValueError("--resume goes on from a file of results: give it with --results FILE")
-    _try_outputs(options, options.pairs)
+    try_outputs(options, *_OUTPUTS, "results", others=options.pairs)
     check_names(options.metric)
     options.device = str(find_device(options.device))
     sets = _read_sets(options)
@@ -132,14 +131,6 @@ def _evaluate(options: argparse.Namespace) -> int:
             quiet=options.quiet,
         )
         return _write_outputs(results, options) if rank_and_world_size()[0] == 0 else DONE
-
-
-def _try_outputs(options: argparse.Namespace, inputs: Sequence[Path]) -> None:
-    others = list(inputs)
-    for name in (*_OUTPUTS, "results"):
-        if path := getattr(options, name, None):
-            try_output(path, f"--{name}", others)
-            others.append(path)
 
 
 def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:

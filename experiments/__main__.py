@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from afv_metric.cli.options import add_device, add_quiet, whole
+from afv_metric.cli.options import add, whole
 from afv_metric.cli.outcome import Interrupted, emit, run
 from afv_metric.cli.outputs import try_output
 from afv_metric.cli.parser import Parser
@@ -49,8 +49,7 @@ def _parser() -> Parser:
         import_module(f"experiments.{name}").add_arguments(command)
         command.add_argument("--out", type=Path, required=True, help="folder of the figures and of the numbers")
         command.add_argument("--seed", type=whole, default=0, help="seed of all that is random (0)")
-        add_device(command)
-        add_quiet(command)
+        add(command, "device", "quiet")
     return parser
 
 

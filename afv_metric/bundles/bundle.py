@@ -36,9 +36,6 @@ from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, G
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
 
 SCHEMA_VERSION = 3
-# What bundles of earlier schemas did, which had no such fields.
-_SCHEMA_1 = {"pooling": 2.0, "blocks": None}
-_SCHEMA_2: dict[str, Any] = {"terms": None}
 _CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
 
 
@@ -243,10 +240,10 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
             f"{folder / _CONFIG} has schema version {found!r}, this release reads 1 to {SCHEMA_VERSION}; "
             "a newer bundle needs a newer afv_metric"
         )
-    if found == 1:
-        config |= _SCHEMA_1
+    if found == 1:  # what bundles of earlier schemas did, which had no such fields
+        config |= {"pooling": 2.0, "blocks": None}
     if found <= 2:
-        config |= _SCHEMA_2 | {"output": config.get("energy")}
+        config |= {"terms": None, "output": config.get("energy")}
     try:
         return _from_folder(folder, config, hashlib.sha256(content).hexdigest(), with_generator=generator)
     except BundleError as error:
@@ -285,26 +282,25 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
     if with_generator:
         expected = {name: value.shape for name, value in network.state_dict().items()}
         network.load_state_dict(read_tensors(folder / _GENERATOR, config["files"][_GENERATOR], expected), assign=True)
+    layers = (
+        LayerStatistics(*(model[f"statistics.{name}.{key}"] for key in LayerStatistics._fields))
+        for name in _layer_names(discriminator)
+    )
+    sampling = dict(config["statistics"])
     card = folder / _CARD
     return Bundle(
-        name=config["name"],
         discriminator=discriminator.eval(),
         generator=network.eval() if with_generator else None,
-        statistics=_statistics_from(discriminator, model, config["statistics"]["count"]),
-        output=config["output"],
-        form=config["form"],
+        statistics=FisherStatistics(sampling.pop("count"), tuple(layers)),
         levels=tuple(config["levels"]),
         blocks=None if config["blocks"] is None else tuple(config["blocks"]),
         terms=None if config["terms"] is None else tuple(Term(**term) for term in config["terms"]),
-        pooling=config["pooling"],
-        epsilon=config["epsilon"],
         data_range=tuple(config["data_range"]) if "data_range" in config else None,
-        sampling={name: value for name, value in config["statistics"].items() if name != "count"},
-        training=config["training"],
-        licence=config["licence"],
+        sampling=sampling,
         golden=dict(config.get("golden", {})),
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         hash=digest,
+        **{key: config[key] for key in ("name", "output", "form", "pooling", "epsilon", "training", "licence")},
     )
 
 
@@ -317,8 +313,8 @@ def _to_config(bundle: Bundle) -> dict[str, Any]:
         "generator": asdict(bundle.generator.config),
         "output": bundle.output,
         "form": bundle.form,
-        "levels": list(bundle.levels),
-        "blocks": None if bundle.blocks is None else list(bundle.blocks),
+        "levels": bundle.levels,
+        "blocks": bundle.blocks,
         "terms": None if bundle.terms is None else [asdict(term) for term in bundle.terms],
         "pooling": bundle.pooling,
         "epsilon": bundle.epsilon,
@@ -351,11 +347,3 @@ def _expected_model(discriminator: Discriminator) -> dict[str, torch.Size]:
         for key, shape in zip(LayerStatistics._fields, shapes, strict=True):
             expected[f"statistics.{name}.{key}"] = torch.Size(shape)
     return expected
-
-
-def _statistics_from(discriminator: Discriminator, model: dict[str, Tensor], count: int) -> FisherStatistics:
-    layers = tuple(
-        LayerStatistics(*(model[f"statistics.{name}.{key}"] for key in LayerStatistics._fields))
-        for name in _layer_names(discriminator)
-    )
-    return FisherStatistics(count, layers)

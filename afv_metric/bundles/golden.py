@@ -25,16 +25,8 @@ def golden_pairs(channels: int = 3) -> tuple[Tensor, Tensor]:
 
     They are made of a hash and whole numbers, so they are the same on every machine and in every release.
 
-    Args:
-        channels: Channels C of the images.
-
     Returns:
-        ``(3, C, 40, 44)`` uint8 each.
-
-    Example:
-        >>> first, second = golden_pairs()
-        >>> first.shape, (first != second).flatten(1).any(1)
-        (torch.Size([3, 3, 40, 44]), tensor([True, True, True]))
+        ``(3, C, 40, 44)`` uint8 each, for C channels.
     """
     squares, fine = 3 * channels * 5 * 6, channels * 40 * 44
     content = hashlib.shake_256(GOLDEN_NAME.encode()).digest(squares + fine)
@@ -49,13 +41,6 @@ def golden_distances(bundle: Bundle, forms: Iterable[FormName] = FORMS) -> dict[
     """Distances of :func:`golden_pairs`, in float64, with the bundle's statistics as they are stored.
 
     A copy of the bundle, on any machine and in any release that keeps its numbers, gives the same to about 1e-6.
-
-    Args:
-        bundle: The bundle, saved or not.
-        forms: Forms of the distance.
-
-    Returns:
-        Three distances for each form.
     """
     layers = (LayerStatistics(*(value.float() for value in layer)) for layer in bundle.statistics.layers)
     stored = replace(bundle, statistics=FisherStatistics(bundle.statistics.count, tuple(layers)))

@@ -86,9 +86,6 @@ def push_bundle(
         samples: Fresh samples for the validation.
         quiet: Show no progress bar of the validation.
 
-    Returns:
-        What was uploaded, or would be.
-
     Raises:
         BundleError: If the bundle is not valid, with the table of checks.
         FileNotFoundError: If there is no such folder.

@@ -36,8 +36,7 @@ def list_bundles() -> list[str]:
     """Give the sorted names of the bundles that ship with the package.
 
     Example:
-        >>> names = list_bundles()
-        >>> names == sorted(names)
+        >>> "tiny-imagenet-v5" in list_bundles()
         True
     """
     return sorted(_shipped_bundles())
@@ -57,20 +56,12 @@ def find_bundle(
         weights: Name of a shipped bundle, folder, or hub id.
         files: Names of the files that the folder has to hold.
 
-    Returns:
-        The folder.
-
     Raises:
         ValueError: ``weights`` is none of the three kinds.
         BundleError: The folder, or one of the files in it, does not exist.
         HubError: The files could not be downloaded, or are not what ``config.json`` says they are.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "config.json").write_text("{}")
-        ...     find_bundle(folder, files=["config.json"]) == Path(folder)
-        True
         >>> find_bundle("no such bundle")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
@@ -184,7 +175,6 @@ def _verify(repository: str, folder: Path, file: str) -> None:
 
 def _fetch(repository: str, revision: str | None, file: str, force: bool = False) -> Path:
     """Give the cached path of one file of a repository, downloading it if need be."""
-    # Imported here because most bundles are local and need no hub client.
     from huggingface_hub import constants, errors, get_session, hf_hub_download, try_to_load_from_cache
 
     try:

@@ -19,14 +19,7 @@ __all__ = ["read_tensors", "write_tensors"]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Write tensors as safetensors.
-
-    Args:
-        tensors: Contiguous tensors by name.
-        path: The file.
-
-    Returns:
-        ``sha256`` and ``bytes`` of the file, for :func:`read_tensors`.
+    """Write contiguous tensors as safetensors, and give the ``sha256`` and ``bytes`` of the file.
 
     Raises:
         BundleError: If a tensor is not finite.

@@ -43,12 +43,7 @@ def random_twin(bundle: Bundle) -> Bundle:
         torch.manual_seed(seed)
         discriminator = Discriminator(config).baked()
     statistics = sample_statistics(discriminator, bundle.generator, bundle.output, bundle.statistics.count, seed)
+    name = f"{bundle.name}-random"
     return replace(
-        bundle,
-        name=f"{bundle.name}-random",
-        discriminator=discriminator,
-        statistics=statistics,
-        training={},
-        golden={},
-        hash="",
+        bundle, name=name, discriminator=discriminator, statistics=statistics, training={}, golden={}, hash=""
     )

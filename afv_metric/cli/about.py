@@ -5,38 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from afv_metric import __version__
+from afv_metric.bundles.bundle import load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE, list_bundles
-from afv_metric.cli.options import add_json, add_metric
 from afv_metric.cli.outcome import emit
 
-__all__ = ["add_cite", "add_info"]
+__all__ = ["cite", "info"]
 
 _PAPER = "Zhai et al., NeurIPS 2019, arXiv:1910.13101"
 
 
-def add_info(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``info``."""
-    command.add_argument(
-        "weights", nargs="?", metavar="BUNDLE", help="name, folder or hub id; the default if not given"
-    )
-    add_json(command)
-    command.set_defaults(command=_info)
-
-
-def add_cite(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``cite``."""
-    add_metric(command)
-    command.set_defaults(command=_cite)
-
-
-def _info(options: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
-    from afv_metric.bundles.bundle import load_bundle
-
+def info(options: argparse.Namespace) -> None:
+    """Print what is in a bundle."""
     bundle = load_bundle(options.weights or DEFAULT_BUNDLE)
     record: dict[str, Any] = {
         "name": bundle.name,
@@ -59,11 +44,8 @@ def _info(options: argparse.Namespace) -> None:
     emit(json.dumps(record, indent=2) if options.json else "\n".join(_outline(record)))
 
 
-def _cite(options: argparse.Namespace) -> None:
-    import torch
-
-    from afv_metric.bundles.bundle import load_bundle
-
+def cite(options: argparse.Namespace) -> None:
+    """Print which distance was used."""
     bundle = load_bundle(options.weights)
     form = options.form or bundle.form
     settings = [f"form {form}"]

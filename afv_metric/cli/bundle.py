@@ -4,128 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from functools import partial
 from pathlib import Path
 
-from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.cli.options import (
-    FORMS,
-    add_device,
-    add_quiet,
-    add_reading,
-    add_tiles,
-    count,
-    pictures_of,
-    reader_of,
-    real,
-    tiling_of,
-    whole,
-)
+from afv_metric.bundles.bundle import load_bundle, reserve_folder, save_bundle
+from afv_metric.bundles.push import push_bundle
+from afv_metric.bundles.validate import validate_bundle
+from afv_metric.cli.items import pictures_of, reader_of, tiling_of
 from afv_metric.cli.outcome import DONE, SOME_FAILED, emit, say
 from afv_metric.cli.outputs import try_output
+from afv_metric.distributed import init_distributed, rank_and_world_size
+from afv_metric.fisher.forms import Term
+from afv_metric.metric import AFVDistance
+from afv_metric.onnx import export_onnx
+from afv_metric.runtime import find_device
+from afv_metric.train.adapt import adapt_bundle
+from afv_metric.train.card import decorate_bundle, make_card, write_card
+from afv_metric.train.export import export_run
 
-__all__ = ["add_adapt", "add_card", "add_export", "add_push", "add_validate"]
-
-
-def add_export(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``export``."""
-    command.add_argument(
-        "run", metavar="RUN", help="folder of the run, or one of its checkpoints; with --onnx a bundle"
-    )
-    command.add_argument("--out", type=Path, help="folder of the bundle")
-    command.add_argument(
-        "--onnx", type=Path, metavar="FILE", help="write the distance of a bundle as an ONNX model instead"
-    )
-    command.add_argument("--checkpoint", default="latest", help="latest, best (by Fisher Similarity) or an iteration")
-    command.add_argument("--name", help="name of the bundle; that of the folder if not given")
-    command.add_argument("--samples", type=count(), default=10_000, help="generated samples for the statistics (10000)")
-    command.add_argument("--seed", type=whole, default=0, help="seed of the samples (0)")
-    command.add_argument(
-        "--form", choices=FORMS, help="form of the distance; activation, or with --onnx that of the bundle"
-    )
-    command.add_argument("--levels", type=real, nargs="+", help="weight of each level of the pyramid, finest first")
-    command.add_argument(
-        "--blocks", type=count(0), nargs="*", help="blocks whose layers count in the form local; all layers if empty"
-    )
-    command.add_argument(
-        "--terms",
-        nargs="+",
-        metavar="KIND:LEVEL:LAYERS:WEIGHT",
-        help="terms of the form activation, as direction:1:6:1 texture:0:3:4",
-    )
-    command.add_argument("--pooling", type=real, help="exponent of the pooling over positions")
-    command.add_argument("--epsilon", type=real, default=0.03, help="relative floor of the whitening (0.03)")
-    command.add_argument("--data-name", default="", help="what the run was trained on, for the record")
-    command.add_argument("--licence", default="unstated", help="licence of the weights")
-    add_device(command)
-    add_quiet(command)
-    command.set_defaults(command=_export)
+__all__ = ["adapt", "card", "export", "push", "validate"]
 
 
-def add_adapt(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``adapt``."""
-    command.add_argument("--data", type=Path, nargs="+", required=True, help="folders or archives of images")
-    command.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
-    command.add_argument(
-        "--init", metavar="BUNDLE", default=DEFAULT_BUNDLE, help="whose network (default: %(default)s)"
-    )
-    command.add_argument("--name", help="name of the new bundle; that of the folder if not given")
-    command.add_argument("--samples", type=count(), default=5_000, help="crops of the images (5000)")
-    command.add_argument("--seed", type=whole, default=0, help="seed of the crops (0)")
-    command.add_argument("--channels", type=count(), metavar="C", help="channels of the images (default: the bundle's)")
-    add_tiles(command)
-    add_reading(command)
-    add_device(command)
-    add_quiet(command)
-    command.set_defaults(command=_adapt)
-
-
-def add_validate(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``validate``."""
-    command.add_argument("bundle", metavar="BUNDLE", help="name, folder or hub id")
-    command.add_argument("--samples", type=count(), default=1_000, help="fresh samples for the whitening (1000)")
-    command.add_argument("--seed", type=whole, help="seed of the samples; another than the bundle's if not given")
-    add_quiet(command)
-    command.set_defaults(command=_validate)
-
-
-def add_card(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``card``."""
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    command.add_argument("--run", type=Path, metavar="RUN", help="folder of the run, for its curves")
-    command.add_argument("--agreement", type=Path, metavar="JSON", help="what afv-metric eval --json wrote")
-    command.add_argument("--chosen", default="", metavar="TEXT", help="how form, levels and epsilon were chosen")
-    command.add_argument("--notes", type=Path, metavar="MARKDOWN", help="text appended as a section of notes")
-    command.add_argument("--dry-run", action="store_true", help="print the card instead")
-    add_quiet(command)
-    command.set_defaults(command=_card)
-
-
-def add_push(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``push``."""
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    command.add_argument("repository", metavar="OWNER/NAME", help="where on the hub")
-    command.add_argument("--private", action="store_true", help="if the repository is made, make it private")
-    command.add_argument("--revision", help="branch; it is made if it does not exist")
-    command.add_argument("--samples", type=count(), default=1_000, help="fresh samples for the validation (1000)")
-    command.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and upload nothing")
-    add_quiet(command)
-    command.set_defaults(command=_push)
-
-
-def _export(options: argparse.Namespace) -> None:
-    from functools import partial
-
-    from afv_metric.bundles.bundle import reserve_folder, save_bundle
-    from afv_metric.distributed import init_distributed, rank_and_world_size
-    from afv_metric.fisher.forms import Term
-    from afv_metric.runtime import find_device
-    from afv_metric.train.card import decorate_bundle
-    from afv_metric.train.export import export_run
-
+def export(options: argparse.Namespace) -> None:
+    """Turn a run into a bundle, or a bundle into an ONNX model."""
     if options.onnx:
-        from afv_metric.metric import AFVDistance
-        from afv_metric.onnx import export_onnx
-
         try_output(options.onnx, "--onnx")
         export_onnx(AFVDistance(options.run, form=options.form), options.onnx)
         return
@@ -159,12 +61,8 @@ def _export(options: argparse.Namespace) -> None:
             save_bundle(bundle, options.out, partial(decorate_bundle, run=run))
 
 
-def _adapt(options: argparse.Namespace) -> None:
-    from afv_metric.bundles.bundle import load_bundle, reserve_folder, save_bundle
-    from afv_metric.runtime import find_device
-    from afv_metric.train.adapt import adapt_bundle
-    from afv_metric.train.card import decorate_bundle
-
+def adapt(options: argparse.Namespace) -> None:
+    """Whiten a bundle by other images."""
     with reserve_folder(options.out):
         bundle = adapt_bundle(
             load_bundle(options.init, generator=True),
@@ -182,9 +80,8 @@ def _adapt(options: argparse.Namespace) -> None:
         save_bundle(bundle, options.out, decorate_bundle)
 
 
-def _validate(options: argparse.Namespace) -> int:
-    from afv_metric.bundles.validate import validate_bundle
-
+def validate(options: argparse.Namespace) -> int:
+    """Check that a bundle is whole and computes what it should."""
     report = validate_bundle(options.bundle, samples=options.samples, seed=options.seed, quiet=options.quiet)
     emit(str(report))
     if not report.passed:
@@ -192,9 +89,8 @@ def _validate(options: argparse.Namespace) -> int:
     return DONE if report.passed else SOME_FAILED
 
 
-def _card(options: argparse.Namespace) -> None:
-    from afv_metric.train.card import make_card, write_card
-
+def card(options: argparse.Namespace) -> None:
+    """Write the model card of a bundle anew."""
     try:
         notes = options.notes.read_text(encoding="utf-8") if options.notes else ""
     except UnicodeDecodeError as error:
@@ -203,9 +99,8 @@ def _card(options: argparse.Namespace) -> None:
     emit(str(make(options.bundle, options.run, agreement=options.agreement, chosen=options.chosen, notes=notes)))
 
 
-def _push(options: argparse.Namespace) -> None:
-    from afv_metric.bundles.push import push_bundle
-
+def push(options: argparse.Namespace) -> None:
+    """Validate a bundle and upload it to the Hugging Face hub."""
     pushed = push_bundle(
         options.bundle,
         options.repository,

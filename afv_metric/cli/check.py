@@ -10,34 +10,18 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
-from afv_metric.cli.html import add_html, pairs_page
-from afv_metric.cli.items import add_batches, load_metric
-from afv_metric.cli.options import add_json, add_metric, reader_of, real
+from afv_metric.cli.html import pairs_page
+from afv_metric.cli.items import load_metric, reader_of
 from afv_metric.cli.outcome import SOME_FAILED, Problems, emit, say
-from afv_metric.cli.outputs import try_output
-from afv_metric.cli.pairs import add_pairing, add_sizes, find_pairs, measure_pairs, write_map
+from afv_metric.cli.outputs import try_outputs
+from afv_metric.cli.pairs import find_pairs, measure_pairs, write_map
 from afv_metric.files import atomic_write
 
-__all__ = ["add_check"]
+__all__ = ["check"]
 
 
-def add_check(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``check``."""
-    command.add_argument("golden", type=Path, metavar="GOLDEN", help="image, or folder of images, as they should be")
-    command.add_argument("new", type=Path, metavar="NEW", help="image, or folder of images, to check")
-    command.add_argument("--at-most", type=real, required=True, metavar="T", help="largest distance that passes")
-    add_json(command)
-    command.add_argument("--junit", type=Path, metavar="XML", help="write a report that CI systems show")
-    command.add_argument("--maps", type=Path, metavar="DIR", help="write a heat map of each pair above the limit there")
-    add_html(command)
-    add_pairing(command)
-    add_sizes(command)
-    add_metric(command)
-    add_batches(command)
-    command.set_defaults(command=_check)
-
-
-def _check(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> int:
+    """Tell which images are farther from golden ones than they may be."""
     golden, new, limit = options.golden, options.new, options.at_most
     if not limit >= 0:
         raise ValueError(f"--at-most must be 0 or more, got {limit:g}")
@@ -48,13 +32,11 @@ def _check(options: argparse.Namespace) -> int:
     else:
         files, alone = {new.name: (golden, new)}, []
     read = [path for paths in files.values() for path in paths]
-    try_output(options.junit, "--junit", read)
-    try_output(options.html, "--html", [*read, *([options.junit] if options.junit else [])])
+    try_outputs(options, "junit", "html", others=read)
     metric, problems = load_metric(options), Problems(options.debug)
     for text in alone:
         problems.add(text)
-    reader = reader_of(options, read, metric)
-    measured = measure_pairs([metric], files, reader, options, problems)
+    measured = measure_pairs([metric], files, reader_of(options, read, metric), options, problems)
     values = {name: value for batch in measured for name, (value,) in batch}
     if not values:
         problems.add("not one pair could be compared")

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from afv_metric import __version__
 from afv_metric.cli.items import load_metric
-from afv_metric.cli.options import reader_of
 from afv_metric.cli.outcome import Problems
 from afv_metric.cli.pairs import Files, mean_interval, read_pair
+from afv_metric.heat_map import RAMP, colour_map
+from afv_metric.page import png_uri, write_page
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["add_html", "matrix_page", "pairs_page", "sets_page", "thumbnail"]
+__all__ = ["matrix_page", "pairs_page", "sets_page", "thumbnail"]
 
 _CARDS = 24
 _SIDE = 256
 _MATRIX = 60
 
 
-def add_html(command: argparse.ArgumentParser) -> None:
-    """Add the page."""
-    command.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at, in one file")
-
-
 def _write(options: argparse.Namespace, title: str, lead: str, problems: Problems, **content: Any) -> None:
-    from afv_metric.heat_map import RAMP
-    from afv_metric.page import write_page
-
     nothing: dict[str, Any] = {"cards": [], "rows": {}, "numbers": [], "samples": {}, "matrix": [], "largest": ""}
     run = {
         "afv_metric": __version__,
@@ -45,8 +37,6 @@ def _write(options: argparse.Namespace, title: str, lead: str, problems: Problem
 
 def thumbnail(image: Tensor, side: int = _SIDE) -> Tensor:
     """An image ``(1, C, H, W)`` no larger than a side, as ``(C, h, w)``."""
-    from torch.nn.functional import interpolate
-
     scale = side / max(image.shape[2:])
     if scale >= 1:
         return image[0]
@@ -56,8 +46,6 @@ def thumbnail(image: Tensor, side: int = _SIDE) -> Tensor:
 
 def picture(image: Tensor, side: int = _SIDE) -> str:
     """The address of its thumbnail; of images of other numbers of channels than three, the first is shown as grey."""
-    from afv_metric.page import png_uri
-
     small = thumbnail(image, side)
     return png_uri((small if len(small) == 3 else small[:1].expand(3, -1, -1)).permute(1, 2, 0).contiguous().numpy())
 
@@ -69,24 +57,21 @@ def pairs_page(
     problems: Problems,
     told: Callable[[float], str] | None = None,
 ) -> None:
-    """Write the page of measured pairs, the farthest with images, map and slider.
+    """Write the page of pairs, the farthest by the first metric with images, map and slider.
 
     Args:
         options: Of the command.
         files: The files of each pair.
-        values: The distances of each pair by the names of the metrics, by the first of which the pairs are sorted.
+        values: By the names of the metrics, the distances of the pairs.
         problems: What went wrong.
         told: A distance in words, if it is told.
     """
-    from afv_metric.heat_map import colour_map
-    from afv_metric.page import png_uri
-
     deciding, *_ = values.values()
     names = sorted(deciding, key=lambda name: -deciding[name])
-    metric, reader = load_metric(options, spatial=True), reader_of(options, [])
+    metric = load_metric(options, spatial=True)
     shown = []
     for name in names[:_CARDS]:
-        images = read_pair(files[name], reader, problems, options)
+        images = read_pair(files[name], options.reader, problems, options)
         if images is not None:
             map_of = metric(*(image.to(options.device) for image in images)).cpu()
             shown.append((name, images, thumbnail(map_of)[0]))
@@ -121,14 +106,7 @@ def pairs_page(
 def matrix_page(
     options: argparse.Namespace, images: Mapping[str, Tensor], text: Callable[[str, str], str], problems: Problems
 ) -> None:
-    """Write the page of a matrix.
-
-    Args:
-        options: Of the command.
-        images: The images.
-        text: The distance of two of them as it is printed; nothing if there is none.
-        problems: What went wrong.
-    """
+    """Write the page of a matrix; ``text`` is the distance of two images as it is printed, nothing if there is none."""
     names = list(images)[:_MATRIX]
     table = [[text(one, other) for other in names] for one in names]
     largest = max((float(cell) for row in table for cell in row if cell), default=0) or 1.0
@@ -151,15 +129,7 @@ def sets_page(
     samples: Mapping[str, Sequence[Tensor]],
     problems: Problems,
 ) -> None:
-    """Write the page of two sets.
-
-    Args:
-        options: Of the command.
-        numbers: Rows of the table: name, plain, corrected, interval.
-        notes: What a reader should know.
-        samples: Some images ``(1, 3, H, W)`` of each set.
-        problems: What went wrong.
-    """
+    """Write the page of two sets, whose ``numbers`` are rows: name, plain, corrected, interval."""
     pictures = {name: [picture(image, 96) for image in images] for name, images in samples.items()}
     lead = f"{options.folder0} and {options.folder1}"
     _write(options, "Two sets of images", lead, problems, numbers=numbers, notes=notes, samples=pictures)

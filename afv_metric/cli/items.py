@@ -4,57 +4,45 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from afv_metric.cli.options import add_batch_size, add_device, add_quiet, add_reading
+from afv_metric.bundles.bundle import Bundle
 from afv_metric.cli.outcome import Problems, describe, say
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from afv_metric.images.reading import Reader
-    from afv_metric.metric import AFVDistance
+from afv_metric.images.listing import Picture, list_images
+from afv_metric.images.reading import MOST_PIXELS, DataRange, ImageError, Reader, percentile_range
+from afv_metric.images.sources import find_source
+from afv_metric.images.tensors import SMALLEST_SIDE, to_network_range
+from afv_metric.images.tiles import Tiling
+from afv_metric.metric import AFVDistance
+from afv_metric.runtime import find_device
 
 __all__ = [
-    "Compare", "add_batches", "as_progress", "batches", "list_files", "load_metric", "load_rival", "measure_batch",
-    "printable", "read_item", "size_of",
+    "Compare", "as_progress", "batches", "list_files", "load_metric", "load_rival", "measure_batch", "pictures_of",
+    "printable", "read_item", "reader_of", "size_of", "tiling_of",
 ]  # fmt: skip
 
-Compare: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+Compare = Callable[[Tensor, Tensor], Tensor]
 """Distances ``(N,)`` of two batches of images as they are read."""
 
 _Item = TypeVar("_Item")
 _Named = TypeVar("_Named", bound=tuple[Any, ...])
 
 
-def add_batches(command: argparse.ArgumentParser) -> None:
-    """Add how to read, where to compute, how much at a time, and silence."""
-    add_reading(command)
-    add_device(command)
-    add_batch_size(command, 16)
-    add_quiet(command)
-
-
 def load_metric(options: argparse.Namespace, *, spatial: bool = False) -> AFVDistance:
     """Load the distance that the options ask for; the device becomes the one that they stand for."""
-    from afv_metric.metric import AFVDistance
-    from afv_metric.runtime import find_device
-
     options.device = find_device(options.device)
     return AFVDistance(options.weights, form=options.form, spatial=spatial).to(options.device)
 
 
 def load_rival(name: str, options: argparse.Namespace, channels: int) -> Compare:
     """Load a metric that ``afv-metric eval`` knows by name, on the device of :func:`load_metric`."""
-    import torch
-
-    from afv_metric.images.tensors import to_network_range
-
     metrics = import_module("bapps_eval.metrics")  # by name, as bapps_eval stands above this package
     (metric,) = metrics.make_metrics([name], metrics.Choice([options.weights], str(options.device)))
 
@@ -80,8 +68,6 @@ def printable(name: str) -> str:
 
 def list_files(folder: Path) -> dict[str, Path]:
     """Images of a folder and the folders in it by relative path, sorted; what else is there is said in one line."""
-    from afv_metric.images.listing import list_images
-
     listing = list_images(folder)
     if not listing.files:
         raise ValueError(listing.lack())
@@ -90,11 +76,51 @@ def list_files(folder: Path) -> dict[str, Path]:
     return {name: Path(path) for name, path in listing.files.items()}
 
 
+def reader_of(
+    options: argparse.Namespace, images: Iterable[Path | Picture], made_for: AFVDistance | Bundle | None = None
+) -> Reader:
+    """The rules that the options of ``add_reading`` ask for, which become ``options.reader``.
+
+    Percentiles are over all images of the command. The channels are those that the metric or bundle is made for, and so
+    is the declared range, unless the options declare one; a different one is said.
+    """
+    reader = Reader(
+        data_range=DataRange(*options.range) if options.range else None,
+        frame=options.frame,
+        window=options.window,
+        colour_management=not options.no_colour_management,
+        most_pixels=options.most_pixels or MOST_PIXELS,
+    )
+    if options.percentiles:
+        reader = replace(reader, data_range=percentile_range(images, *options.percentiles, reader=reader))
+        say("between these percentiles lies --range {:g} {:g}".format(*reader.declared or ()))
+    if made_for is not None:
+        known = made_for.data_range
+        if known and reader.declared not in (None, known):
+            say(f"{options.weights} is made for images of the range {known[0]:g} {known[1]:g}, not of this one")
+        reader = replace(reader, data_range=reader.data_range or known, channels=made_for.channels)
+    options.reader = reader
+    return reader
+
+
+def pictures_of(data: Sequence[Path]) -> Iterator[Picture]:
+    """Up to 1,000 training images of each folder or archive, evenly spread, for percentiles."""
+    for path in data:
+        yield from find_source(path).spread(1000)
+
+
+def tiling_of(options: argparse.Namespace, *, cut: bool) -> Tiling | None:
+    """The tiling that the options of ``add_tiles`` ask for; by default large images are cut, or not."""
+    most = options.tiles or (Tiling.most if cut else 1)
+    if most == 1:
+        if options.cache_gb:
+            raise ValueError("--cache-gb bounds the number of tiles: give --tiles as well")
+        return None
+    return Tiling(most, options.least_deviation, options.weigh_by, options.cache_gb)
+
+
 def read_item(path: Path, reader: Reader, problems: Problems, square: int | None = None) -> Tensor | None:
     """Read an image that the metric takes, or say what is the matter with it."""
-    from afv_metric.images import ImageError
-    from afv_metric.images.tensors import SMALLEST_SIDE
-
     try:
         image = reader.read(path, square=square)
     except ImageError as error:
@@ -130,8 +156,6 @@ def measure_batch(
     metrics: Sequence[Compare], batch: Sequence[tuple[str, Tensor, Tensor]], device: torch.device, problems: Problems
 ) -> list[tuple[str, list[float]]]:
     """Distances of named pairs by each metric; where all fail together, pair by pair, and what fails alone is said."""
-    import torch
-
     names, first, second = zip(*batch, strict=True)
     if all(image is first[0] for image in first):  # a reference
         first = first[:1]

@@ -7,43 +7,28 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Container
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from afv_metric.cli.html import add_html, matrix_page
-from afv_metric.cli.items import add_batches, as_progress, list_files, load_metric, printable, read_item, size_of
-from afv_metric.cli.options import add_metric, reader_of
+import torch
+from torch import Tensor
+
+from afv_metric.cli.html import matrix_page
+from afv_metric.cli.items import as_progress, list_files, load_metric, printable, read_item, reader_of, size_of
 from afv_metric.cli.outcome import Problems, describe, if_interrupted
-from afv_metric.cli.outputs import CSVRows, try_output
+from afv_metric.cli.outputs import CSVRows, try_outputs
 from afv_metric.cli.processes import join_problems, shared
+from afv_metric.distributed import gather, rank_and_world_size
+from afv_metric.metric import AFVDistance, Embedding
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from afv_metric.metric import AFVDistance, Embedding
-
-__all__ = ["add_matrix"]
+__all__ = ["matrix"]
 
 _Names = tuple[str, ...]
 
 
-def add_matrix(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``matrix``."""
-    command.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
-    add_html(command)
-    add_metric(command)
-    add_batches(command)
-    command.set_defaults(command=shared(_matrix))
-
-
-def _matrix(options: argparse.Namespace) -> int:
-    from afv_metric.distributed import gather, rank_and_world_size
-
+@shared
+def matrix(options: argparse.Namespace) -> int:
+    """Print the distances of all pairs of the images in a folder."""
     files = list_files(options.folder)
-    try_output(options.csv, "--csv", files.values())
-    try_output(options.html, "--html", [*files.values(), *([options.csv] if options.csv else [])])
+    try_outputs(options, "csv", "html", others=files.values())
     metric = load_metric(options)
     problems, reader = Problems(options.debug), reader_of(options, files.values(), metric)
     images = {}
@@ -68,12 +53,9 @@ def _matrix(options: argparse.Namespace) -> int:
         for start in range(0, len(group), options.batch_size)
     ]
     names, ready, written = list(images), set[str](), 0
+    place = f"in {options.csv}" if options.csv else "written"
     with (
-        if_interrupted(
-            lambda: (
-                f"interrupted: {written} of {len(names)} rows are {f'in {options.csv}' if options.csv else 'written'}"
-            )
-        ),
+        if_interrupted(lambda: f"interrupted: {written} of {len(names)} rows are {place}"),
         CSVRows(options.csv, ["", *names]) as table,
     ):
         table.write([])
@@ -157,6 +139,4 @@ class _Pairs:
         return "" if value is None else f"{value:.6g}"
 
     def _embed_now(self, names: _Names) -> Embedding:
-        import torch
-
         return self._metric.embed(torch.cat([self._images[name] for name in names]).to(self._device))

@@ -30,11 +30,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ca
 
 
 class Interrupted(KeyboardInterrupt):
-    """The command was asked to stop.
-
-    Attributes:
-        status: Exit status.
-    """
+    """The command was asked to stop, and ends with a status."""
 
     def __init__(self, message: str = "", status: int = INTERRUPTED) -> None:
         super().__init__(message)
@@ -42,11 +38,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Problems:
-    """Errors of single items, which are said at once while the others go on.
-
-    Args:
-        debug: Whether to show where they arose.
-    """
+    """Errors of single items, which are said at once, with ``debug`` where they arose, while the others go on."""
 
     def __init__(self, debug: bool = False) -> None:
         self.texts: list[str] = []
@@ -66,19 +58,9 @@ class Problems:
 
 
 def run(command: Callable[[], int | None], *, debug: bool = False, quiet: bool = False) -> int:
-    """Run a command; its errors become a line on stderr, what it logs as well.
+    """Run a command that returns an exit status, or None for 0; its errors become a line on stderr.
 
-    Args:
-        command: What to run; it returns an exit status, or None for 0.
-        debug: Whether an error shows its traceback.
-        quiet: Whether only warnings are shown of what is logged.
-
-    Returns:
-        Exit status.
-
-    Example:
-        >>> run(lambda: None)
-        0
+    What is logged becomes one too. With ``debug`` an error shows its traceback; ``quiet`` leaves warnings only.
     """
     with _messages(quiet), _terminations():
         try:
@@ -103,11 +85,7 @@ def say(text: str) -> None:
 
 
 def emit(text: str, end: str = "\n") -> bool:
-    """Write to stdout at once.
-
-    Returns:
-        Whether its reader is still there; one that has left, such as ``head``, is no error.
-    """
+    """Write to stdout at once, and tell whether its reader is still there; one that left, as ``head``, is no error."""
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
@@ -179,9 +157,7 @@ class _Lines(logging.Handler):
 def _messages(quiet: bool) -> Iterator[None]:
     """Bring what is logged and warned of to stderr, without the places in the code; names print everywhere."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # a name may hold bytes that are no text, and a terminal may lack a character
+        if hasattr(stream, "reconfigure"):  # a name may hold no text, and a terminal may lack a character
             stream.reconfigure(errors="backslashreplace")
     handler, loggers = _Lines(), [logging.getLogger(name) for name in _OURS]
     levels = [logger.level for logger in loggers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import io
@@ -14,20 +15,15 @@ from typing import IO
 from afv_metric.cli.outcome import emit
 from afv_metric.files import locked, made_folder, real_path, reason_of
 
-__all__ = ["CSVRows", "kept_rows", "try_output"]
+__all__ = ["CSVRows", "kept_rows", "try_output", "try_outputs"]
 
 
 def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> None:
-    """See that a file can be written, and leave all as it was.
-
-    Args:
-        path: The file; None is none to try.
-        option: How it was asked for.
-        others: What the command reads, or writes as well.
+    """See that the file of an option, if any, can be written, and leave all as it was.
 
     Raises:
         OSError: If it cannot be written.
-        ValueError: If it is one of the others.
+        ValueError: If it is one of the others, which the command reads or writes as well.
     """
     if path is None or (path.exists() and not path.is_file() and not path.is_dir()):  # a pipe, a device
         return
@@ -39,14 +35,22 @@ def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> N
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")
         place = real_path(path)
-        trial = place.with_name(
-            f".{place.stem}-{secrets.token_hex(8)}{place.suffix}"
-        )  # as long as what will be written
+        # A name as long as that of what will be written.
+        trial = place.with_name(f".{place.stem}-{secrets.token_hex(8)}{place.suffix}")
         with made_folder(place.parent):
             trial.touch(exist_ok=False)
             trial.unlink()
     except OSError as error:
         raise OSError(f"{option} {path} cannot be written: {reason_of(error)}") from error
+
+
+def try_outputs(options: argparse.Namespace, *names: str, others: Iterable[Path | None]) -> None:
+    """Try the outputs of a command, by the names of their options: each is none of the others."""
+    taken = [path for path in others if path]
+    for name in names:
+        if path := getattr(options, name, None):
+            try_output(path, f"--{name}", taken)
+            taken.append(path)
 
 
 class CSVRows:
@@ -106,14 +110,7 @@ class CSVRows:
 
 
 def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
-    """Read the whole rows, a name and numbers, that an interrupted command has left.
-
-    Args:
-        path: The file.
-        header: Names of the columns.
-
-    Returns:
-        The rows, and the bytes of header and rows.
+    """Read the whole rows, a name and numbers, that an interrupted command has left; and the bytes that they take.
 
     Raises:
         ValueError: If the file holds something else.

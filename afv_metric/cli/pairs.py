@@ -7,62 +7,40 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
-from afv_metric.cli.items import Compare, as_progress, batches, list_files, measure_batch, printable, read_item, size_of
-from afv_metric.cli.options import reader_of
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.functional import InterpolationMode, center_crop, resize
+
+from afv_metric.cli.items import (
+    Compare,
+    as_progress,
+    batches,
+    list_files,
+    measure_batch,
+    printable,
+    read_item,
+    size_of,
+)
 from afv_metric.cli.outcome import Problems
+from afv_metric.heat_map import colour_map, save_picture
+from afv_metric.images.reading import Reader
+from afv_metric.metric import AFVDistance
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from afv_metric.images.reading import Reader
-    from afv_metric.metric import AFVDistance
-
-__all__ = [
-    "Files",
-    "add_pairing",
-    "add_sizes",
-    "find_pairs",
-    "mean_interval",
-    "measure_pairs",
-    "read_like",
-    "read_pair",
-    "write_map",
-]
+__all__ = ["Files", "find_pairs", "mean_interval", "measure_pairs", "read_like", "read_pair", "write_map"]
 
 Files = Mapping[str, tuple[Path, Path]]
 """Two files by the name of the pair."""
 
 
-def add_sizes(command: argparse.ArgumentParser) -> None:
-    """Add what becomes of images of different sizes, which are refused by default."""
-    group = command.add_mutually_exclusive_group()
-    group.add_argument(
-        "--resize", action="store_true", help="scale the second image to the size of the first (bicubic)"
-    )
-    group.add_argument("--crop", action="store_true", help="compare the middle that both images have")
-
-
-def add_pairing(command: argparse.ArgumentParser) -> None:
-    """Add which files of two folders belong together."""
-    command.add_argument(
-        "--pairs", type=Path, metavar="CSV", help="table of two columns, files below the first and the second folder"
-    )
-
-
 def find_pairs(folder0: Path, folder1: Path, table: Path | None) -> tuple[Files, list[str]]:
     """Find the files of two folders that belong together.
 
-    Those of one name do; of the others those of one stem, if there is one on each side.
-
-    Args:
-        folder0: The first folder; its names are those of the pairs.
-        folder1: The second folder.
-        table: A CSV that lists the pairs instead, without a header.
+    Those of one name do; of the others those of one stem, if there is one on each side. A table, a CSV without
+    a header, lists the pairs instead.
 
     Returns:
-        The pairs, and a line about each file that has no partner.
+        The pairs by the names in the first folder, and a line about each file that has no partner.
 
     Raises:
         ValueError: If a folder holds no image, or a row of the table is not two files.
@@ -106,8 +84,6 @@ def read_like(
     image = read_item(path, reader, problems)
     if image is None or image.shape == reference.shape:
         return None if image is None else (reference, image)
-    from torchvision.transforms.functional import InterpolationMode, center_crop, resize
-
     height, width = map(min, reference.shape[2:], image.shape[2:])
     if options.resize:
         return reference, resize(image, list(reference.shape[2:]), InterpolationMode.BICUBIC, antialias=True)
@@ -147,8 +123,6 @@ def measure_pairs(
 
 def mean_interval(column: Mapping[str, float]) -> tuple[float, float, float]:
     """The mean of the distances of pairs, and the ends of its 95 % bootstrap interval."""
-    import numpy as np
-
     array, random = np.array(list(column.values())), np.random.default_rng(0)
     means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(1000)]
     low, high = np.quantile(means, (0.025, 0.975))
@@ -157,9 +131,7 @@ def mean_interval(column: Mapping[str, float]) -> tuple[float, float, float]:
 
 def write_map(metric: AFVDistance, paths: tuple[Path, Path], options: argparse.Namespace, file: Path) -> float:
     """Write the heat map of a pair that has been compared, by a metric that gives maps; returns its largest value."""
-    from afv_metric.heat_map import colour_map, save_picture
-
-    images = read_pair(paths, reader_of(options, paths, metric), Problems(), options)
+    images = read_pair(paths, options.reader, Problems(), options)
     assert images is not None
     values = metric(*(image.to(options.device) for image in images))[0, 0]
     save_picture(colour_map(values, images[1][0]), file)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 from afv_metric import __version__
+from afv_metric.cli import arguments
 from afv_metric.suggestions import did_you_mean
 
 __all__ = ["COMMANDS", "Parser", "make_parser"]
 
-# Module and summary of each command NAME; the module's function add_NAME adds its arguments and sets what runs it.
-# bapps_eval stands above this package and is known by name alone.
+# Module, whose function NAME runs it, and summary of each command NAME; its arguments are added by add_NAME in
+# cli.arguments. bapps_eval stands above this package and is known by name alone: its module does both.
 COMMANDS = {
     "compare": ("afv_metric.cli.score", "distances of images to a reference, nearest first"),
     "dirs": ("afv_metric.cli.score", "distances of the images that have the same name in two folders, and their mean"),
@@ -35,6 +37,11 @@ COMMANDS = {
     "eval": ("bapps_eval.command", "score perceptual metrics by how well they agree with people"),
     "eval-report": ("bapps_eval.command", "make tables and page again from the results of eval; nothing is measured"),
 }
+
+
+def _run(module: str, name: str, options: argparse.Namespace) -> int | None:
+    status: int | None = getattr(import_module(module), name)(options)
+    return status
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,5 +93,7 @@ def make_parser(command: str) -> Parser:
     for name, (module, summary) in COMMANDS.items():
         added = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == command:
-            getattr(import_module(module), f"add_{name.replace('-', '_')}")(added)
+            added.set_defaults(command=partial(_run, module, name))
+            home = arguments if module.startswith("afv_metric.") else import_module(module)
+            getattr(home, f"add_{name.replace('-', '_')}")(added)
     return parser

@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 
 from afv_metric.cli.outcome import DONE, Problems
+from afv_metric.distributed import gather, init_distributed, rank_and_world_size
+from afv_metric.runtime import find_device
 
 __all__ = ["join_problems", "shared"]
 
@@ -18,9 +20,6 @@ def shared(command: _Command) -> _Command:
     """Let a command run in the processes that ``torchrun`` has started, if any; all but the first are silent."""
 
     def run(options: argparse.Namespace) -> int:
-        from afv_metric.distributed import init_distributed, rank_and_world_size
-        from afv_metric.runtime import find_device
-
         with init_distributed(find_device(options.device)) as device, contextlib.ExitStack() as stack:
             options.device = str(device)
             if rank_and_world_size()[0] == 0:
@@ -37,8 +36,6 @@ def shared(command: _Command) -> _Command:
 
 def join_problems(problems: Problems) -> None:
     """Tell the first process what was the matter in the others."""
-    from afv_metric.distributed import gather
-
     for texts in gather(problems.texts)[1:]:
         for text in texts:
             if text not in problems.texts:

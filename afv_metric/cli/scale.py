@@ -5,37 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tabulate import tabulate
+from torch import Tensor
 
+from afv_metric import scale
 from afv_metric.bundles.resolve import BundleError, HubError, find_bundle
-from afv_metric.cli.items import as_progress, list_files, load_metric, read_item
-from afv_metric.cli.options import add_device, add_quiet, add_reading, count, reader_of
+from afv_metric.cli.items import as_progress, list_files, load_metric, read_item, reader_of
 from afv_metric.cli.outcome import Problems, emit, say
+from afv_metric.metric import AFVDistance
+from afv_metric.scale import FILE, KINDS, PHRASES, Scale, measure_ladders, strength_at, told_strength
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from afv_metric.metric import AFVDistance
-
-__all__ = ["Strengths", "add_calibrate"]
+__all__ = ["Strengths", "calibrate"]
 
 
-def add_calibrate(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``calibrate``."""
-    command.add_argument("weights", metavar="BUNDLE", help="folder of the bundle, to which scale.json is added")
-    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of natural images")
-    command.add_argument("--count", type=count(2), default=200, metavar="N", help="images, evenly spread (200)")
-    add_reading(command)
-    add_device(command)
-    add_quiet(command)
-    command.set_defaults(command=_calibrate, form=None)
-
-
-def _calibrate(options: argparse.Namespace) -> int:
-    from afv_metric.scale import calibrate
-
+def calibrate(options: argparse.Namespace) -> int:
+    """Measure what distances of a bundle amount to on natural images."""
     if not Path(options.weights).is_dir():
         raise ValueError(f"a folder of a bundle was expected, to write to, got {options.weights}")
     paths = list(list_files(options.data).values())
@@ -50,27 +36,18 @@ def _calibrate(options: argparse.Namespace) -> int:
             if image is not None:
                 yield image[..., 4:, 4:].to(options.device)  # the blocks of a JPEG file are not those of the ladder
 
-    scale = calibrate(metric, images(), bundle=metric.bundle_hash, form=metric.form)
-    for name, strengths in scale.strengths.items():
-        rows = zip(map("{:g}".format, strengths), *scale.distances[name], strict=True)
+    table = scale.calibrate(metric, images(), bundle=metric.bundle_hash, form=metric.form)
+    for name, strengths in table.strengths.items():
+        rows = zip(map("{:g}".format, strengths), *table.distances[name], strict=True)
         emit(tabulate(rows, (name, "10 %", "median", "90 %"), tablefmt="plain", floatfmt=".4g"))
-    say(f"{scale.save(options.weights)}: {scale.images} images")
+    say(f"{table.save(options.weights)}: {table.images} images")
     return problems.status
 
 
 class Strengths:
-    """Distances to one reference as strengths of distortions of it, and of other images by the table of the bundle.
-
-    Args:
-        metric: The metric.
-        options: Of the command: where the bundle is.
-        reference: The image, ``(1, 3, H, W)``.
-    """
+    """Distances to one reference as strengths of distortions of it, and of other images by the table of the bundle."""
 
     def __init__(self, metric: AFVDistance, options: argparse.Namespace, reference: Tensor) -> None:
-        from afv_metric.scale import FILE, KINDS, Scale, measure_ladders
-
-        self._kinds = KINDS
         self._own = measure_ladders(metric, reference.to(options.device))
         self._table: Scale | None = None
         try:
@@ -83,12 +60,10 @@ class Strengths:
 
     def columns(self) -> list[str]:
         """Heads of the columns of :meth:`row`."""
-        return [*(kind.column for kind in self._kinds.values()), *(["percentile"] if self._table else [])]
+        return [*(kind.unit for kind in KINDS.values()), *(["percentile"] if self._table else [])]
 
     def row(self, distance: float) -> list[str]:
         """Strengths of each kind, with those that 80 % of the images of the table have, and the percentile."""
-        from afv_metric.scale import told_strength
-
         cells = []
         for name, curve in self._own.items():
             told = told_strength(name, curve, distance)
@@ -100,8 +75,6 @@ class Strengths:
 
     def record(self, distance: float) -> dict[str, Any]:
         """The same for JSON; None where a distance is beyond the ladder."""
-        from afv_metric.scale import strength_at
-
         found: dict[str, Any] = {name: {"strength": strength_at(name, c, distance)} for name, c in self._own.items()}
         if self._table:
             for name, entry in found.items():
@@ -112,7 +85,5 @@ class Strengths:
 
     def phrase(self, distance: float) -> str:
         """The strengths in one line."""
-        from afv_metric.scale import told_strength
-
         told = {name: told_strength(name, curve, distance) for name, curve in self._own.items()}
-        return "as far as " + ", ".join(self._kinds[name].phrase.format(value) for name, value in told.items())
+        return "as far as " + ", ".join(PHRASES[name].format(value) for name, value in told.items())

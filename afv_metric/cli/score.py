@@ -8,13 +8,12 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tabulate import tabulate
+from torch import Tensor
 
-from afv_metric.cli.html import add_html, pairs_page
+from afv_metric.cli.html import pairs_page
 from afv_metric.cli.items import (
-    add_batches,
     as_progress,
     batches,
     list_files,
@@ -23,73 +22,26 @@ from afv_metric.cli.items import (
     measure_batch,
     printable,
     read_item,
+    reader_of,
 )
-from afv_metric.cli.options import add_json, add_metric, reader_of
 from afv_metric.cli.outcome import WRONG, Problems, emit, if_interrupted, say
-from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
-from afv_metric.cli.pairs import (
-    Files,
-    add_pairing,
-    add_sizes,
-    find_pairs,
-    mean_interval,
-    measure_pairs,
-    read_like,
-    write_map,
-)
+from afv_metric.cli.outputs import CSVRows, kept_rows, try_outputs
+from afv_metric.cli.pairs import Files, find_pairs, mean_interval, measure_pairs, read_like, write_map
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.cli.scale import Strengths
+from afv_metric.distributed import gather, share
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-__all__ = ["add_compare", "add_dirs"]
+__all__ = ["compare", "dirs"]
 
 
-def add_compare(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``compare``."""
-    command.add_argument("reference", type=Path, metavar="REF", help="image to compare with")
-    command.add_argument("images", type=Path, nargs="+", metavar="IMG", help="images of its size, or folders of such")
-    add_json(command)
-    command.add_argument("--map", type=Path, metavar="PNG", help="write a heat map of the distance to the one IMG")
-    add_html(command)
-    command.add_argument(
-        "--scale", action="store_true", help="tell distances as strengths of blur, JPEG and noise on REF"
-    )
-    add_sizes(command)
-    add_metric(command)
-    add_batches(command)
-    command.set_defaults(command=_compare)
-
-
-def add_dirs(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dirs``."""
-    command.add_argument("folder0", type=Path, metavar="DIR0", help="folder of images")
-    command.add_argument("folder1", type=Path, metavar="DIR1", help="folder of images of the same names or stems")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV there, row by row, not to stdout")
-    command.add_argument("--resume", action="store_true", help="keep the rows that are in --csv, and add the others")
-    command.add_argument(
-        "--metric", nargs="+", metavar="NAME",
-        help="a column for each: afv, and what afv-metric eval knows: lpips-alex, ssim, dists, MODULE:CALLABLE, ...",
-    )  # fmt: skip
-    command.add_argument("--json", action="store_true", help="print JSON at the end, with the means, and no CSV")
-    add_html(command)
-    add_pairing(command)
-    add_sizes(command)
-    add_metric(command)
-    add_batches(command)
-    command.set_defaults(command=shared(_dirs))
-
-
-def _compare(options: argparse.Namespace) -> int:
+def compare(options: argparse.Namespace) -> int:
+    """Print the distances of images to a reference, nearest first."""
     if options.reference.is_dir():
         raise ValueError(f"{options.reference} is a folder, REF is an image; 'afv-metric dirs' compares two folders")
     paths = [path for image in options.images for path in (list_files(image).values() if image.is_dir() else [image])]
     if options.map and len(paths) != 1:
         raise ValueError(f"--map takes exactly one image to compare, got {len(paths)}")
-    try_output(options.map, "--map", [options.reference, *paths])
-    try_output(options.html, "--html", [options.reference, *paths, *([options.map] if options.map else [])])
+    try_outputs(options, "map", "html", others=[options.reference, *paths])
     metric = load_metric(options)
     problems, reader = Problems(options.debug), reader_of(options, [options.reference, *paths], metric)
     reference = read_item(options.reference, reader, problems)
@@ -133,15 +85,14 @@ def _compare(options: argparse.Namespace) -> int:
     return problems.status
 
 
-def _dirs(options: argparse.Namespace) -> int:
-    from afv_metric.distributed import gather, share
-
+@shared
+def dirs(options: argparse.Namespace) -> int:
+    """Print the distances of the images that have the same name in two folders, and their mean."""
     if options.resume and not options.csv:
         raise ValueError("--resume goes on with a table: give its --csv FILE")
     files, alone = find_pairs(options.folder0, options.folder1, options.pairs)
     read = [path for pair in files.values() for path in pair]
-    try_output(options.csv, "--csv", [*read, *([options.pairs] if options.pairs else [])])
-    try_output(options.html, "--html", [*read, *([options.csv] if options.csv else [])])
+    try_outputs(options, "csv", "html", others=[*read, options.pairs])
     names = list(dict.fromkeys(options.metric or ["distance"]))
     header = ("file", *names)
     rows, size = kept_rows(options.csv, header) if options.resume else ([], 0)

@@ -8,59 +8,34 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from tabulate import tabulate
+from torch import Tensor
 
-from afv_metric.cli.html import add_html, sets_page
-from afv_metric.cli.items import add_batches, as_progress, batches, list_files, read_item
-from afv_metric.cli.options import add_json, add_weights, count, reader_of, whole
+from afv_metric.bundles.bundle import load_bundle
+from afv_metric.cli.html import sets_page
+from afv_metric.cli.items import as_progress, batches, list_files, read_item, reader_of
 from afv_metric.cli.outcome import Problems, emit, say
 from afv_metric.cli.outputs import try_output
 from afv_metric.cli.processes import join_problems, shared
+from afv_metric.distributed import gather, share
+from afv_metric.fisher.engine import FisherEngine
+from afv_metric.fisher.sets import BlockScores, SetComparison, block_scores, compare_sets, similarity_at
+from afv_metric.images.tensors import to_network_range
+from afv_metric.runtime import find_device
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from afv_metric.fisher.sets import SetComparison
-
-__all__ = ["add_sets"]
+__all__ = ["sets"]
 
 # Blocks of images per folder, whose mean scores the interval of set distances comes from.
 _BLOCKS = 32
 _SHOWN = 24  # images of each folder on the page
 
 
-def add_sets(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``sets``."""
-    command.add_argument("folder0", type=Path, metavar="DIR0", help="folder of images")
-    command.add_argument("folder1", type=Path, metavar="DIR1", help="folder of images")
-    command.add_argument(
-        "--size",
-        type=whole,
-        choices=(32, 64),
-        help="compare the middle squares, the shorter side scaled to this many pixels; default: the training size",
-    )
-    command.add_argument("--count", type=count(), metavar="N", help="files to draw from each folder; default: all")
-    command.add_argument("--resamples", type=count(), default=2000, metavar="R", help="bootstrap resamples (2000)")
-    command.add_argument("--seed", type=whole, default=0, help="seed of the draws (0)")
-    add_json(command)
-    add_html(command)
-    add_weights(command)
-    add_batches(command)
-    command.set_defaults(command=shared(_sets))
-
-
-def _sets(options: argparse.Namespace) -> int:
-    import torch
-
-    from afv_metric.bundles.bundle import load_bundle
-    from afv_metric.distributed import gather, share
-    from afv_metric.fisher.engine import FisherEngine
-    from afv_metric.fisher.sets import BlockScores, block_scores, compare_sets, similarity_at
-    from afv_metric.images.tensors import to_network_range
-    from afv_metric.runtime import find_device
-
+@shared
+def sets(options: argparse.Namespace) -> int:
+    """Print the Fisher distance and Similarity of two folders as sets of images."""
     folders = (options.folder0, options.folder1)
     files = [list(list_files(folder).values()) for folder in folders]
     try_output(options.html, "--html", files[0] + files[1])

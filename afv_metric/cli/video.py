@@ -5,41 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from afv_metric.cli.items import load_metric
-from afv_metric.cli.options import add_device, add_json, add_metric, add_quiet, add_reading, reader_of
+from afv_metric.cli.items import load_metric, reader_of
 from afv_metric.cli.outcome import Problems, describe, emit, if_interrupted
 from afv_metric.cli.outputs import CSVRows, try_output
+from afv_metric.video import FrameDistance, compare_frames, read_frames
 
-if TYPE_CHECKING:
-    from afv_metric.video import FrameDistance
-
-__all__ = ["add_video"]
+__all__ = ["video"]
 
 _PERCENTILES = (50, 90, 95, 99)
 
 
-def add_video(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``video``."""
-    command.add_argument("first", type=Path, metavar="A", help="video file, or folder of frames")
-    command.add_argument("second", type=Path, metavar="B", help="video of as many frames of the same size")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write a row per frame there, as it comes")
-    add_json(command)
-    add_metric(command)
-    add_reading(command)
-    add_device(command)
-    add_quiet(command)
-    command.set_defaults(command=_video)
-
-
-def _video(options: argparse.Namespace) -> int:
-    from afv_metric.video import compare_frames, read_frames
-
+def video(options: argparse.Namespace) -> int:
+    """Print how far two videos are from each other, frame by frame."""
     try_output(options.csv, "--csv", (options.first, options.second))
     metric, problems = load_metric(options), Problems(options.debug)
     reader = reader_of(options, [options.first, options.second], metric)
@@ -68,8 +50,6 @@ def _video(options: argparse.Namespace) -> int:
 
 
 def _print_summary(found: list[FrameDistance], as_json: bool) -> None:
-    import numpy as np
-
     distances = np.array([frame.distance for frame in found])
     changes = np.array([frame.temporal for frame in found[1:]])
     summary = {

@@ -143,15 +143,7 @@ def total_of(parts: Mapping[Part, Tensor]) -> Tensor:
 
 
 def pyramid(images: Tensor, levels: tuple[int, ...]) -> Iterator[tuple[int, Tensor]]:
-    """Some levels of the image pyramid, each the 2x2 mean of the one before.
-
-    Args:
-        images: ``(N, C, H, W)``; H and W multiples of 2 to the power of the last level.
-        levels: Levels in rising order.
-
-    Yields:
-        Each level and its images.
-    """
+    """Some levels, in rising order, of the image pyramid, with their images: each the 2x2 mean of the one before."""
     at = 0
     for level in levels:
         while at < level:

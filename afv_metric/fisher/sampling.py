@@ -38,9 +38,6 @@ def sample_statistics(
         seed: Seed of the latents.
         quiet: Show no progress bar.
 
-    Returns:
-        Statistics in float64 on the CPU.
-
     Raises:
         ValueError: If there are fewer samples than processes.
 

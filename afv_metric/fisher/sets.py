@@ -41,16 +41,9 @@ from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import FisherStatistics, inverse_root
 
 __all__ = [
-    "BlockScores",
-    "MeanScores",
-    "SetComparison",
-    "block_scores",
-    "compare_sets",
-    "fisher_similarity",
-    "mean_scores",
-    "set_distance",
-    "similarity_at",
-]
+    "BlockScores", "MeanScores", "SetComparison", "block_scores", "compare_sets", "fisher_similarity", "mean_scores",
+    "set_distance", "similarity_at",
+]  # fmt: skip
 
 MeanScores = Sequence[tuple[Tensor, Tensor]]
 """Mean dD/dW ``(C_out, C_in, k, k)`` and dD/db ``(C_out,)`` of each layer, in the order of the forward pass."""

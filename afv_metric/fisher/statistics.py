@@ -52,50 +52,23 @@ class FisherStatistics:
     layers: tuple[LayerStatistics, ...]
 
     def merge(self, other: FisherStatistics) -> FisherStatistics:
-        """Statistics of both sets of images together (Chan, Golub and LeVeque 1979), exact but for rounding.
-
-        Example:
-            >>> def of(values):
-            ...     values = torch.tensor(values, dtype=torch.float64)[:, None]
-            ...     square = values[:1].T @ values[:1] * 0
-            ...     layer = LayerStatistics(values.mean(0), values.var(0, correction=0), *[square] * 4)
-            ...     return FisherStatistics(len(values), (layer,))
-            >>> of([1.0, 2.0]).merge(of([6.0])).layers[0].weight_variance
-            tensor([4.6667], dtype=torch.float64)
-        """
+        """Statistics of both sets of images together (Chan, Golub and LeVeque 1979), exact but for rounding."""
         count = self.count + other.count
         share = other.count / count
-
-        def means(first: Tensor, second: Tensor) -> Tensor:
-            return first + (second - first) * share
-
-        def variances(first: Tensor, second: Tensor, gap: Tensor) -> Tensor:
-            return means(first, second) + gap.square() * (share * (1 - share))
-
-        merged = tuple(
-            LayerStatistics(
-                means(a.weight_mean, b.weight_mean),
-                variances(a.weight_variance, b.weight_variance, b.weight_mean - a.weight_mean),
-                means(a.bias_mean, b.bias_mean),
-                variances(a.bias_variance, b.bias_variance, b.bias_mean - a.bias_mean),
-                means(a.input_factor, b.input_factor),
-                means(a.delta_factor, b.delta_factor),
+        merged = []
+        for mine, others in zip(self.layers, other.layers, strict=True):
+            gaps = [theirs - ours for ours, theirs in zip(mine, others, strict=True)]
+            layer = LayerStatistics(*(ours + gap * share for ours, gap in zip(mine, gaps, strict=True)))
+            weight, bias = (gap.square() * (share * (1 - share)) for gap in (gaps[0], gaps[2]))  # of the means
+            merged.append(
+                layer._replace(weight_variance=layer.weight_variance + weight, bias_variance=layer.bias_variance + bias)
             )
-            for a, b in zip(self.layers, other.layers, strict=True)
-        )
-        return FisherStatistics(count, merged)
+        return FisherStatistics(count, tuple(merged))
 
 
 @torch.no_grad()
 def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> FisherStatistics:
-    """Accumulate the statistics of a network over batches of images, in float64.
-
-    Args:
-        engine: The engine of a baked discriminator.
-        batches: Images ``(N, 3, H, W)`` in [-1, 1], any N.
-
-    Returns:
-        Statistics in float64 on the CPU.
+    """Accumulate the statistics of a network over batches ``(N, 3, H, W)`` in [-1, 1], in float64, on the CPU.
 
     Raises:
         ValueError: If there is no image.
@@ -110,19 +83,11 @@ def collect_statistics(engine: FisherEngine, batches: Iterable[Tensor]) -> Fishe
     for images in batches:
         layers: list[LayerStatistics] = []
         for signals in engine.signals(images):
-            weight, bias = map(_double, engine.score(signals))
-            layers.append(
-                LayerStatistics(
-                    weight.mean(0),
-                    weight.var(0, correction=0),
-                    bias.mean(0),
-                    bias.var(0, correction=0),
-                    _second_moment(signals.inputs),
-                    _second_moment(signals.delta),
-                )
-            )
-        layers = [LayerStatistics(*(value.cpu() for value in layer)) for layer in reversed(layers)]
-        batch = FisherStatistics(len(images), tuple(layers))
+            scores = map(_double, engine.score(signals))
+            moments = [moment for score in scores for moment in (score.mean(0), score.var(0, correction=0))]
+            factors = _second_moment(signals.inputs), _second_moment(signals.delta)
+            layers.append(LayerStatistics(*(value.cpu() for value in (*moments, *factors))))
+        batch = FisherStatistics(len(images), tuple(reversed(layers)))
         total = batch if total is None else total.merge(batch)
     if total is None:
         raise ValueError("Fisher statistics need at least one image, got none")
@@ -148,10 +113,6 @@ def inverse_root(variance: Tensor, epsilon: float) -> Tensor:
     the scale of the logit. A tensor of zeros, as of a dead layer or a constant score, gets zeros: no information, no
     weight.
 
-    Args:
-        variance: Non-negative, any shape.
-        epsilon: Share of the mean variance that is added to each.
-
     Example:
         >>> inverse_root(torch.tensor([4.0, 0.0]), 0.5), inverse_root(torch.zeros(2), 0.5)
         (tensor([0.4472, 1.0000]), tensor([0., 0.]))
@@ -162,11 +123,7 @@ def inverse_root(variance: Tensor, epsilon: float) -> Tensor:
 
 
 def inverse_root_matrix(factor: Tensor, epsilon: float) -> Tensor:
-    """Symmetric inverse square root of a Kronecker factor, with :func:`inverse_root` on its eigenvalues.
-
-    Args:
-        factor: Symmetric and positive semi-definite, ``(C, C)``.
-        epsilon: Share of the mean eigenvalue that is added to each.
+    """Symmetric inverse square root of a Kronecker factor ``(C, C)``, with :func:`inverse_root` on its eigenvalues.
 
     Example:
         >>> inverse_root_matrix(torch.diag(torch.tensor([4.0, 0.0])), 0.5)

@@ -101,7 +101,7 @@ LADDERS = {
 YARDSTICK = Ladder(blur, (1,), "sigma, pixels")
 
 
-def make_steps(pixels: Pixels, ladder: Ladder, seed: Sequence[int]) -> list[Pixels]:
+def make_steps(pixels: Pixels, ladder: Ladder, seed: int | Sequence[int]) -> list[Pixels]:
     """Distort an image at every strength, with the same random numbers: steps differ in strength only."""
     return [ladder.distort(pixels, strength, np.random.default_rng(seed)) for strength in ladder.strengths]
 

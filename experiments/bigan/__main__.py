@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from afv_metric.cli.options import add_device, add_quiet
+from afv_metric.cli.options import add
 from afv_metric.cli.outcome import if_interrupted, run
 from afv_metric.cli.parser import Parser
 from afv_metric.runtime import find_device
@@ -37,7 +37,7 @@ def _parser() -> Parser:
         metavar="NAME=VALUE",
         help=f"change settings: {', '.join(f'{field.name} ({field.default})' for field in fields(BiGANRecipe))}",
     )
-    add_device(command)
+    add(command, "device")
     command.set_defaults(command=_train)
 
     command = commands.add_parser("export", help="write the encoder of a run")
@@ -47,7 +47,7 @@ def _parser() -> Parser:
     command.set_defaults(command=_export)
 
     for command in commands.choices.values():
-        add_quiet(command)
+        add(command, "quiet")
     return parser
 
 

@@ -19,20 +19,9 @@ RAMP = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 
 
 def colour_map(values: Tensor, image: Tensor, largest: float | None = None) -> NDArray[np.uint8]:
-    """Colours of a map, blended over the greys of the image.
+    """Colours ``(H, W, 3)`` of a map ``(H, W)``, blended over the greys of the image ``(C, H, W)`` in [0, 255].
 
-    Args:
-        values: Distances at the pixels, ``(H, W)``.
-        image: The image, ``(C, H, W)`` in [0, 255].
-        largest: Value that is pale yellow; that of the map if None.
-
-    Returns:
-        ``(H, W, 3)``.
-
-    Example:
-        >>> import torch
-        >>> colour_map(torch.eye(2), torch.zeros(3, 2, 2, dtype=torch.uint8))[0].tolist()
-        [[164, 166, 107], [0, 0, 3]]
+    The value ``largest``, that of the map if None, is pale yellow, and 0 is black.
     """
     array: NDArray[Any] = values.cpu().numpy()
     largest = float(array.max()) if largest is None else largest

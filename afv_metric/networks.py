@@ -377,11 +377,7 @@ def for_channels(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor
     """Weights of a network for images of another number of channels: where all are equal it does what it did for grey.
 
     The first convolutions of a discriminator share their weights out among the channels; the last one of a generator
-    gives each of them the mean.
-
-    Args:
-        state: ``state_dict`` of a baked discriminator or a generator.
-        channels: Channels of the images.
+    gives each of them the mean. ``state`` is that of a baked discriminator or a generator.
 
     Example:
         >>> colour, grey = (Discriminator(DiscriminatorConfig(4, channels=count).plain()) for count in (3, 1))

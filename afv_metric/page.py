@@ -18,13 +18,9 @@ __all__ = ["data_uri", "png_uri", "write_page"]
 
 
 def write_page(path: str | os.PathLike[str], template: str, *packages: str, **content: Any) -> None:
-    """Write a page, atomically.
+    """Write a page, atomically, from a template that extends ``base.html.j2`` and its ``title``, ``lead`` and ``run``.
 
-    Args:
-        path: The file.
-        template: Name of a template that extends ``base.html.j2``, with its ``title``, ``lead`` and ``run``.
-        packages: Packages whose ``templates`` are looked through after those of this one.
-        **content: What the template shows; all of it is escaped.
+    The ``templates`` of other packages are looked through after those of this one. All content is escaped.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package) for package in ("afv_metric", *packages)]),

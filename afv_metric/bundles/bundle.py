@@ -130,9 +130,6 @@ def reserve_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     A bundle is replaced: its own files alone, known by a ``config.json`` that names the hashes of the two files of
     tensors. All else in the folder stays.
 
-    Args:
-        folder: The folder, which need not exist.
-
     Raises:
         BlockingIOError: If another process writes there.
         BundleError: If it is a file, or not empty and no bundle, or holds tensors that are not the bundle's.
@@ -259,9 +256,6 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
 
 def training_stages(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The records of all runs that a bundle's weights went through, each started from the bundle of the one before.
-
-    Args:
-        training: The ``training`` record of a bundle.
 
     Example:
         >>> [stage["hours"] for stage in training_stages({"hours": 2, "before": {"hours": 1}})]

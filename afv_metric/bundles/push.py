@@ -20,16 +20,7 @@ _REPOSITORY = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Push:
-    """What goes, or would go, to the hub.
-
-    Attributes:
-        repository: ``owner/name``.
-        revision: The branch.
-        endpoint: Address of the hub.
-        private: Whether the repository is private if it is made.
-        files: Sizes in bytes of the files that go, by name.
-        left_out: Names of what else the folder holds; pictures go along if the card shows them.
-        commit: Hash of the commit; empty for a dry run.
+    """What goes, or would go, to the hub; ``commit`` is empty for a dry run.
 
     Example:
         >>> print(Push("owner/name", "main", "https://huggingface.co", False, {"config.json": 1891}, ("notes.txt",)))
@@ -42,7 +33,7 @@ class Push:
     revision: str
     endpoint: str
     private: bool
-    files: dict[str, int]
+    files: dict[str, int]  # bytes by name
     left_out: tuple[str, ...] = ()
     commit: str = ""
 

@@ -40,13 +40,7 @@ _Measure = Callable[[FisherStatistics, FisherStatistics, float], dict[str, float
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a bundle.
-
-    Attributes:
-        name: What was checked.
-        passed: How it came out; None if it could not be made.
-        detail: What was measured, or what is wrong.
-    """
+    """One check of a bundle; ``passed`` is None if it could not be made, ``detail`` what was measured or is wrong."""
 
     name: str
     passed: bool | None
@@ -55,12 +49,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What the validation of a bundle found.
-
-    Attributes:
-        bundle: Name of the bundle, or what was given for one that does not load.
-        hash: Its hash; empty if it does not load.
-        checks: All checks, in the order in which they were made.
+    """What the validation of a bundle found; the hash of one that does not load is empty.
 
     Example:
         >>> print(Report("mine", "", (Check("files", False, "config.json is missing"),)))
@@ -243,14 +232,7 @@ def _whitened_scores(stored: FisherStatistics, fresh: FisherStatistics, epsilon:
 def whitened_lengths(kind: str, stored: FisherStatistics, fresh: FisherStatistics, epsilon: float) -> dict[str, float]:
     """Mean squared length of whitened vectors, as a share of what the floor leaves of it: 1 where the whitening fits.
 
-    Args:
-        kind: ``"input_factor"`` or ``"delta_factor"``.
-        stored: Statistics that whiten.
-        fresh: Statistics of what is whitened.
-        epsilon: Relative floor.
-
-    Returns:
-        The length for each layer with any variance.
+    The kind is ``"input_factor"`` or ``"delta_factor"``; ``stored`` whitens what ``fresh`` is of, layer by layer.
     """
     ratios = {}
     for index, (was, now) in enumerate(zip(stored.layers, fresh.layers, strict=True)):

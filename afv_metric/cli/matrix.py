@@ -14,7 +14,7 @@ from torch import Tensor
 from afv_metric.cli.html import matrix_page
 from afv_metric.cli.items import as_progress, list_files, load_metric, printable, read_item, reader_of, size_of
 from afv_metric.cli.outcome import Problems, describe, if_interrupted
-from afv_metric.cli.outputs import CSVRows, try_outputs
+from afv_metric.cli.outputs import csv_rows, try_outputs
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.distributed import gather, rank_and_world_size
 from afv_metric.metric import AFVDistance, Embedding
@@ -56,15 +56,14 @@ def matrix(options: argparse.Namespace) -> int:
     place = f"in {options.csv}" if options.csv else "written"
     with (
         if_interrupted(lambda: f"interrupted: {written} of {len(names)} rows are {place}"),
-        CSVRows(options.csv, ["", *names]) as table,
+        csv_rows(options.csv, ["", *names]) as write_rows,
     ):
-        table.write([])
 
         def write(ready: Container[str]) -> bool:
             """Write the rows that are next, and tell whether somebody still reads them."""
             nonlocal written
             while written < len(names) and names[written] in ready:
-                if not table.write([[names[written], *(pairs.text(names[written], other) for other in names)]]):
+                if not write_rows([[names[written], *(pairs.text(names[written], other) for other in names)]]):
                     return False
                 written += 1
             return True

@@ -28,13 +28,7 @@ def whole(text: str, least: int | None = None) -> int:
 
 
 def count(least: int = 1) -> Callable[[str], int]:
-    """Kind of argument: a whole number that is not below the least.
-
-    Example:
-        >>> count()("0")
-        Traceback (most recent call last):
-        argparse.ArgumentTypeError: must be at least 1, got 0
-    """
+    """Kind of argument: a whole number that is not below the least."""
     return lambda text: whole(text, least)
 
 
@@ -73,13 +67,7 @@ _SHARED: dict[str, dict[str, Any]] = {
 
 
 def add(command: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
-    """Add options by the names that several commands have for them.
-
-    Args:
-        command: Their command.
-        names: Out of weights, form, device, batch-size, json, html and quiet.
-        **changes: What is different for this command, such as ``default``.
-    """
+    """Add options that several commands have, by name; ``changes`` are what is different for this command."""
     for name in names:
         command.add_argument(f"--{name}", **{**_SHARED[name], **changes})
 

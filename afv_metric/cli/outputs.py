@@ -8,14 +8,17 @@ import csv
 import io
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from afv_metric.cli.outcome import emit
 from afv_metric.files import locked, made_folder, real_path, reason_of
 
-__all__ = ["CSVRows", "kept_rows", "try_output", "try_outputs"]
+__all__ = ["Row", "csv_rows", "kept_rows", "try_output", "try_outputs"]
+
+
+Row = Sequence[str]
 
 
 def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> None:
@@ -53,60 +56,47 @@ def try_outputs(options: argparse.Namespace, *names: str, others: Iterable[Path 
             taken.append(path)
 
 
-class CSVRows:
-    """A CSV in a file, or on stdout, that is complete up to its last line at any moment.
+@contextlib.contextmanager
+def csv_rows(path: Path | None, header: Sequence[str], keep: int = 0) -> Iterator[Callable[[Iterable[Row]], bool]]:
+    """Begin a CSV in a file, or on stdout, that is complete up to its last line at any moment.
 
     Args:
-        path: The file; None for stdout. It is opened at the first row, and locked while it is open.
+        path: The file, which is locked while the block runs; None for stdout.
         header: Names of the columns.
         keep: Bytes of the file to go on after; without any it is written anew.
+
+    Yields:
+        What writes rows at once, and tells whether somebody still reads them.
     """
+    with contextlib.ExitStack() as stack:
+        file: IO[str] | None = None
+        if path is not None:
+            if path.exists() and not path.is_file():  # a pipe, a device
+                keep = 0
+            else:
+                stack.enter_context(locked(path))
+            # Names may hold bytes that are no text.
+            file = path.open("r+" if keep else "w", newline="", encoding="utf-8", errors="backslashreplace")
+            stack.enter_context(file)
+            if keep:
+                file.seek(keep)
+                file.truncate()
+        is_read = True
 
-    def __init__(self, path: Path | None, header: Sequence[str], keep: int = 0) -> None:
-        self._path, self._header, self._keep = path, header, keep
-        self._begun = False
-        self._file: IO[str] | None = None
-        self._stack = contextlib.ExitStack()
+        def write(rows: Iterable[Row]) -> bool:
+            nonlocal is_read
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            if file is None:
+                is_read = is_read and emit(text.getvalue(), end="")
+            else:
+                file.write(text.getvalue())
+                file.flush()
+            return is_read
 
-    def __enter__(self) -> CSVRows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def write(self, rows: Iterable[Sequence[str]]) -> bool:
-        """Write rows at once, the header before the first.
-
-        Returns:
-            Whether somebody still reads them.
-        """
-        if not self._begun:
-            self._begin()
-            rows = rows if self._keep else [self._header, *rows]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        if self._file is None:
-            return emit(text.getvalue(), end="")
-        self._file.write(text.getvalue())
-        self._file.flush()
-        return True
-
-    def _begin(self) -> None:
-        self._begun = True
-        if self._path is None:
-            return
-        if self._path.exists() and not self._path.is_file():
-            self._keep = 0
-        else:
-            self._stack.enter_context(locked(self._path))
-        mode = "r+" if self._keep else "w"
-        # Names may hold bytes that are no text.
-        self._file = self._stack.enter_context(
-            self._path.open(mode, newline="", encoding="utf-8", errors="backslashreplace")
-        )
-        if self._keep:
-            self._file.seek(self._keep)
-            self._file.truncate()
+        if not keep:
+            write([header])
+        yield write
 
 
 def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:

@@ -53,11 +53,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse; what is unknown is refused by the command that it was given to.
-
-        Raises:
-            SystemExit: After an error of usage.
-        """
+        """Parse; what is unknown is refused by the command that it was given to."""
         if ("--range", "percentile") in pairwise(arguments):
             place = arguments.index("percentile")
             arguments = [*arguments[: place - 1], "--percentiles", *arguments[place + 1 :]]
@@ -78,11 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(command: str) -> Parser:
-    """Make the parser of ``afv-metric``, with the arguments of one command.
-
-    Args:
-        command: Its name; the others are only listed.
-    """
+    """Make the parser of ``afv-metric``, with the arguments of one command; the others are only listed."""
     parser = Parser(
         prog="afv-metric",
         description="Perceptual distances between images, from Adversarial Fisher Vectors.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ _Command = Callable[[argparse.Namespace], int]
 def shared(command: _Command) -> _Command:
     """Let a command run in the processes that ``torchrun`` has started, if any; all but the first are silent."""
 
+    @functools.wraps(command)
     def run(options: argparse.Namespace) -> int:
         with init_distributed(find_device(options.device)) as device, contextlib.ExitStack() as stack:
             options.device = str(device)

@@ -25,7 +25,7 @@ from afv_metric.cli.items import (
     reader_of,
 )
 from afv_metric.cli.outcome import WRONG, Problems, emit, if_interrupted, say
-from afv_metric.cli.outputs import CSVRows, kept_rows, try_outputs
+from afv_metric.cli.outputs import csv_rows, kept_rows, try_outputs
 from afv_metric.cli.pairs import Files, find_pairs, mean_interval, measure_pairs, read_like, write_map
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.cli.scale import Strengths
@@ -110,20 +110,14 @@ def dirs(options: argparse.Namespace) -> int:
         _check_kept(values, files, measure, options.csv)
         for text in alone:
             problems.add(text)
-        with CSVRows(options.csv or (Path(os.devnull) if options.json else None), header, size) as table:
-
-            def write(found: Iterable[tuple[str, list[float]]]) -> bool:
-                return table.write([(name, *map("{:.6g}".format, row)) for name, row in found])
-
-            is_read = write([])
+        with csv_rows(options.csv or (Path(os.devnull) if options.json else None), header, size) as write:
             for found in measure(share([name for name in files if name not in values])):
                 values.update(found)
-                is_read = is_read and write(found)
-                if not is_read:
+                if not write((name, *map("{:.6g}".format, row)) for name, row in found):
                     return problems.status
             for of_another in gather(values)[1:]:
                 values.update(of_another)
-                write(of_another.items())
+                write((name, *map("{:.6g}".format, row)) for name, row in of_another.items())
     join_problems(problems)
     columns = {metric: {name: row[index] for name, row in values.items()} for index, metric in enumerate(names)}
     means = {metric: mean_interval(column) for metric, column in columns.items()} if values else {}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
@@ -12,7 +15,7 @@ from tqdm import tqdm
 
 from afv_metric.cli.items import load_metric, reader_of
 from afv_metric.cli.outcome import Problems, describe, emit, if_interrupted
-from afv_metric.cli.outputs import CSVRows, try_output
+from afv_metric.cli.outputs import csv_rows, try_output
 from afv_metric.video import FrameDistance, compare_frames, read_frames
 
 __all__ = ["video"]
@@ -28,16 +31,18 @@ def video(options: argparse.Namespace) -> int:
     frames = [
         (image.to(options.device) for image in read_frames(path, reader)) for path in (options.first, options.second)
     ]
+    compared = compare_frames(metric, *frames)
+    beginning = list(itertools.islice(compared, 1))  # what cannot be opened replaces no table
     found: list[FrameDistance] = []
     try:
         with (
             if_interrupted(lambda: f"interrupted: {len(found)} frames are compared"),
-            CSVRows(options.csv, ("frame", "distance", "temporal")) as table,
+            csv_rows(options.csv or Path(os.devnull), ("frame", "distance", "temporal")) as write,
+            tqdm(itertools.chain(beginning, compared), disable=options.quiet, leave=False, unit="frame") as bar,
         ):
-            for frame in tqdm(compare_frames(metric, *frames), disable=options.quiet, leave=False, unit="frame"):
-                if options.csv:
-                    change = "" if math.isnan(frame.temporal) else f"{frame.temporal:.6g}"
-                    table.write([(str(len(found)), f"{frame.distance:.6g}", change)])
+            for frame in bar:
+                change = "" if math.isnan(frame.temporal) else f"{frame.temporal:.6g}"
+                write([(str(len(found)), f"{frame.distance:.6g}", change)])
                 found.append(frame)
     except (OSError, ValueError) as error:  # of one of the videos
         if not found:

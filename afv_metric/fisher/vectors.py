@@ -23,11 +23,7 @@ __all__ = ["Features", "ScoreFeatures", "Sketch", "UInt8Images", "extract"]
 
 
 class Features(Protocol):
-    """What makes vectors of images.
-
-    Attributes:
-        size: Numbers per image.
-    """
+    """What makes vectors of ``size`` numbers of images."""
 
     size: int
 

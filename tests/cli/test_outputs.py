@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afv_metric.cli.outputs import CSVRows, kept_rows, try_output
+from afv_metric.cli.outputs import csv_rows, kept_rows, try_output
 
 HEADER = ("file", "distance")
 
@@ -58,21 +58,19 @@ def test_rows_are_in_the_file_as_soon_as_they_are_written(tmp_path: Path) -> Non
     path = tmp_path / "deep" / "out.csv"
     path.parent.mkdir()
     path.write_text("old")
-    with CSVRows(path, HEADER) as table:
-        assert path.read_text() == "old"
-        assert table.write([])
+    with csv_rows(path, HEADER) as write:
         assert path.read_text() == "file,distance\n"
-        assert table.write([("a,b", "1"), ("c", "2")])
+        assert write([("a,b", "1"), ("c", "2")])
         assert path.read_text() == 'file,distance\n"a,b",1\nc,2\n'
         refused = pytest.raises(BlockingIOError, match=r"out\.csv is being written")
-        with ThreadPoolExecutor(1) as other, CSVRows(path, HEADER) as second, refused:
-            other.submit(second.write, []).result()
+        with ThreadPoolExecutor(1) as other, refused:
+            other.submit(csv_rows(path, HEADER).__enter__).result()
     assert [path.name for path in path.parent.iterdir()] == ["out.csv"]
 
 
 def test_the_folder_of_a_table_is_made(tmp_path: Path) -> None:
-    with CSVRows(tmp_path / "new" / "er" / "out.csv", HEADER) as table:
-        table.write([])
+    with csv_rows(tmp_path / "new" / "er" / "out.csv", HEADER):
+        pass
     assert (tmp_path / "new" / "er" / "out.csv").exists()
 
 
@@ -81,17 +79,17 @@ def test_a_cut_table_is_kept_up_to_its_last_whole_row(name: str, tmp_path: Path)
     path = tmp_path / "out.csv"
     rows = [[name, "1"], [f"{name} {name}", "0.5"]]
     sizes = [0]
-    with CSVRows(path, HEADER) as table:
+    with csv_rows(path, HEADER) as write:
         for written in ([], rows[:1], rows[1:]):
-            table.write(written)
+            write(written)
             sizes.append(path.stat().st_size)
     whole = path.read_bytes()
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         number = max(index for index, size in enumerate(sizes) if size <= length)
         assert kept_rows(path, HEADER) == (rows[: max(number - 1, 0)], sizes[number])
-        with CSVRows(path, HEADER, sizes[number]) as table:
-            table.write(rows[max(number - 1, 0) :])
+        with csv_rows(path, HEADER, sizes[number]) as write:
+            write(rows[max(number - 1, 0) :])
         assert path.read_bytes() == whole
 
 

@@ -42,11 +42,7 @@ KINDS = {
     "jpeg": Ladder(compress, (95, 90, 85, 80, 75, 70, 65, 58, 50, 42, 35, 28, 22, 17, 13, 10, 7, 5), "JPEG quality"),
     "noise": Ladder(add_noise, (1, 1.5, 2, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80), "noise of 255"),
 }
-PHRASES = {
-    "blur": "Gaussian blur of {} pixels",
-    "jpeg": "JPEG quality {}",
-    "noise": "white noise of {}/255",
-}
+PHRASES = {"blur": "Gaussian blur of {} pixels", "jpeg": "JPEG quality {}", "noise": "white noise of {}/255"}
 """What a strength of each kind is called."""
 
 

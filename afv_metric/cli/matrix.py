@@ -102,10 +102,12 @@ class _Pairs:
     def measure(self, first: _Names, second: _Names) -> None:
         """Measure all pairs of two blocks; where that fails, pair by pair."""
         try:
-            rows = self._metric.distance_between(self._embed(first), self._embed(second)).tolist()
+            self._keep(first, second)
         except Exception:
             self._measure_singly(first, second)
-            return
+
+    def _keep(self, first: _Names, second: _Names) -> None:
+        rows = self._metric.distance_between(self._embed(first), self._embed(second)).tolist()
         for one, row in zip(first, rows, strict=True):
             for other, value in zip(second, row, strict=True):
                 self.distances[one, other] = self.distances[other, one] = value
@@ -117,11 +119,7 @@ class _Pairs:
                 self._failed.add(name)
         for one, other in itertools.product(first, second):
             if not {one, other} & self._failed and (other, one) not in self.distances:
-                self._tried(f"{one} and {other}", functools.partial(self._measure_pair, one, other))
-
-    def _measure_pair(self, one: str, other: str) -> None:
-        value = float(self._metric.distance_between(self._embed((one,)), self._embed((other,))))
-        self.distances[one, other] = self.distances[other, one] = value
+                self._tried(f"{one} and {other}", functools.partial(self._keep, (one,), (other,)))
 
     def _tried(self, what: str, work: Callable[[], object]) -> bool:
         """Whether something could be done; if not, it is said."""

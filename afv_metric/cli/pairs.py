@@ -12,16 +12,7 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
-from afv_metric.cli.items import (
-    Compare,
-    as_progress,
-    batches,
-    list_files,
-    measure_batch,
-    printable,
-    read_item,
-    size_of,
-)
+from afv_metric.cli.items import Compare, as_progress, batches, list_files, measure_batch, printable, read_item, size_of
 from afv_metric.cli.outcome import Problems
 from afv_metric.heat_map import colour_map, save_picture
 from afv_metric.images.reading import Reader

@@ -46,7 +46,7 @@ def _kept_and_completed(file: Path, command: list[str], whole: bytes) -> int:
 
 def test_a_killed_table_is_completed(command: list[str], whole: bytes, tmp_path: Path) -> None:
     file = tmp_path / "out.csv"
-    before = kill_before_each("csv:writer", [*command, file])
+    before = kill_before_each("csv.writer", [*command, file])
     kept = [_kept_and_completed(file, command, whole) for _ in before]
     assert kept[:3] == [0, 1, 3]
     assert kept == sorted(kept)

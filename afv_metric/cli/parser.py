@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -37,11 +36,6 @@ COMMANDS = {
     "eval": ("bapps_eval.command", "score perceptual metrics by how well they agree with people"),
     "eval-report": ("bapps_eval.command", "make tables and page again from the results of eval; nothing is measured"),
 }
-
-
-def _run(module: str, name: str, options: argparse.Namespace) -> int | None:
-    status: int | None = getattr(import_module(module), name)(options)
-    return status
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +79,7 @@ def make_parser(command: str) -> Parser:
     for name, (module, summary) in COMMANDS.items():
         added = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == command:
-            added.set_defaults(command=partial(_run, module, name))
+            added.set_defaults(command=lambda options: getattr(import_module(COMMANDS[command][0]), command)(options))
             home = arguments if module.startswith("afv_metric.") else import_module(module)
             getattr(home, f"add_{name.replace('-', '_')}")(added)
     return parser

@@ -127,7 +127,8 @@ def dirs(options: argparse.Namespace) -> int:
         problems.add("not one pair could be compared")
     if options.json:
         items = [{"file": name, **dict(zip(names, row, strict=True))} for name, row in values.items()]
-        record = {"bundle": own.bundle_name, "form": own.form, "means": means, "items": items}
+        told = {metric: {"mean": mean, "interval": interval} for metric, (mean, *interval) in means.items()}
+        record = {"bundle": own.bundle_name, "form": own.form, "means": told, "items": items}
         emit(json.dumps({**record, "errors": problems.texts}, indent=2))
     if options.html:
         pairs_page(options, files, columns, problems)

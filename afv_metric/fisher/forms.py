@@ -22,17 +22,9 @@ from afv_metric.fisher.statistics import FisherStatistics, inverse_root, inverse
 from afv_metric.images.tensors import is_exporting
 
 __all__ = [
-    "FORMS",
-    "ActivationForm",
-    "Description",
-    "FisherForm",
-    "Form",
-    "FormName",
-    "LocalForm",
-    "Part",
-    "PositionForm",
+    "FORMS", "ActivationForm", "Description", "FisherForm", "Form", "FormName", "LocalForm", "Part", "PositionForm",
     "Term",
-]
+]  # fmt: skip
 
 FormName = Literal["fisher", "local", "activation"]
 FORMS: tuple[FormName, ...] = ("fisher", "local", "activation")
@@ -70,10 +62,7 @@ class Term:
 
     @classmethod
     def parse(cls, text: str) -> Term:
-        """Read a term as :meth:`__str__` writes it.
-
-        Args:
-            text: ``KIND:LEVEL:LAYERS:WEIGHT``, layers joined by commas.
+        """Read a term as :meth:`__str__` writes it: ``KIND:LEVEL:LAYERS:WEIGHT``, layers joined by commas.
 
         Raises:
             ValueError: If it is anything else.
@@ -85,12 +74,7 @@ class Term:
         kind, *numbers = text.split(":")
         try:
             level, layers, weight = numbers
-            return cls(
-                kind,  # type: ignore[arg-type]
-                int(level),
-                tuple(int(layer) for layer in layers.split(",")),
-                float(weight),
-            )
+            return cls(kind, int(level), tuple(map(int, layers.split(","))), float(weight))  # type: ignore[arg-type]
         except ValueError as error:
             raise ValueError(f"expected KIND:LEVEL:LAYERS:WEIGHT, as direction:1:6:1, got {text!r}") from error
 
@@ -344,10 +328,8 @@ class LocalForm(PositionForm):
             if signals.layer in self.layers:
                 if signals.delta is not seen:  # the second convolution and the shortcut of a block share one
                     seen, delta = signals.delta, _whiten(signals.delta, tensors[f"delta{signals.layer}"])
-                yield (
-                    Part(level, signals.layer),
-                    (_whiten(signals.inputs, tensors[f"input{signals.layer}"]), delta),
-                )
+                inputs = _whiten(signals.inputs, tensors[f"input{signals.layer}"])
+                yield Part(level, signals.layer), (inputs, delta)
             if signals.layer == self.layers[0]:
                 return  # before the stream goes on to what nobody needs
 
@@ -457,9 +439,7 @@ class ActivationForm(PositionForm):
 
 def _of_last_map(engine: FisherEngine, weights: Tensor | None) -> Tensor | None:
     """Weights of the positions of the last map, from those of the pixels."""
-    if weights is None:
-        return None
-    return F.avg_pool2d(weights, engine.stride)
+    return None if weights is None else F.avg_pool2d(weights, engine.stride)
 
 
 def _counted(levels: Sequence[float]) -> tuple[int, ...]:

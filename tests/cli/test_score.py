@@ -178,8 +178,8 @@ def test_dirs_by_several_metrics(folders: tuple[Path, Path], tmp_path: Path, cap
     record = json.loads(capsys.readouterr().out)
     assert [list(item) for item in record["items"]] == [header] * 3
     assert [item["l2"] for item in record["items"]] == pytest.approx([float(row[2]) for row in rows], rel=1e-5)
-    mean, low, high = record["means"]["l2"]
-    assert low < mean < high
+    low, high = record["means"]["l2"]["interval"]
+    assert low < record["means"]["l2"]["mean"] < high
     assert list(csv.reader(io.StringIO(table.read_text()))) == [header, *rows]
     assert main([*named[:4], "l2", "--csv", str(table), "--resume", *QUIET]) == 2
     assert "is not a table that this command has begun" in capsys.readouterr().err

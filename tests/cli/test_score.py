@@ -172,6 +172,7 @@ def test_dirs_by_several_metrics(folders: tuple[Path, Path], tmp_path: Path, cap
     assert re.findall(r'<button type="button">(.*?)</button>', text) == header
     assert f"<td>{rows[0][1]}</td><td>{rows[0][2]}</td><td>{rows[0][3]}</td>" in text
     assert all(line.removesuffix(" over 3 pairs") in text for line in means)
+    assert f"{rows[2][0]}: afv <b>{rows[2][1]}</b>, l2 <b>{rows[2][2]}</b>, " in text
 
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
     assert main([*named, "--csv", str(table), "--resume", "--json"]) == 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from functools import reduce
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from tqdm import tqdm
 
 from afv_metric.distributed import rank_and_world_size
@@ -53,17 +52,10 @@ def sample_statistics(
     random = torch.Generator().manual_seed(seed)
     sizes = [min(_BATCH, samples - start) for start in range(0, samples, _BATCH)]
     latents = torch.cat([generator.sample_latents(size, generator=random) for size in sizes])
-    mine = latents.tensor_split(count)[rank]
-
-    @torch.no_grad()
-    def batches() -> Iterator[Tensor]:
-        with tqdm(total=len(mine), desc="statistics", disable=quiet or rank > 0, unit="sample") as bar:
-            for some in mine.split(_BATCH):
-                yield generator(some)
-                bar.update(len(some))
-
+    batches = latents.tensor_split(count)[rank].split(_BATCH)
+    bar = tqdm(batches, desc="statistics", disable=quiet or rank > 0, unit="sample", unit_scale=_BATCH)
     began = time.monotonic()
-    statistics = collect_statistics(FisherEngine(discriminator, output), batches())
+    statistics = collect_statistics(FisherEngine(discriminator, output), map(generator, bar))
     if count > 1:
         gathered = [statistics] * count
         distributed.all_gather_object(gathered, statistics)

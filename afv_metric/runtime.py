@@ -131,10 +131,6 @@ def parallel_map(
 
     Yields:
         Every batch with its result, in order.
-
-    Example:
-        >>> [total for _, total in parallel_map(sum, [[1, 2], [3]], "cpu")]
-        [3, 3]
     """
     import torch
 

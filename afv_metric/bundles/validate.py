@@ -95,11 +95,6 @@ def validate_bundle(
     Raises:
         HubError: If a bundle cannot be had from the hub.
         ValueError: If ``weights`` is neither a name, a folder nor a hub id, or there is no sample.
-
-    Example:
-        >>> report = validate_bundle("tiny-imagenet-v5", samples=20)
-        >>> report.bundle, report.checks[0].name, report.checks[0].passed
-        ('tiny-imagenet-v5', 'files', True)
     """
     if samples < 1:
         raise ValueError(f"validation needs at least one sample, got {samples}")

@@ -12,10 +12,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: What follows ``afv-metric``; from the command line if None.
+    """Run the command with what follows ``afv-metric``; that of the command line if None.
 
     Returns:
         Exit status: 0 if all is done, 1 if some items failed, 2 after wrong usage or input, 130 if interrupted (143 by
@@ -23,10 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: With status 2 if the arguments cannot be parsed, with 0 after ``--help`` and ``--version``.
-
-    Example:
-        >>> main(["cite", "--weights", "no such bundle"])
-        2
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:2] == ["eval", "report"]:  # as in: python -m bapps_eval report RESULTS

@@ -25,13 +25,10 @@ Files = Mapping[str, tuple[Path, Path]]
 
 
 def find_pairs(folder0: Path, folder1: Path, table: Path | None) -> tuple[Files, list[str]]:
-    """Find the files of two folders that belong together.
+    """Find the files of two folders that belong together, and a line about each that has no partner.
 
     Those of one name do; of the others those of one stem, if there is one on each side. A table, a CSV without
-    a header, lists the pairs instead.
-
-    Returns:
-        The pairs by the names in the first folder, and a line about each file that has no partner.
+    a header, lists the pairs instead. The names of the pairs are those in the first folder.
 
     Raises:
         ValueError: If a folder holds no image, or a row of the table is not two files.

@@ -15,10 +15,7 @@ class FrozenTensors:
     """Constants of a metric by name, with copies on demand in the type and on the device of the images.
 
     The originals are never converted, so a visit to another type or device changes nothing. An instance is immutable;
-    a deep copy is the instance itself.
-
-    Args:
-        tensors: Tensors by name; they are copied.
+    a deep copy is the instance itself. The tensors are copied.
 
     Example:
         >>> frozen = FrozenTensors({"weight": torch.ones(2)})

@@ -39,12 +39,6 @@ def sample_statistics(
 
     Raises:
         ValueError: If there are fewer samples than processes.
-
-    Example:
-        >>> from afv_metric.networks import DiscriminatorConfig, GeneratorConfig
-        >>> networks = Discriminator(DiscriminatorConfig(width=4)).baked(), Generator(GeneratorConfig(width=4)).eval()
-        >>> sample_statistics(*networks, "logit", samples=5, seed=0).count
-        5
     """
     rank, count = rank_and_world_size()
     if samples < count:

@@ -15,6 +15,7 @@ from afv_metric.bundles.twin import random_twin
 from afv_metric.bundles.validate import validate_bundle
 from afv_metric.cli import main
 from afv_metric.images import Reader
+from afv_metric.notebook import show
 from afv_metric.testing import assert_images_close
 from afv_metric.train.adapt import adapt_bundle
 from afv_metric.train.card import decorate_bundle
@@ -60,6 +61,7 @@ def test_from_training_to_the_loss(channels, recipe, tmp_path, capsys):
     assert image.grad.abs().amax((0, 2, 3)).gt(0).all()
     assert random_twin(bundle).channels == channels
     assert_images_close(*pair, at_most=1.001 * printed, weights=folder)
+    assert show(*pair, weights=folder).info["distance"] == pytest.approx(printed, rel=1e-3)
     with pytest.raises(AssertionError, match=f"is {printed:.4g}"):
         assert_images_close(*pair, at_most=printed / 2, weights=folder, heat_map=tmp_path / "map.png")
 

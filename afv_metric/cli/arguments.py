@@ -8,6 +8,7 @@ from pathlib import Path
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.cli.options import add, add_reading, add_tiles, count, real, whole
 
+_IMAGES = "folders or archives of images; or streams: URLs of tar files, datasets:NAME"
 _CSV = "write the CSV there, row by row, not to stdout"
 
 
@@ -112,9 +113,9 @@ def add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "recipe", metavar="RECIPE", help="folder (your own images), tiny-imagenet, imagenet, cifar10 or another recipe"
     )
-    command.add_argument("--data", type=Path, nargs="+", help="folders or archives of images, in classes or not")
+    command.add_argument("--data", nargs="+", metavar="IMAGES", help=_IMAGES)
     command.add_argument(
-        "--held-out", type=Path, nargs="+", default=[],
+        "--held-out", nargs="+", default=[],
         help="images that only the monitors see; a share of the data if none are given",
     )  # fmt: skip
     command.add_argument("--out", type=Path, help="folder of the run; an interrupted run there is resumed")
@@ -164,7 +165,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
 
 
 def add_adapt(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, nargs="+", required=True, help="folders or archives of images")
+    command.add_argument("--data", nargs="+", required=True, metavar="IMAGES", help=_IMAGES)
     command.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
     command.add_argument(
         "--init", metavar="BUNDLE", default=DEFAULT_BUNDLE, help="whose network (default: %(default)s)"
@@ -184,7 +185,7 @@ def add_report(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--out", type=Path, help="the HTML file; report.html in the first folder if not given")
     command.add_argument(
-        "--data", type=Path, nargs="+",
+        "--data", nargs="+", metavar="IMAGES",
         help="images: report what the bundle makes of them, beside the bundle --before; needs no judgements",
     )  # fmt: skip
     command.add_argument(

@@ -17,7 +17,7 @@ from afv_metric.bundles.bundle import Bundle
 from afv_metric.cli.outcome import Problems, describe, say
 from afv_metric.images.listing import Picture, list_images
 from afv_metric.images.reading import MOST_PIXELS, DataRange, ImageError, Reader, percentile_range
-from afv_metric.images.sources import find_source
+from afv_metric.images.streams import find_sources
 from afv_metric.images.tensors import SMALLEST_SIDE, to_network_range
 from afv_metric.images.tiles import Tiling
 from afv_metric.metric import AFVDistance
@@ -103,18 +103,16 @@ def reader_of(
     return reader
 
 
-def pictures_of(data: Sequence[Path]) -> Iterator[Picture]:
-    """Up to 1,000 training images of each folder or archive, evenly spread, for percentiles."""
-    for path in data:
-        yield from find_source(path).spread(1000)
+def pictures_of(data: Sequence[str]) -> Iterator[Picture]:
+    """Up to 1,000 images of each folder or archive, evenly spread, or the first of a stream, for percentiles."""
+    for source in find_sources(data):
+        yield from source.spread(1000)
 
 
 def tiling_of(options: argparse.Namespace, *, cut: bool) -> Tiling | None:
     """The tiling that the options of ``add_tiles`` ask for; by default large images are cut, or not."""
     most = options.tiles or (Tiling.most if cut else 1)
-    if most == 1:
-        if options.cache_gb:
-            raise ValueError("--cache-gb bounds the number of tiles: give --tiles as well")
+    if most == 1 and not options.cache_gb:
         return None
     return Tiling(most, options.least_deviation, options.weigh_by, options.cache_gb)
 

@@ -105,8 +105,9 @@ def add_tiles(command: argparse.ArgumentParser) -> None:
         "(default: 1024 for adapt and the recipe folder, else 1)",
     )  # fmt: skip
     group.add_argument(
-        "--cache-gb", type=real, metavar="GB", help="bound on all tiles; images give fewer where needed (16)"
-    )
+        "--cache-gb", type=real, metavar="GB",
+        help="bound on all tiles (16): images give fewer where needed; of a stream so much is read at a time",
+    )  # fmt: skip
     group.add_argument(
         "--least-deviation", type=real, default=2.0, metavar="LEVELS",
         help="tiles of a smaller standard deviation, of 255 levels, are empty and left out (2)",

@@ -36,10 +36,11 @@ from tqdm import tqdm
 from afv_metric.files import finish_file, reason_of
 from afv_metric.images.listing import Picture
 from afv_metric.images.reading import ImageError, Reader
-from afv_metric.images.sources import Contents, Source, class_folders, find_source
+from afv_metric.images.sources import Contents, Source, class_folders
+from afv_metric.images.streams import find_sources
 from afv_metric.images.tiles import Tiling, resize_and_center_crop
 
-__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out"]
+__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "take_images"]
 
 FEWEST_IMAGES = 64
 _VERSION = 3  # of the cache and the rules above; another one is built anew
@@ -91,6 +92,7 @@ class ImageSet(NamedTuple):
         names: Name of each image: its source, and the path inside it.
         fingerprint: Hash of the pixels of the whole set, wherever and whenever it was decoded.
         pictures: Number of the file that each is cut from, int64 ``(N,)``; None if no file gives two.
+        end: Position of a stream behind the last image, for :func:`load_images`; None if these are all.
     """
 
     images: Rows
@@ -99,6 +101,7 @@ class ImageSet(NamedTuple):
     names: Sequence[str]
     fingerprint: str
     pictures: Tensor | None = None
+    end: Any = None
 
 
 def load_images(
@@ -109,15 +112,18 @@ def load_images(
     tiling: Tiling | None = None,
     cache: str | Path | None = None,
     quiet: bool = False,
+    most: int | None = None,
+    position: Any = None,
 ) -> ImageSet:
     """Decode images, or find them decoded by an earlier call; see :mod:`afv_metric.images.cache` for all rules.
 
     The decoded images lie in a folder of the cache: ``pixels.bin``, ``index.json`` and, if any image could not be
     read, ``broken.json`` with the reasons. They are used again as long as the names, sizes and modification times of
-    the files are the same, and replaced when not. If nothing can be written there, they stay in memory.
+    the files are the same, and replaced when not. If nothing can be written there, they stay in memory. Of a stream
+    they are as many as the cache may hold.
 
     Args:
-        sources: Folders and archives, joined in this order.
+        sources: Folders and archives, joined in this order; or a stream, see :mod:`afv_metric.images.streams`.
         size: Side of the decoded squares in pixels; twice what the networks see, for room to crop.
         reader: Rules to read the files by; default: those of :class:`~afv_metric.images.reading.Reader` as it is.
         tiling: How large images are cut into squares at native resolution and coarser ones; None: the middle square of
@@ -125,6 +131,8 @@ def load_images(
         cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
             or ``~/.cache``.
         quiet: Show no progress bar.
+        most: Images of a stream, if not as many as the cache may hold.
+        position: Where a stream goes on, endlessly from then on; None: from its beginning to its end.
 
     Returns:
         The images, mapped into memory.
@@ -135,8 +143,10 @@ def load_images(
         OSError: If the cache cannot hold the images; nothing of them is left there.
     """
     paths = [sources] if isinstance(sources, (str, Path)) else sources
-    found = [find_source(Path(path).expanduser()) for path in paths]
     rules = _Rules(size, reader or Reader(), tiling)
+    found = find_sources(paths, position)
+    if found[0].kind == "stream":
+        rules = rules._replace(most=most or (tiling or Tiling()).most_in_cache(rules.tile_bytes))
     key = _cache_key(found, rules)
     folder = Path(cache) if cache is not None else _default_cache()
     images = _open_entry(folder / key)
@@ -148,12 +158,12 @@ def load_images(
                 raise
             _log.warning("cannot write to %s (%s); the decoded images stay in memory", folder, error.strerror)
             images = _decode_into_memory(found, rules, quiet)
-    where = " and ".join(f"{source.path} ({source.kind})" for source in found)
+    where = " and ".join(f"{source.where} ({source.kind})" for source in found)
     _log.info(
         "%d images%s from %s", len(images.names), f" in {len(images.classes)} classes" * bool(images.classes), where
     )
     if tiling and tiling.weighting == "image" and images.pictures is not None:
-        return _take(images, _equal_shares(images.pictures))
+        return take_images(images, _equal_shares(images.pictures))
     return images
 
 
@@ -186,7 +196,7 @@ def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet,
     held_out = min(max(1, round(share * count)), count - 1) if share else 0
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     aside = torch.isin(pictures, numbers[order[:held_out]])
-    return _take(images, (~aside).nonzero().flatten()), _take(images, aside.nonzero().flatten())
+    return take_images(images, (~aside).nonzero().flatten()), take_images(images, aside.nonzero().flatten())
 
 
 def draw_images(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -205,10 +215,11 @@ def draw_images(images: ImageSet, count: int, seed: int) -> ImageSet:
     if not count:
         return images
     order = torch.randperm(len(images.names), generator=torch.Generator().manual_seed(seed))
-    return _take(images, order[:count].sort().values)
+    return take_images(images, order[:count].sort().values)
 
 
-def _take(images: ImageSet, rows: Tensor) -> ImageSet:
+def take_images(images: ImageSet, rows: Tensor) -> ImageSet:
+    """Some of the images, by their rows; none is copied."""
     names = [images.names[row] for row in rows.tolist()]
     labels = None if images.labels is None else images.labels[rows]
     pictures = None if images.pictures is None else images.pictures[rows]
@@ -221,25 +232,29 @@ class _Rules(NamedTuple):
     size: int
     reader: Reader
     tiling: Tiling | None
+    most: int | None = None
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.size**2 * (self.reader.channels or 1)
 
     def text(self) -> str:
         """Tells rules apart; empty for the usual ones."""
-        return repr(self[1:]) if self[1:] != (Reader(), None) else ""
+        return repr(self[1:]) if self[1:] != (Reader(), None, None) else ""
 
 
 class _Decoded(NamedTuple):
     """The squares of one file, or why there is none."""
 
-    name: str
     squares: Sequence[NDArray[np.uint8]]
     shorter_side: int
     reason: str
 
 
 def _decode(picture: Picture, rules: _Rules) -> _Decoded:
-    size, reader, tiling = rules
+    size, reader, tiling, _ = rules
     try:
-        if tiling:
+        if tiling and tiling.most > 1:
             parts = reader.parts(picture.open(), picture.name)
             first = next(parts)
             squares = tiling.cut(chain([first], parts), size)
@@ -247,23 +262,24 @@ def _decode(picture: Picture, rules: _Rules) -> _Decoded:
             first = reader.levels(picture.open(), name=picture.name, square=size)
             squares = [resize_and_center_crop(first, size)]
     except ImageError as error:
-        return _Decoded(picture.name, (), 0, error.reason)
+        return _Decoded((), 0, error.reason)
     except (OSError, ValueError, MemoryError) as error:
-        return _Decoded(picture.name, (), 0, reason_of(error))
-    return _Decoded(picture.name, squares, min(first.shape[:2]), "")
+        return _Decoded((), 0, reason_of(error))
+    return _Decoded(squares, min(first.shape[:2]), "")
 
 
-def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[_Decoded]:
+def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[tuple[Picture, _Decoded]]:
     """Decode in threads, in order, and only a few images ahead of the caller."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[Future[_Decoded]] = deque()
+    waiting: deque[tuple[Picture, Future[_Decoded]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for picture in pictures:
-            waiting.append(pool.submit(_decode, picture, rules))
+            waiting.append((picture, pool.submit(_decode, picture, rules)))
             if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+                first, decoded = waiting.popleft()
+                yield first, decoded.result()
+        for picture, decoded in waiting:
+            yield picture, decoded.result()
 
 
 @dataclass
@@ -278,11 +294,12 @@ class _Index:
     checksums: list[int] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     pictures: list[int] = field(default_factory=list)
+    end: Any = None
 
     def add_names(self, source: Source, names: Sequence[str], class_names: Mapping[str, str], prefix: str) -> None:
         """Append the images of one more source, in the order of their pixels."""
         self.names += [f"{source.name}/{name}" for name in names]
-        folders = class_folders(names)
+        folders = class_folders(names) if source.kind != "stream" else None
         if folders is None or self.labels is None:
             self.labels, self.classes = None, []
             return
@@ -296,7 +313,9 @@ class _Index:
         labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
         fingerprint = hashlib.sha256(np.array(self.checksums, "<u4").tobytes()).hexdigest()
         pictures = torch.tensor(self.pictures) if self.pictures and self.pictures[-1] + 1 < len(self.names) else None
-        return ImageSet(Rows(torch.from_numpy(pixels)), labels, tuple(self.classes), self.names, fingerprint, pictures)
+        return ImageSet(
+            Rows(torch.from_numpy(pixels)), labels, tuple(self.classes), self.names, fingerprint, pictures, self.end
+        )
 
 
 def _decode_into(
@@ -304,30 +323,35 @@ def _decode_into(
 ) -> None:
     """Write the pixels of all readable images one after the other."""
     total = _count(contents)
-    if rules.tiling:
+    if rules.tiling and not rules.most:
         images = total or sum(sum(1 for _ in source.read().pictures) for source in sources)  # a tar is read twice
-        tile_bytes = rules.size**2 * (rules.reader.channels or 1)
-        rules = rules._replace(tiling=rules.tiling.bounded(images, tile_bytes))
+        rules = rules._replace(tiling=rules.tiling.bounded(images, rules.tile_bytes))
     small = 0
     with tqdm(desc="decoding", total=total, disable=quiet, unit="image") as bar:
         for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
             names: list[str] = []
-            for decoded in _decode_all(pictures, rules):
+            for picture, decoded in _decode_all(pictures, rules):
                 bar.update()
+                index.end = picture.position
                 channels = {square.shape[2] for square in decoded.squares}
                 index.channels = index.channels or next(iter(channels), 0)
                 if decoded.reason or channels != {index.channels}:
                     differs = f"has {min(channels, default=0)} channels, the images before it {index.channels}"
-                    index.broken[f"{source.name}/{decoded.name}"] = decoded.reason or differs
+                    index.broken[f"{source.name}/{picture.name}"] = decoded.reason or differs
                     continue
                 number = index.pictures[-1] + 1 if index.pictures else 0
-                for place, square in enumerate(decoded.squares):
+                room = rules.most - len(index.checksums) if rules.most else None
+                for place, square in enumerate(decoded.squares[:room]):
                     pixels = np.ascontiguousarray(square).tobytes()
                     file.write(pixels)
                     index.checksums.append(zlib.crc32(pixels))
                     index.pictures.append(number)
-                    names.append(f"{decoded.name}#{place}" if len(decoded.squares) > 1 else decoded.name)
+                    names.append(f"{picture.name}#{place}" if len(decoded.squares) > 1 else picture.name)
                 small += 2 * decoded.shorter_side < index.size
+                if len(index.checksums) == rules.most:
+                    break
+            else:
+                index.end = None
             index.add_names(source, names, class_names, f"{source.name}/" if len(sources) > 1 else "")
     _refuse_too_few(sources, len(index.names), index.broken)
     if small:
@@ -343,7 +367,7 @@ def _count(contents: Sequence[Contents]) -> int | None:
 def _refuse_too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> None:
     if count >= FEWEST_IMAGES:
         return
-    found = f"{' and '.join(str(source.path) for source in sources)}: {count} tiles of images can be read"
+    found = f"{' and '.join(source.where for source in sources)}: {count} tiles of images can be read"
     if broken:
         name, reason = next(iter(broken.items()))
         found += f", {len(broken)} are broken (the first is {name}: {reason})"
@@ -362,7 +386,7 @@ def _default_cache() -> Path:
 def _cache_key(sources: Sequence[Source], rules: _Rules) -> str:
     """Name of the folder: which sources, and after the last dash in which state."""
     readable = re.sub(r"\W+", "_", "+".join(source.name for source in sources))[:40]
-    which = "\0".join([*(str(source.path.resolve()) for source in sources), *filter(None, [rules.text()])])
+    which = "\0".join([*(source.where for source in sources), *filter(None, [rules.text()])])
     state = "\0".join([str(_VERSION), *(source.state() for source in sources)])
     return f"{readable}-{_short_hash(which)}-{rules.size}-{_short_hash(state)}"
 
@@ -435,7 +459,7 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rule
 def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: bool) -> None:
     contents = [source.read() for source in sources]
     number = sum(of.number or 0 for of in contents)
-    needed = number * rules.size**2 * (rules.reader.channels or 1)
+    needed = number * rules.tile_bytes
     free = shutil.disk_usage(entry).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")

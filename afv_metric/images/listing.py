@@ -50,10 +50,12 @@ class Picture(NamedTuple):
         name: Its path inside its source, with forward slashes. It is never used as a path: it may be ``../../x.png``.
         open: Gives its path, its bytes or its pixels for a :class:`~afv_metric.images.reading.Reader`; may be called in
             another thread, and raises ``ValueError`` if it is too large.
+        position: Where a stream goes on behind it, as JSON has it.
     """
 
     name: str
     open: Callable[[], Any]
+    position: Any = None
 
 
 @dataclass(frozen=True)

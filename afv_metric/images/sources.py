@@ -25,7 +25,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -57,24 +57,25 @@ class Source(NamedTuple):
     """Where images come from.
 
     Attributes:
-        path: As given.
+        name: Last part of its path.
+        where: All of it.
         kind: What it is taken for.
         files: All files that it consists of, by a name that does not depend on where it lies.
         read: Looks into it; raises ``ValueError`` if it is damaged.
+        part: Which part it is of a stream.
     """
 
-    path: Path
+    name: str
+    where: str
     kind: str
     files: Mapping[str, str]
     read: Callable[[], Contents]
-
-    @property
-    def name(self) -> str:
-        """Last part of the path."""
-        return self.path.resolve().name
+    part: str = ""
 
     def spread(self, count: int) -> Iterator[Picture]:
-        """So many of its pictures, evenly spread; a tar is read twice."""
+        """So many of its pictures, evenly spread; a tar is read twice. Of a stream they are the first."""
+        if self.kind == "stream":
+            return islice(self.read().pictures, count)
         contents = self.read()
         number = sum(1 for _ in contents.pictures) if contents.number is None else contents.number
         chosen = {index * number // count for index in range(count)} if number > count else range(number)
@@ -82,7 +83,7 @@ class Source(NamedTuple):
 
     def state(self) -> str:
         """A hash of the names, sizes and modification times of its files."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.part.encode())
         for name, path in self.files.items():
             digest.update(f"{name}\0{_stamp(path)}\0".encode(errors="surrogatepass"))
         return digest.hexdigest()
@@ -114,7 +115,11 @@ def find_source(path: Path) -> Source:
     if about and (path / "train").is_dir():
         return _image_net(path)
     files = _list(path)
-    return Source(path, "folder", files, lambda: _files(files))
+    return _source(path, "folder", files, lambda: _files(files))
+
+
+def _source(path: Path, kind: str, files: Mapping[str, str], read: Callable[[], Contents]) -> Source:
+    return Source(path.resolve().name, str(path.resolve()), kind, files, read)
 
 
 def class_folders(names: Sequence[str]) -> list[str] | None:
@@ -149,7 +154,7 @@ def _cifar(path: Path, root: Path, dataset: Any) -> Source:
         return Contents(len(known), pictures)
 
     files = {file.name: str(file) for file in sorted((root / dataset.base_folder).iterdir())}
-    return Source(path, dataset.__name__, files, read)
+    return _source(path, dataset.__name__, files, read)
 
 
 def _image_net(path: Path) -> Source:
@@ -162,7 +167,7 @@ def _image_net(path: Path) -> Source:
         return _files(files)._replace(class_names=synonyms)
 
     files = list_images(path / "train").files
-    return Source(path, "ImageNet", files, read)
+    return _source(path, "ImageNet", files, read)
 
 
 def _files(files: Mapping[str, str]) -> Contents:
@@ -193,9 +198,10 @@ def _stamp(path: str) -> str:
 def _archive(path: Path) -> Source:
     # A tar is looked for first: its last file may be a zip, whose end is the mark of a zip.
     if tarfile.is_tarfile(path):
-        return Source(path, "tar", {path.name: str(path)}, lambda: Contents(None, _pictures_in_tar(path)))
+        pictures = partial(pictures_in_tar, lambda: path.open("rb"), str(path))
+        return _source(path, "tar", {path.name: str(path)}, lambda: Contents(None, pictures()))
     if zipfile.is_zipfile(path):
-        return Source(path, "zip", {path.name: str(path)}, lambda: _zip(path))
+        return _source(path, "zip", {path.name: str(path)}, lambda: _zip(path))
     raise ValueError(f"{path} is neither a folder nor a tar or zip archive of images")
 
 
@@ -215,14 +221,22 @@ def _zip(path: Path) -> Contents:
     )
 
 
-def _pictures_in_tar(path: Path) -> Iterator[Picture]:
-    """The images of a tar from front to back; links are passed over."""
+def pictures_in_tar(opened: Callable[[], IO[bytes]], path: str, behind: int = 0) -> Iterator[Picture]:
+    """The images of a tar from front to back, but for those that are behind; links are passed over.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
     try:
-        with tarfile.open(path, mode="r|*") as archive:
+        with opened() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory
                 content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
-                if content is not None and is_image_name(member.name):
+                if content is None or not is_image_name(member.name):
+                    continue
+                if behind:
+                    behind -= 1
+                else:
                     data = content.read() if member.size <= LARGEST_MEMBER else b""
                     yield Picture(member.name, partial(_open, partial(bytes, data), member.size))
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -235,5 +249,5 @@ def _open(read: Callable[[], bytes], size: int) -> IO[bytes]:
     return io.BytesIO(read())
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(path: str | Path, error: Exception) -> ValueError:
     return ValueError(f"the archive {path} is damaged or cut short ({error}); copy it again")

@@ -48,13 +48,17 @@ class Tiling:
         if self.most < 1:
             raise ValueError(f"an image gives at least one tile, got {self.most}")
 
+    def most_in_cache(self, tile_bytes: int) -> int:
+        """How many tiles keep to the bound."""
+        return int(1e9 * (self.cache_gb or 16) / tile_bytes)
+
     def bounded(self, images: int, tile_bytes: int) -> Tiling:
         """The tiling for which the tiles of so many images keep to the bound.
 
         Raises:
             ValueError: If a bound was given that has no room for a tile of each.
         """
-        most = int(1e9 * (self.cache_gb or 16) / tile_bytes / max(images, 1))
+        most = self.most_in_cache(tile_bytes) // max(images, 1)
         if most < 1 and self.cache_gb is not None:
             raise ValueError(f"{self.cache_gb:g} GB (--cache-gb) have no room for a tile of each of {images:,} images")
         return replace(self, most=min(self.most, max(most, 1)))

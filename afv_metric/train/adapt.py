@@ -16,7 +16,7 @@ from afv_metric.bundles.golden import with_golden_distances
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.images.augment import augment
-from afv_metric.images.cache import ImageSet, load_images
+from afv_metric.images.cache import FEWEST_IMAGES, ImageSet, load_images
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
 from afv_metric.networks import Discriminator, Generator, for_channels
@@ -49,7 +49,8 @@ def adapt_bundle(
 
     Network and definition of the distance are kept; for images of other channels the network is made to fit. As for
     crops, ``fisher`` takes 10,000 for variances that are certain to 2 %; the other forms take few. Images come from
-    folders or archives, see :func:`~afv_metric.images.cache.load_images`.
+    folders, archives or a stream, see :func:`~afv_metric.images.cache.load_images`; of a stream, as many as there are
+    crops.
 
     Returns:
         The new bundle with its golden distances, not yet saved.
@@ -63,7 +64,9 @@ def adapt_bundle(
     bundle = _with_channels(bundle, channels or bundle.channels)
     size = bundle.discriminator.config.image_size
     reader = replace(reader or Reader(), channels=bundle.channels)
-    images = load_images(data, 2 * size, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
+    images = load_images(
+        data, 2 * size, reader=reader, tiling=tiling, cache=cache, quiet=quiet, most=max(samples, FEWEST_IMAGES)
+    )
 
     statistics = crop_statistics(bundle, images, samples, seed=seed, device=device, quiet=quiet)
     adapted = replace(

@@ -25,7 +25,7 @@ _SIMILARITY = "fisher_similarity/held_out"
 _EARLIER = {"held_out": 0.0, "strided_stem": False, "tolerance": 0.0}
 _GONE = {"reconstruction": 0.0}  # settings of earlier versions, and the values at which they did nothing
 _LOGS = ("stats.jsonl", "monitors.jsonl")
-_TEMPORARY = re.compile(r"\.(checkpoint-\d+|samples-\d+|recipe|machines|stats|monitors)-[0-9a-f]{16}\.\w+")
+_TEMPORARY = re.compile(r"\.(checkpoint-\d+|samples-\d+|recipe|machines|stats|monitors|stream)-[0-9a-f]{16}\.\w+")
 
 
 def checkpoint_at(run: str | Path, iteration: int) -> Path:

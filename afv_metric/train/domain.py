@@ -80,9 +80,8 @@ def write_domain_report(
         )
     reader = reader or Reader()
     reader = replace(reader, channels=after.channels, data_range=reader.data_range or after.data_range)
-    images = load_images(
-        data, 2 * after.discriminator.config.image_size, reader=reader, tiling=tiling, cache=cache, quiet=quiet
-    )
+    size = 2 * after.discriminator.config.image_size
+    images = load_images(data, size, reader=reader, tiling=tiling, cache=cache, quiet=quiet, most=_CROPS)
     bundles = {"before": before, "after": after}
     metrics = {name: AFVDistance(bundle) for name, bundle in bundles.items()}
     chance = np.random.default_rng(0)

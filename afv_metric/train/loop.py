@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
 from afv_metric.images.grid import save_grid
 from afv_metric.images.reading import Reader
+from afv_metric.images.rounds import Rounds
 from afv_metric.images.tiles import Tiling
 from afv_metric.runtime import record_machine
 from afv_metric.train.checkpoint import (
@@ -97,7 +99,7 @@ def train(
     Args:
         recipe: All settings. A run can only be resumed with the settings it began with, except its length and
             its intervals.
-        data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
+        data: Images: folders, archives or a stream, see :func:`~afv_metric.images.cache.load_images`.
         out: Folder of the run; a checkpoint in it is resumed.
         held_out: Images for the monitors alone; the recipe's share of the data if none are given.
         init: Bundle, with its generator, whose two networks a new run starts from.
@@ -128,8 +130,9 @@ def train(
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
 
-    def load(paths: Paths) -> ImageSet:
-        return _load_in_turns(paths, 2 * recipe.image_size, reader=reader, tiling=tiling, cache=cache, quiet=quiet)
+    def load(paths: Paths, position: Any = None) -> ImageSet:
+        settings = {"reader": reader, "tiling": tiling, "cache": cache, "quiet": quiet, "position": position}
+        return _load_in_turns(paths, 2 * recipe.image_size, **settings)
 
     with locked(out) if rank == 0 else nullcontext(), made_folder(out):
         # Everything is checked before anything is written.
@@ -141,13 +144,15 @@ def train(
         if saved and saved["iteration"] >= recipe.iterations:
             _log.info("%s has done its %d iterations already", out, saved["iteration"])
             return out
-        images = load(data)
+        images = everything = load(data)
         facts: dict[str, Any] = {"data": images.fingerprint, "held_out": ""}
         if held_out:
             aside = load(held_out)
             facts["held_out"] = aside.fingerprint
         else:
             images, aside = split_held_out(images, recipe.held_out, recipe.seed)
+        if recipe.images and everything.end is not None:
+            raise ValueError(f"images={recipe.images} is for data that are read whole; of a stream give no number")
         images = draw_images(images, recipe.images, recipe.seed)
         for name, fingerprint in facts.items():
             if saved and saved.get(name, fingerprint) != fingerprint:
@@ -157,6 +162,15 @@ def train(
                 )
         if reader.declared:
             facts["data_range"] = list(reader.declared)
+        rounds = Rounds(
+            everything,
+            images.images,
+            aside.names,
+            partial(load, data),
+            recipe.batch_size * recipe.discriminator_steps,
+            out / "stream.json",
+            writes=rank == 0,
+        )
         state = State(recipe, device)
         if saved:
             facts |= _take_up(state, saved, out)
@@ -175,12 +189,12 @@ def train(
                 rewind(out, state.iteration if saved else -1)
             writer = _Writer(recipe, out, facts, monitor, state)
             record_machine(out, device, processes)
-        _run(state, recipe, images.images, writer, out, on_divergence, quiet)
+        _run(state, recipe, rounds, writer, out, on_divergence, quiet)
     return out
 
 
 def _run(
-    state: State, recipe: Recipe, images: Rows, writer: _Writer | None, out: Path, on_divergence: str, quiet: bool
+    state: State, recipe: Recipe, rounds: Rounds, writer: _Writer | None, out: Path, on_divergence: str, quiet: bool
 ) -> None:
     """Train to the end; the first process alone has a writer."""
     device = next(state.generator.parameters()).device
@@ -190,6 +204,7 @@ def _run(
     with bar, _signals() as received:
         while state.iteration < recipe.iterations:
             try:
+                images = rounds.at(state.iteration)
                 began = time.perf_counter()
                 statistics = iterate(state, recipe, images, device)
                 seconds = time.perf_counter() - began

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from tqdm import tqdm
 from afv_metric.files import finish_file, reason_of
 from afv_metric.images.listing import Picture
 from afv_metric.images.reading import ImageError, Reader
-from afv_metric.images.sources import Contents, Source, class_folders
+from afv_metric.images.sources import Source, class_folders
 from afv_metric.images.streams import find_sources
 from afv_metric.images.tiles import Tiling, resize_and_center_crop
 
@@ -119,8 +118,7 @@ def load_images(
 
     The decoded images lie in a folder of the cache: ``pixels.bin``, ``index.json`` and, if any image could not be
     read, ``broken.json`` with the reasons. They are used again as long as the names, sizes and modification times of
-    the files are the same, and replaced when not. If nothing can be written there, they stay in memory. Of a stream
-    they are as many as the cache may hold.
+    the files are the same, and replaced when not. Of a stream they are as many as the cache may hold.
 
     Args:
         sources: Folders and archives, joined in this order; or a stream, see :mod:`afv_metric.images.streams`.
@@ -140,7 +138,7 @@ def load_images(
     Raises:
         FileNotFoundError: If there is nothing at a path.
         ValueError: If a source is of no known kind, damaged, or fewer than :data:`FEWEST_IMAGES` tiles come of it.
-        OSError: If the cache cannot hold the images; nothing of them is left there.
+        OSError: If the images cannot be kept in the cache; nothing of them is left there.
     """
     paths = [sources] if isinstance(sources, (str, Path)) else sources
     rules = _Rules(size, reader or Reader(), tiling)
@@ -149,19 +147,16 @@ def load_images(
         rules = rules._replace(most=most or (tiling or Tiling()).most_in_cache(rules.tile_bytes))
     key = _cache_key(found, rules)
     folder = Path(cache) if cache is not None else _default_cache()
-    images = _open_entry(folder / key)
-    if images is None:
-        try:
-            images = _build_entry(folder, key, found, rules, quiet)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            _log.warning("cannot write to %s (%s); the decoded images stay in memory", folder, error.strerror)
-            images = _decode_into_memory(found, rules, quiet)
+    try:
+        images = _open_entry(folder / key) or _build_entry(folder, key, found, rules, quiet)
+    except OSError as error:
+        raise OSError(
+            f"the decoded images cannot be kept in {folder}: {reason_of(error)}. Make room there, or choose another "
+            "folder with AFV_METRIC_CACHE."
+        ) from error
+    classes = f" in {len(images.classes)} classes" if images.classes else ""
     where = " and ".join(f"{source.where} ({source.kind})" for source in found)
-    _log.info(
-        "%d images%s from %s", len(images.names), f" in {len(images.classes)} classes" * bool(images.classes), where
-    )
+    _log.info("%d images%s from %s", len(images.names), classes, where)
     if tiling and tiling.weighting == "image" and images.pictures is not None:
         return take_images(images, _equal_shares(images.pictures))
     return images
@@ -177,16 +172,13 @@ def _equal_shares(pictures: Tensor) -> Tensor:
 def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Keep a random share of the images aside, whole files where they are cut into tiles.
 
-    Args:
-        images: The images; none is copied.
-        share: Share to keep aside, in [0, 1); at least one image, unless it is 0.
-        seed: Seed of the choice, which depends on nothing else but the number of images.
+    At least one image is held out unless the share is 0. The choice depends on the seed and the number of images alone.
 
     Returns:
-        The images to train on and those held out, both in their former order.
+        The images to train on and those held out, both in their former order; none is copied.
 
     Raises:
-        ValueError: If the share is out of range.
+        ValueError: If the share is not in [0, 1).
     """
     if not 0 <= share < 1:
         raise ValueError(f"held_out is a share of the images in [0, 1), got {share}")
@@ -200,12 +192,7 @@ def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet,
 
 
 def draw_images(images: ImageSet, count: int, seed: int) -> ImageSet:
-    """Choose so many of the images at random.
-
-    Args:
-        images: The images; none is copied.
-        count: How many; 0: all.
-        seed: Seed of the choice; with one seed a smaller choice is part of a larger one.
+    """Choose so many of the images at random, or all for 0; with one seed a smaller choice is part of a larger one.
 
     Raises:
         ValueError: If there are not so many.
@@ -232,7 +219,7 @@ class _Rules(NamedTuple):
     size: int
     reader: Reader
     tiling: Tiling | None
-    most: int | None = None
+    most: int | None = None  # images of a stream
 
     @property
     def tile_bytes(self) -> int:
@@ -246,9 +233,9 @@ class _Rules(NamedTuple):
 class _Decoded(NamedTuple):
     """The squares of one file, or why there is none."""
 
-    squares: Sequence[NDArray[np.uint8]]
-    shorter_side: int
-    reason: str
+    squares: Sequence[NDArray[np.uint8]] = ()
+    shorter_side: int = 0
+    reason: str = ""
 
 
 def _decode(picture: Picture, rules: _Rules) -> _Decoded:
@@ -262,10 +249,10 @@ def _decode(picture: Picture, rules: _Rules) -> _Decoded:
             first = reader.levels(picture.open(), name=picture.name, square=size)
             squares = [resize_and_center_crop(first, size)]
     except ImageError as error:
-        return _Decoded((), 0, error.reason)
+        return _Decoded(reason=error.reason)
     except (OSError, ValueError, MemoryError) as error:
-        return _Decoded((), 0, reason_of(error))
-    return _Decoded(squares, min(first.shape[:2]), "")
+        return _Decoded(reason=reason_of(error))
+    return _Decoded(squares, min(first.shape[:2]))
 
 
 def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[tuple[Picture, _Decoded]]:
@@ -296,85 +283,22 @@ class _Index:
     pictures: list[int] = field(default_factory=list)
     end: Any = None
 
-    def add_names(self, source: Source, names: Sequence[str], class_names: Mapping[str, str], prefix: str) -> None:
-        """Append the images of one more source, in the order of their pixels."""
-        self.names += [f"{source.name}/{name}" for name in names]
-        folders = class_folders(names) if source.kind != "stream" else None
+    def add_classes(self, folders: Sequence[str] | None, called: Mapping[str, str], prefix: str) -> None:
+        """Append the classes of one more source, in the order of its images."""
         if folders is None or self.labels is None:
             self.labels, self.classes = None, []
             return
-        ordered = sorted(set(folders))
-        number = {folder: len(self.classes) + index for index, folder in enumerate(ordered)}
+        number = {folder: place for place, folder in enumerate(sorted(set(folders)), len(self.classes))}
         self.labels += [number[folder] for folder in folders]
-        self.classes += [prefix + class_names.get(folder, folder) for folder in ordered]
+        self.classes += [prefix + called.get(folder, folder) for folder in number]
 
-    def image_set(self, pixels: np.ndarray[Any, Any]) -> ImageSet:
-        """Put the pixels to it: uint8 ``(N, size, size, C)``."""
+    def image_set(self, pixels: NDArray[np.uint8]) -> ImageSet:
+        """Put the pixels to it: ``(N, size, size, C)``."""
         labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
         fingerprint = hashlib.sha256(np.array(self.checksums, "<u4").tobytes()).hexdigest()
         pictures = torch.tensor(self.pictures) if self.pictures and self.pictures[-1] + 1 < len(self.names) else None
-        return ImageSet(
-            Rows(torch.from_numpy(pixels)), labels, tuple(self.classes), self.names, fingerprint, pictures, self.end
-        )
-
-
-def _decode_into(
-    file: IO[bytes], sources: Sequence[Source], contents: Sequence[Contents], index: _Index, rules: _Rules, quiet: bool
-) -> None:
-    """Write the pixels of all readable images one after the other."""
-    total = _count(contents)
-    if rules.tiling and not rules.most:
-        images = total or sum(sum(1 for _ in source.read().pictures) for source in sources)  # a tar is read twice
-        rules = rules._replace(tiling=rules.tiling.bounded(images, rules.tile_bytes))
-    small = 0
-    with tqdm(desc="decoding", total=total, disable=quiet, unit="image") as bar:
-        for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
-            names: list[str] = []
-            for picture, decoded in _decode_all(pictures, rules):
-                bar.update()
-                index.end = picture.position
-                channels = {square.shape[2] for square in decoded.squares}
-                index.channels = index.channels or next(iter(channels), 0)
-                if decoded.reason or channels != {index.channels}:
-                    differs = f"has {min(channels, default=0)} channels, the images before it {index.channels}"
-                    index.broken[f"{source.name}/{picture.name}"] = decoded.reason or differs
-                    continue
-                number = index.pictures[-1] + 1 if index.pictures else 0
-                room = rules.most - len(index.checksums) if rules.most else None
-                for place, square in enumerate(decoded.squares[:room]):
-                    pixels = np.ascontiguousarray(square).tobytes()
-                    file.write(pixels)
-                    index.checksums.append(zlib.crc32(pixels))
-                    index.pictures.append(number)
-                    names.append(f"{picture.name}#{place}" if len(decoded.squares) > 1 else picture.name)
-                small += 2 * decoded.shorter_side < index.size
-                if len(index.checksums) == rules.most:
-                    break
-            else:
-                index.end = None
-            index.add_names(source, names, class_names, f"{source.name}/" if len(sources) > 1 else "")
-    _refuse_too_few(sources, len(index.names), index.broken)
-    if small:
-        _log.warning("%d images have a shorter side below %d pixels and are enlarged", small, index.size // 2)
-
-
-def _count(contents: Sequence[Contents]) -> int | None:
-    """Number of images; None where it is not known before they are read."""
-    numbers = [of.number for of in contents if of.number is not None]
-    return sum(numbers) if len(numbers) == len(contents) else None
-
-
-def _refuse_too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> None:
-    if count >= FEWEST_IMAGES:
-        return
-    found = f"{' and '.join(source.where for source in sources)}: {count} tiles of images can be read"
-    if broken:
-        name, reason = next(iter(broken.items()))
-        found += f", {len(broken)} are broken (the first is {name}: {reason})"
-    raise ValueError(
-        f"{found}; at least {FEWEST_IMAGES} tiles are needed, and thousands to train well. A small image is one tile, "
-        "a large one many, if it is cut (--tiles 1024)."
-    )
+        rows = Rows(torch.from_numpy(pixels))
+        return ImageSet(rows, labels, tuple(self.classes), self.names, fingerprint, pictures, self.end)
 
 
 def _default_cache() -> Path:
@@ -410,23 +334,9 @@ def _open_entry(entry: Path) -> ImageSet | None:
         _log.warning("the decoded images in %s are damaged (%s) and are built anew", entry, error)
         return None
     if index.broken:
-        _log_broken(index, f"{entry / 'broken.json'} names them")
+        broken, of = len(index.broken), len(index.broken) + len(index.names)
+        _log.warning("skipped %d of %d images that cannot be read; %s names them", broken, of, entry / "broken.json")
     return images
-
-
-def _log_broken(index: _Index, more: str) -> None:
-    broken = len(index.broken)
-    _log.warning("skipped %d of %d images that cannot be read; %s", broken, len(index.names) + broken, more)
-
-
-def _decode_into_memory(sources: Sequence[Source], rules: _Rules, quiet: bool) -> ImageSet:
-    index, buffer = _Index(rules.size), io.BytesIO()
-    _decode_into(buffer, sources, [source.read() for source in sources], index, rules, quiet)
-    if index.broken:
-        _log_broken(index, ", ".join(index.broken))
-    return index.image_set(
-        np.frombuffer(buffer.getbuffer(), np.uint8).reshape(-1, rules.size, rules.size, index.channels)
-    )
 
 
 def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rules, quiet: bool) -> ImageSet:
@@ -434,7 +344,7 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rule
     folder.mkdir(parents=True, exist_ok=True)
     which = key.rpartition("-")[0]
     with FileLock(folder / f"{which}.lock"):
-        if (images := _open_entry(folder / key)) is not None:
+        if images := _open_entry(folder / key):
             return images
         # Whoever holds the lock is the only one who builds: these are of another state, or a killed process left them.
         for old in chain(folder.glob(f"{which}-*"), folder.glob(f".{which}-*")):
@@ -444,30 +354,74 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rule
         try:
             _write_entry(building, sources, rules, quiet)
             building.rename(folder / key)
-        except OSError as error:
-            raise OSError(
-                f"the decoded images cannot be kept in {folder}: {reason_of(error)}. Make room there, or choose "
-                "another folder with AFV_METRIC_CACHE."
-            ) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        if (images := _open_entry(folder / key)) is None:
+        images = _open_entry(folder / key)
+        if images is None:
             raise OSError(f"{folder / key} was changed by something else while it was written")
         return images
 
 
 def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: bool) -> None:
+    """Decode all readable images into ``pixels.bin``, one after the other."""
     contents = [source.read() for source in sources]
-    number = sum(of.number or 0 for of in contents)
-    needed = number * rules.tile_bytes
-    free = shutil.disk_usage(entry).free
+    total = sum(of.number or 0 for of in contents)  # of a tar it is not known yet
+    needed, free = total * rules.tile_bytes, shutil.disk_usage(entry).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
-    index = _Index(rules.size)
-    with (entry / "pixels.bin").open("wb") as file:
-        _decode_into(file, sources, contents, index, rules, quiet)
+    if any(of.number is None for of in contents):
+        total = 0
+    if rules.tiling and not rules.most:
+        number = total or sum(sum(1 for _ in source.read().pictures) for source in sources)  # a tar is read twice
+        rules = rules._replace(tiling=rules.tiling.bounded(number, rules.tile_bytes))
+    index, small = _Index(rules.size), 0
+    bar = tqdm(desc="decoding", total=total or None, disable=quiet, unit="image")
+    with bar, (entry / "pixels.bin").open("wb") as file:
+        for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
+            names: list[str] = []
+            for picture, decoded in _decode_all(pictures, rules):
+                bar.update()
+                index.end = picture.position
+                channels = {square.shape[2] for square in decoded.squares}
+                index.channels = index.channels or next(iter(channels), 0)
+                if decoded.reason or channels != {index.channels}:
+                    differs = f"has {min(channels, default=0)} channels, the images before it {index.channels}"
+                    index.broken[f"{source.name}/{picture.name}"] = decoded.reason or differs
+                    continue
+                number = index.pictures[-1] + 1 if index.pictures else 0
+                room = rules.most - len(index.checksums) if rules.most else None
+                for place, square in enumerate(decoded.squares[:room]):
+                    pixels = np.ascontiguousarray(square).tobytes()
+                    file.write(pixels)
+                    index.checksums.append(zlib.crc32(pixels))
+                    index.pictures.append(number)
+                    names.append(f"{picture.name}#{place}" if len(decoded.squares) > 1 else picture.name)
+                small += 2 * decoded.shorter_side < rules.size
+                if len(index.checksums) == rules.most:
+                    break
+            else:
+                index.end = None
+            index.names += [f"{source.name}/{name}" for name in names]
+            folders = class_folders(names) if source.kind != "stream" else None
+            index.add_classes(folders, class_names, f"{source.name}/" if len(sources) > 1 else "")
+    _refuse_too_few(sources, index)
+    if small:
+        _log.warning("%d images have a shorter side below %d pixels and are enlarged", small, rules.size // 2)
     (entry / "index.json").write_text(json.dumps(vars(index)))
     if index.broken:
         (entry / "broken.json").write_text(json.dumps(index.broken, indent=1) + "\n")
     for path in entry.iterdir():
         finish_file(path)
+
+
+def _refuse_too_few(sources: Sequence[Source], index: _Index) -> None:
+    if len(index.names) >= FEWEST_IMAGES:
+        return
+    found = f"{' and '.join(source.where for source in sources)}: {len(index.names)} tiles of images can be read"
+    if index.broken:
+        name, reason = next(iter(index.broken.items()))
+        found += f", {len(index.broken)} are broken (the first is {name}: {reason})"
+    raise ValueError(
+        f"{found}; at least {FEWEST_IMAGES} tiles are needed, and thousands to train well. A small image is one tile, "
+        "a large one many, if it is cut (--tiles 1024)."
+    )

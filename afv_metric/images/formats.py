@@ -74,39 +74,23 @@ def _unchanged(levels: _Array) -> _Array:
 
 
 class Raw(NamedTuple):
-    """The values of a frame.
+    """The values of a frame."""
 
-    Attributes:
-        values: ``(H, W, C)`` of any real type.
-        full: Range that the format defines.
-        certain: Whether the file says so, rather than the type of its numbers.
-        window: Range that was asked for and goes before any other.
-        finish: What is left to do with the levels: polarity, colours, transparency.
-    """
-
-    values: _Array
-    full: DataRange | None = None
-    certain: bool = False
-    window: DataRange | None = None
-    finish: Callable[[_Array], _Array] = _unchanged
+    values: _Array  # (H, W, C) of any real type
+    full: DataRange | None = None  # range that the format defines
+    certain: bool = False  # whether the file says so, rather than the type of its numbers
+    window: DataRange | None = None  # range that was asked for, before any other
+    finish: Callable[[_Array], _Array] = _unchanged  # what is left to do with the levels: polarity, colours, alpha
 
 
 class Frames(NamedTuple):
-    """What is in a file.
+    """What is in a file."""
 
-    Attributes:
-        number: Counts the frames, pages or slices.
-        load: Reads one of them.
-        usual: Which one, if nothing is said.
-        alike: Whether all of them show the subject, as slices of a volume do, so that training takes all.
-        bands: Reads the first in bands of rows, if it is too large to be read whole.
-    """
-
-    number: Callable[[], int]
+    number: Callable[[], int]  # counts the frames, pages or slices
     load: Callable[[int], Raw]
-    usual: int = 0
-    alike: bool = False
-    bands: Callable[[], Iterator[Raw]] | None = None
+    usual: int = 0  # which one, if nothing is said
+    alike: bool = False  # whether training takes all of them, as slices of a volume
+    bands: Callable[[], Iterator[Raw]] | None = None  # the first one in bands of rows, if it is large
 
 
 def frames_of_file(file: IO[bytes], name: str, rules: Reader, square: int | None) -> Frames:
@@ -166,8 +150,10 @@ def frames_of_picture(
             with _quiet():
                 image.seek(index)
         rules.refuse_large(image.size, name)
-        depth = _depth(image)
-        wide = ";16" in str(depth.raw) and image.mode not in _DEEP  # of which Pillow gives the upper 8 bits only
+        inverted, unsigned, full, certain = _depth(image)
+        tile: Any = getattr(image, "tile", None)
+        deep = image.mode in _DEEP
+        wide = not deep and bool(tile) and ";16" in str(tile[0][3])  # of which Pillow gives the upper 8 bits only
         if wide and rules.data_range and file is not None:
             return _tiff(file, name, rules).load(index) if image.format == "TIFF" else _wide_png(file, rules)
         if square is not None:
@@ -182,16 +168,16 @@ def frames_of_picture(
             return over(levels if levels.ndim == 3 else levels[..., None], alpha, rules.background)
 
         def finish_deep(levels: _Array) -> _Array:
-            plain = Image.fromarray(255 - levels[..., 0] if depth.inverted else levels[..., 0])
+            plain = Image.fromarray(255 - levels[..., 0] if inverted else levels[..., 0])
             plain.info = {key: value for key, value in image.info.items() if key != "transparency"}
             clear = image.info.get("transparency")
             alpha = np.where(values == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
             return finish(plain, alpha)
 
-        if image.mode in _DEEP:
+        if deep:
             values = np.asarray(turned)
-            values = values.view(np.uint32) if depth.unsigned else values
-            return Raw(values[..., None], depth.full, depth.certain, finish=finish_deep)
+            values = values.view(np.uint32) if unsigned else values
+            return Raw(values[..., None], full, certain, finish=finish_deep)
         levels = finish(*split_alpha(turned))
         return Raw(levels * np.uint16(257), DataRange(0, 65535)) if wide else Raw(levels)
 
@@ -309,21 +295,10 @@ def _nifti(file: IO[bytes], name: str, rules: Reader) -> Frames:
     return Frames(lambda: math.prod(further), load, usual=further[0] // 2 if further else 0, alike=True)
 
 
-class _Depth(NamedTuple):
-    """What a file says of its numbers, of which Pillow's mode does not tell all."""
-
-    raw: Any
-    full: DataRange | None
-    certain: bool
-    inverted: bool
-    unsigned: bool
-
-
-def _depth(image: Image.Image) -> _Depth:
-    """Look at an image before it is loaded, which forgets it."""
+def _depth(image: Image.Image) -> tuple[bool, bool, DataRange | None, bool]:
+    """What a file says of its numbers, and loading forgets: is 0 white, unsigned, the range, and is that certain."""
     tile: Any = getattr(image, "tile", None)
-    raw = tile[0][3] if tile else None
-    full, certain, inverted, unsigned = None, False, False, False
+    inverted, unsigned, full, certain = False, False, None, False
     if image.mode.startswith("I;16"):
         full = DataRange(0, 65535)
     if image.mode == "I" and image.format in ("PNG", "PPM"):
@@ -336,7 +311,7 @@ def _depth(image: Image.Image) -> _Depth:
         unsigned = image.mode == "I" and bits == 32 and kind == 1
         if image.mode in _DEEP and bits <= 16:
             full, certain = DataRange(0, 2**bits - 1 if kind == 1 else 2 ** (bits - 1) - 1), bits < 16
-    return _Depth(raw, full, certain, inverted, unsigned)
+    return inverted, unsigned, full, certain
 
 
 @contextmanager

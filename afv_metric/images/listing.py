@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,18 +28,9 @@ NIFTI = (".nii", ".nii.gz")
 HEIF = (".heic", ".heif", ".hif")
 _NO_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow names these, but has no decoder of its own
 _SYSTEM = {
-    "$recycle.bin",
-    "#recycle",
-    "@eadir",
-    "__macosx",
-    "desktop.ini",
-    "ehthumbs.db",
-    "lost+found",
-    "system volume information",
-    "thumbs.db",
-}
-
-_Folder = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]  # path, its parts below the root, folders above
+    "$recycle.bin", "#recycle", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "lost+found",
+    "system volume information", "thumbs.db",
+}  # fmt: skip
 
 
 class Picture(NamedTuple):
@@ -107,49 +97,46 @@ class Listing:
 def list_images(folder: str | os.PathLike[str]) -> Listing:
     """Find the images of a folder, see :mod:`afv_metric.images.listing` for the rules.
 
-    Args:
-        folder: The folder; it may be a link.
-
     Raises:
         FileNotFoundError: If there is no such folder.
         NotADirectoryError: If it is a file.
     """
     root = Path(folder)
+    if not root.exists():
+        raise FileNotFoundError(f"there is no folder {root}")
     if not root.is_dir():
-        missing = not root.exists()
-        raise (FileNotFoundError if missing else NotADirectoryError)(
-            f"there is no folder {root}" if missing else f"{root} is a file; a folder of images was expected"
-        )
+        raise NotADirectoryError(f"{root} is a file; a folder of images was expected")
     found: list[tuple[tuple[str, ...], str]] = []
     passed_over: Counter[str] = Counter()
     dead: list[str] = []
+
     # With text in place of Path objects, which would take three times as long: there may be a million files.
-    waiting: list[_Folder] = [(str(root), (), frozenset([_identity(os.stat(root))]))]
-    while waiting:
-        top, inside, above = waiting.pop()
+    def enter(top: str, inside: tuple[str, ...], above: frozenset[tuple[int, int]]) -> None:
+        identity = (os.stat(top).st_dev, os.stat(top).st_ino)
+        if identity in above:
+            passed_over["circular link"] += 1
+            return
         with os.scandir(top) as entries:
             for entry in entries:
-                parts = (*inside, entry.name)
+                parts, linked = (*inside, entry.name), entry.is_symlink()
+                regular = os.path.isfile(entry.path) if linked else entry.is_file()
                 if entry.name.startswith("."):
                     passed_over["hidden"] += 1
                 elif entry.name.lower() in _SYSTEM:
                     passed_over["system"] += 1
-                elif (mode := _mode(entry)) is None:
-                    dead.append("/".join(parts))
+                elif os.path.isdir(entry.path) if linked else entry.is_dir():
+                    enter(entry.path, parts, above | {identity})
+                elif not regular and os.path.exists(entry.path):
+                    passed_over["special"] += 1  # a pipe, say, that would block whoever opens it
+                else:
+                    if not regular:
+                        dead.append("/".join(parts))
                     if is_image_name(entry.name):
                         found.append((parts, entry.path))
-                elif stat.S_ISDIR(mode):
-                    identity = _identity(os.stat(entry.path))
-                    if identity in above:
-                        passed_over["circular link"] += 1
-                    else:
-                        waiting.append((entry.path, parts, above | {identity}))
-                elif not stat.S_ISREG(mode):
-                    passed_over["special"] += 1  # a pipe, say, that would block whoever opens it
-                elif is_image_name(entry.name):
-                    found.append((parts, entry.path))
-                else:
-                    passed_over[_suffix(entry.name)] += 1
+                    elif regular:
+                        passed_over[_suffix(entry.name)] += 1
+
+    enter(str(root), (), frozenset())
     return Listing(root, {"/".join(parts): path for parts, path in sorted(found)}, passed_over, tuple(sorted(dead)))
 
 
@@ -181,18 +168,6 @@ def is_image_name(name: str) -> bool:
     if last.startswith(".") or any(folder.lower() in _SYSTEM for folder in folders):
         return False
     return last.lower().endswith(image_suffixes())
-
-
-def _mode(entry: os.DirEntry[str]) -> int | None:
-    """Kind of an entry, behind its links; None if they lead nowhere."""
-    try:
-        return entry.stat().st_mode
-    except OSError:
-        return None
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _suffix(name: str) -> str:

@@ -40,44 +40,29 @@ LARGEST_MEMBER = 1 << 28  # bytes; a larger file in an archive is no picture, or
 
 
 class Contents(NamedTuple):
-    """The images of a source.
+    """The images of a source, once; going through them raises ``ValueError`` where an archive is damaged."""
 
-    Attributes:
-        number: How many there are, if that is known before they are read.
-        pictures: The images, once; raises ``ValueError`` where an archive is damaged.
-        class_names: What to call the folders that are classes, where they have other names than their own.
-    """
-
-    number: int | None
+    number: int | None  # not known before they are read
     pictures: Iterable[Picture]
-    class_names: Mapping[str, str] = {}
+    class_names: Mapping[str, str] = {}  # of folders that are not called as the classes
 
 
 class Source(NamedTuple):
-    """Where images come from.
+    """Where images come from."""
 
-    Attributes:
-        name: Last part of its path.
-        where: All of it.
-        kind: What it is taken for.
-        files: All files that it consists of, by a name that does not depend on where it lies.
-        read: Looks into it; raises ``ValueError`` if it is damaged.
-        part: Which part it is of a stream.
-    """
-
-    name: str
-    where: str
+    name: str  # last part of its path
+    where: str  # all of it
     kind: str
-    files: Mapping[str, str]
-    read: Callable[[], Contents]
-    part: str = ""
+    files: Mapping[str, str]  # that it consists of, by a name that does not depend on where it lies
+    read: Callable[[], Contents]  # raises ValueError if it is damaged
+    part: str = ""  # of a stream
 
     def spread(self, count: int) -> Iterator[Picture]:
         """So many of its pictures, evenly spread; a tar is read twice. Of a stream they are the first."""
         if self.kind == "stream":
             return islice(self.read().pictures, count)
         contents = self.read()
-        number = sum(1 for _ in contents.pictures) if contents.number is None else contents.number
+        number = contents.number or sum(1 for _ in contents.pictures)
         chosen = {index * number // count for index in range(count)} if number > count else range(number)
         return (picture for index, picture in enumerate(self.read().pictures) if index in chosen)
 
@@ -100,15 +85,13 @@ def find_source(path: Path) -> Source:
         raise FileNotFoundError(f"no training images at {path}: there is no such folder or archive")
     if path.is_file():
         return _archive(path)
-    resolved = path.resolve()
-    for dataset in (CIFAR10, CIFAR100):
-        if resolved.name == dataset.base_folder:
-            return _cifar(path, resolved.parent, dataset)
-    inside = [dataset for dataset in (CIFAR10, CIFAR100) if (path / dataset.base_folder).is_dir()]
+    known = (CIFAR10, CIFAR100)
+    if itself := [dataset for dataset in known if path.resolve().name == dataset.base_folder]:
+        return _cifar(path, path.resolve().parent, itself[0])
+    inside = [dataset for dataset in known if (path / dataset.base_folder).is_dir()]
     if len(inside) == 2:
-        raise ValueError(
-            f"{path} holds {CIFAR10.base_folder} and {CIFAR100.base_folder}: give the paths of those wanted"
-        )
+        folders = " and ".join(dataset.base_folder for dataset in known)
+        raise ValueError(f"{path} holds {folders}: give the paths of those wanted")
     if inside:
         return _cifar(path, path, inside[0])
     about = any((path / name).is_file() for name in ("meta.bin", "ILSVRC2012_devkit_t12.tar.gz"))
@@ -210,23 +193,17 @@ def _zip(path: Path) -> Contents:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise _damaged(path, error) from error
-    members = [member for member in archive.infolist() if is_image_name(member.filename)]
     # The archive is closed when the last picture is forgotten.
-    return Contents(
-        len(members),
-        (
-            Picture(member.filename, partial(_open, partial(archive.read, member), member.file_size))
-            for member in members
-        ),
-    )
+    pictures = [
+        Picture(member.filename, partial(_open, partial(archive.read, member), member.file_size))
+        for member in archive.infolist()
+        if is_image_name(member.filename)
+    ]
+    return Contents(len(pictures), pictures)
 
 
 def pictures_in_tar(opened: Callable[[], IO[bytes]], path: str, behind: int = 0) -> Iterator[Picture]:
-    """The images of a tar from front to back, but for those that are behind; links are passed over.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """The images of a tar from front to back, but for those that are behind; links are passed over."""
     try:
         with opened() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             while (member := archive.next()) is not None:

@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
-    "SMALLEST_SIDE",
-    "check_range",
-    "is_exporting",
-    "pad_to_multiple",
-    "to_network_range",
-    "weights_of_padded",
-]
+    "SMALLEST_SIDE", "check_range", "is_exporting", "pad_to_multiple", "to_network_range", "weights_of_padded",
+]  # fmt: skip
 
 SMALLEST_SIDE = 32
 
@@ -38,13 +33,10 @@ def to_network_range(
     Args:
         images: ``(N, C, H, W)``, for three channels also ``(N, 1, H, W)``, or one image without the first dimension;
             floating point in [-1, 1] (in [0, 1] if ``normalize``), or uint8 in [0, 255].
-        normalize: Whether floating-point images are in [0, 1] rather than [-1, 1].
-        dtype: Floating-point type to compute in.
+        normalize: Whether floating-point images are in [0, 1].
+        dtype: Floating-point type of the result, which is in [-1, 1].
         name: Name of the images in errors.
-        channels: Channels C of the network's images.
-
-    Returns:
-        ``(N, C, H, W)`` in [-1, 1].
+        channels: Channels C of the network.
 
     Raises:
         TypeError: If the images are not a tensor of floating-point numbers or uint8.
@@ -105,15 +97,8 @@ def check_range(
     images normalised by the mean and deviation of ImageNet; hardly a negative value without ``normalize``. What must be
     one, values far outside or not numbers, is an error; for predictions, which require a gradient, a warning as well.
 
-    Args:
-        images: Images as the caller gave them; uint8 is always right.
-        normalize: Whether they are declared to be in [0, 1] rather than [-1, 1].
-        name: Name of the images in messages.
-        check: ``"warn"`` turns errors into warnings; False checks nothing.
-        warned: Whether a warning was given before; then no other is.
-
-    Returns:
-        Whether a warning has been given, now or before.
+    ``check="warn"`` turns errors into warnings, False checks nothing. Only one warning is given: the result is whether
+    there was any, now or before (``warned``).
 
     Raises:
         ValueError: If values are above 4, as in [0, 255], or below -4, or below -0.5 with ``normalize``,
@@ -164,13 +149,8 @@ def _hardly_negative(images: Tensor, low: float, high: float) -> bool:
 def pad_to_multiple(images: Tensor, multiple: int, mode: str = "replicate") -> Tensor:
     """Repeat the last row and column until both sides are multiples: the library's one padding rule.
 
-    Args:
-        images: ``(N, C, H, W)``.
-        multiple: Height and width are padded up to a multiple of this.
-        mode: ``"constant"`` for weights of pixels, which are 0 for what is added.
-
-    Returns:
-        ``(N, C, H', W')``; the images themselves where both sides are multiples already.
+    With the mode ``"constant"`` zeros are added, as weights of pixels need. Images ``(N, C, H, W)`` whose sides are
+    multiples already are returned as they are.
 
     Example:
         >>> pad_to_multiple(torch.zeros(1, 3, 33, 36), 4).shape
@@ -183,10 +163,7 @@ def pad_to_multiple(images: Tensor, multiple: int, mode: str = "replicate") -> T
 
 
 def weights_of_padded(images: Tensor, multiple: int) -> Tensor | None:
-    """Weights of the pixels that :func:`pad_to_multiple` gives: 1 for those of the images, 0 for what is added.
-
-    Returns:
-        ``(1, 1, H, W)`` of the padded size; None where nothing is added.
+    """Weights ``(1, 1, H, W)`` of what :func:`pad_to_multiple` gives, 0 for what is added; None where nothing is.
 
     Example:
         >>> weights_of_padded(torch.zeros(2, 3, 33, 36), 4)[0, 0, :, 0].nonzero().numel()

@@ -1,4 +1,3 @@
-import errno
 import io
 import json
 import logging
@@ -379,22 +378,10 @@ def test_a_full_disk_is_told_before_and_during(tree, cache, monkeypatch, decodin
     assert entries(cache) == []
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_without_a_place_to_write_images_stay_in_memory(tree, cache, monkeypatch, caplog, number):
-    (tree / "class0" / "broken.jpg").write_bytes(b"no image")
-
-    def refuse(self, *_, **__):
-        raise OSError(number, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    images = load(tree)
-    assert "Permission denied); the decoded images stay in memory" in caplog.text
-    assert "skipped 1 of 67" in caplog.text
-    assert images.images.shape == (66, 3, 64, 64)
-    assert not cache.exists()
-    monkeypatch.undo()
-    monkeypatch.setenv("AFV_METRIC_CACHE", str(cache))
-    assert torch.equal(load(tree).images[:], images.images[:])
+def test_a_cache_that_cannot_be_written_is_told(tree, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r"cannot be kept in .*file/cache: Not a directory.*AFV_METRIC_CACHE"):
+        load(tree, cache=tmp_path / "file" / "cache")
 
 
 def test_where_the_cache_is(tree, tmp_path, monkeypatch):

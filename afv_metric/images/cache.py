@@ -49,6 +49,9 @@ _log = logging.getLogger(__name__)
 class Rows:
     """Some of the rows of a large tensor of images, without a copy: it may be far larger than the memory.
 
+    Images are uint8 ``(N, height, width, C)``; those of chosen rows are copied as ``(n, C, height, width)`` in
+    channels-last memory.
+
     Example:
         >>> rows = Rows(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 3]))
         >>> len(rows), rows[torch.tensor([1, 1, 0])].shape
@@ -56,7 +59,6 @@ class Rows:
     """
 
     def __init__(self, pixels: Tensor, rows: Tensor | None = None) -> None:
-        """Take rows of uint8 images ``(N, height, width, 3)``; all of them without ``rows``, int64 ``(M,)``."""
         self._pixels = pixels.flatten(1)
         self._image_shape = pixels.shape[1:]
         self._rows = torch.arange(len(pixels)) if rows is None else rows
@@ -66,12 +68,11 @@ class Rows:
 
     @property
     def shape(self) -> torch.Size:
-        """``(M, 3, height, width)``."""
+        """``(n, C, height, width)``."""
         height, width, channels = self._image_shape
         return torch.Size((len(self), channels, height, width))
 
     def __getitem__(self, chosen: Tensor | slice) -> Tensor:
-        """Copy images: uint8 ``(n, 3, height, width)`` in channels-last memory."""
         # Whole rows at once; indexing the images as such takes eight times as long.
         copied = self._pixels.index_select(0, self._rows[chosen])
         return copied.view(-1, *self._image_shape).permute(0, 3, 1, 2)

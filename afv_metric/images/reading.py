@@ -118,7 +118,7 @@ class Reader:
         With ``square`` a JPEG that is much larger is reduced while it is decoded, to at least twice that side.
         """
         with self._open(source, name, square) as (frames, name):
-            return self._levels(frames, self._chosen(frames, name), name)
+            return self._finished(frames.load(self._chosen(frames, name)), name)
 
     def parts(self, source: Source, name: str) -> Iterator[_Array]:
         """All that a file shows, as one array or several, each as :meth:`levels` reads it.
@@ -127,17 +127,14 @@ class Reader:
         whole (with tifffile, from the extra ``geo``); of animations and pages the first.
         """
         with self._open(source, name) as (frames, name):
+            raws: Iterable[Raw]
             if self.frame is None and frames.alike:
-                yield from (self._levels(frames, index, name) for index in range(frames.number()))
+                raws = map(frames.load, range(frames.number()))
             elif self.frame is None and frames.bands:
-                yield from (self._finished(raw, name) for raw in frames.bands())
+                raws = frames.bands()
             else:
-                yield self._levels(frames, self._chosen(frames, name), name)
-
-    def count_frames(self, source: Source) -> int:
-        """Number of frames, pages or slices, of which :meth:`read` takes one."""
-        with self._open(source) as (frames, _):
-            return frames.number()
+                raws = [frames.load(self._chosen(frames, name))]
+            yield from (self._finished(raw, name) for raw in raws)
 
     def refuse_large(self, size: Sequence[int], name: str) -> None:
         """Raise :class:`ImageError` if an image of this width and height has too many pixels."""
@@ -187,9 +184,6 @@ class Reader:
             raise ImageError(name, f"has {count} frames, 0 to {count - 1}; frame {self.frame} was asked for")
         return self.frame % count
 
-    def _levels(self, frames: Frames, index: int, name: str) -> _Array:
-        return self._finished(frames.load(index), name)
-
     def _finished(self, raw: Raw, name: str) -> _Array:
         """Levels of 0 to 255, uint8 ``(H, W, C)``."""
         levels = raw.finish(self._scaled(raw, name))
@@ -228,8 +222,7 @@ class Reader:
                 "%s: all values, %g to %g, lie outside the range %g to %g", name, low, high, chosen.low, chosen.high
             )
         scaled = (values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32) - chosen.low) * (255 / span)
-        levels: _Array = np.rint(scaled.clip(0, 255)).astype(np.uint8)
-        return levels
+        return np.asarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))
 
 
 def _undeclared(name: str, low: float, high: float, most: float | None) -> ImageError:
@@ -276,7 +269,8 @@ def count_frames(source: Source) -> int:
         >>> count_frames(np.zeros((5, 32, 32, 3), np.uint8))
         5
     """
-    return Reader().count_frames(source)
+    with Reader()._open(source) as (frames, _):
+        return frames.number()
 
 
 def percentile_range(
@@ -289,9 +283,6 @@ def percentile_range(
         low: Percentile that becomes black, in [0, 100].
         high: Percentile that becomes white.
         reader: Other rules to read them by.
-
-    Returns:
-        The range, to six digits.
 
     Raises:
         ValueError: If there is no image deeper than 8 bits, or all values are equal.
@@ -309,13 +300,12 @@ def percentile_range(
         try:
             image, name = (source.open(), source.name) if isinstance(source, Picture) else (source, None)
             with rules._open(image, name) as (frames, name):
-                values = frames.load(rules._chosen(frames, name)).values
+                for raw in frames.bands() if frames.bands else [frames.load(rules._chosen(frames, name))]:
+                    if raw.values.dtype.itemsize > 1:
+                        flat = raw.values.ravel()[:: 1 + raw.values.size // 20_000].astype(np.float64)
+                        samples.append(flat[np.isfinite(flat)])
         except (ImageError, OSError) as error:
             broken = error
-            continue
-        if values.dtype.itemsize > 1:
-            flat = values.ravel()[:: 1 + values.size // 20_000].astype(np.float64)
-            samples.append(flat[np.isfinite(flat)])
     if not samples:
         raise broken or ValueError("percentiles are for images deeper than 8 bits, and there is none")
     ends = np.percentile(np.concatenate(samples), (low, high))

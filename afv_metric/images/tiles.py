@@ -64,12 +64,9 @@ class Tiling:
         return replace(self, most=min(self.most, max(most, 1)))
 
     def cut(self, parts: Iterable[NDArray[Any]], size: int) -> list[NDArray[Any]]:
-        """The tiles of an image: the middle square of its first part alone if all are empty.
+        """The tiles of an image, which may come in parts; the middle square of the first alone if all are empty.
 
-        Args:
-            parts: The image ``(H, W, C)``, or several if it comes in parts, such as the slices of a volume. They are
-                taken one after the other, and twice :attr:`most` tiles are kept at a time.
-            size: Side of the tiles.
+        Parts ``(H, W, C)`` are taken one after the other, and at most twice :attr:`most` tiles kept at a time.
         """
         tiles: list[NDArray[Any]] = []
         middle: list[NDArray[Any]] = []
@@ -105,17 +102,10 @@ class Tiling:
 
 
 def resize_and_center_crop(pixels: NDArray[Any], size: int) -> NDArray[Any]:
-    """The middle square of an image, scaled to ``size``: the rule of training, sets and experiments.
+    """The middle square of an image ``(H, W, C)``, scaled to ``size``: the rule of training, sets and experiments.
 
     It shrinks by area averages. A smaller image is enlarged: by repeating pixels if it fits a whole number of times, so
     that averages of 2x2 pixels give a 32x32 image back exactly, else bicubically.
-
-    Args:
-        pixels: uint8 ``(H, W, C)``.
-        size: Side of the square in pixels.
-
-    Returns:
-        uint8 ``(size, size, C)``.
 
     Example:
         >>> ramp = np.arange(8, dtype=np.uint8)[None, :, None].repeat(4, 0)

@@ -66,11 +66,7 @@ _log = logging.getLogger(__name__)
 
 
 class StoppedError(RuntimeError):
-    """The run was asked to stop by a signal, has saved its state, and can be resumed.
-
-    Attributes:
-        signal: Number of the signal.
-    """
+    """The run was asked to stop by the signal of this number, has saved its state, and can be resumed."""
 
     def __init__(self, number: int, iteration: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} and saved at iteration {iteration}")
@@ -131,8 +127,14 @@ def train(
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
 
     def load(paths: Paths, position: Any = None) -> ImageSet:
-        settings = {"reader": reader, "tiling": tiling, "cache": cache, "quiet": quiet, "position": position}
-        return _load_in_turns(paths, 2 * recipe.image_size, **settings)
+        """The first process decodes into the cache, the others then find it there."""
+        settings: dict[str, Any] = {"reader": reader, "tiling": tiling, "cache": cache, "quiet": quiet}
+        if rank:
+            distributed.barrier()
+        found = load_images(paths, 2 * recipe.image_size, position=position, **settings)
+        if processes > 1 and rank == 0:
+            distributed.barrier()
+        return found
 
     with locked(out) if rank == 0 else nullcontext(), made_folder(out):
         # Everything is checked before anything is written.
@@ -375,8 +377,9 @@ def _read_begun(out: Path) -> dict[str, Any] | None:
     """The settings of a run that has no checkpoint yet; None where there is no run."""
     path = out / "recipe.json"
     if not path.is_file():
-        if others := [name for name in ("stats.jsonl", "monitors.jsonl", "machines.json") if (out / name).exists()]:
-            raise ValueError(f"{out} holds {others[0]} but no recipe.json, so it is no run; choose another --out")
+        for name in ("stats.jsonl", "monitors.jsonl", "machines.json"):
+            if (out / name).exists():
+                raise ValueError(f"{out} holds {name} but no recipe.json, so it is no run; choose another --out")
         return None
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
@@ -384,18 +387,6 @@ def _read_begun(out: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no record of a run ({error}); choose another --out") from error
     return dict(begun)
-
-
-def _load_in_turns(data: Paths, size: int, **settings: Any) -> ImageSet:
-    """The first process decodes into the cache, the others then find it there."""
-    sources = [data] if isinstance(data, (str, Path)) else list(data)
-    rank, processes = rank_and_world_size()
-    if rank:
-        distributed.barrier()
-    images = load_images(sources, size, **settings)
-    if processes > 1 and rank == 0:
-        distributed.barrier()
-    return images
 
 
 def _advice(out: Path) -> str:

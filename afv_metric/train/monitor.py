@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,12 +29,13 @@ from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.fisher.vectors import ScoreFeatures
 from afv_metric.images.augment import augment
 from afv_metric.images.cache import ImageSet
-from afv_metric.networks import Discriminator, Generator
+from afv_metric.networks import Discriminator
 from afv_metric.train.export import BLOCKS, POOLING, TERMS
 from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
+from afv_metric.train.state import State
 
-__all__ = ["Monitor", "Monitored"]
+__all__ = ["Monitor"]
 
 _BATCH = 50
 # Of judged images: halves and quarters. Whole images, too, would take 3/4 of the time.
@@ -46,14 +46,6 @@ _log = logging.getLogger(__name__)
 _Labelled = tuple[Tensor, Tensor]
 
 
-class Monitored(Protocol):
-    """What is measured of a run; :class:`afv_metric.train.state.State` has it."""
-
-    generator: Generator
-    averaged_discriminator: Discriminator
-    averaged_generator: Generator
-
-
 class Monitor:
     """The monitors of one run.
 
@@ -61,20 +53,12 @@ class Monitor:
     There are as many train images as held-out ones, so that the bias of the Fisher Similarity, which depends on the
     number of images (see :mod:`afv_metric.fisher.sets`), is the same for both.
 
-    Args:
-        recipe: The recipe of the run.
-        images: Its training images.
-        held_out: Images kept aside; without any, their monitors are left out.
-        evaluate: Scores of a bundle by name, such as ``FORM/SET``, on images judged by people; the bundle compares
-            images at half and quarter size.
-        inception: Network for Inception Score and Fréchet distance, from uint8 images ``(N, 3, S, S)`` to features
-            ``(N, F)``. If None it is torchmetrics' Inception network, if that and its weights can be had; otherwise one
-            line in the log says what is missing.
-        device: Where the networks are.
+    Without held-out images their monitors are left out. ``evaluate`` gives scores by name, such as ``FORM/SET``, of a
+    bundle that compares images at half and quarter size. ``inception`` goes from uint8 images ``(N, 3, S, S)`` to
+    features ``(N, F)``; it is torchmetrics' network by default, if that and its weights can be had.
 
     Example:
         >>> from afv_metric.images.cache import Rows
-        >>> from afv_metric.train.state import State
         >>> recipe = Recipe(width=4, generator_width=4, monitor_samples=8)
         >>> pixels = torch.randint(256, (12, 64, 64, 3), dtype=torch.uint8)
         >>> images = ImageSet(Rows(pixels), None, (), [""] * 12, "")
@@ -113,29 +97,12 @@ class Monitor:
             self._probe = (train, others) if train and others else None
 
     @torch.no_grad()
-    def measure(self, state: Monitored) -> dict[str, float]:
-        """Measure everything.
+    def measure(self, state: State) -> dict[str, float]:
+        """Measure everything, and leave the networks as they are: finite numbers by the names in ``docs/training.md``.
 
-        Logits are those of the averaged discriminator, also where the loss has a sigmoid on them.
-
-        Args:
-            state: The networks, on the device; they are left as they are.
-
-        Returns:
-            Finite numbers by name, where LAYER is ``blocks.0.conv1`` or the like:
-
-            - ``fisher_similarity/{train,held_out}``: to generated images.
-            - ``logit/{train,held_out,generated,negatives}``: means.
-            - ``generator_drift``: mean of ||G(z) - averaged G(z)||^2, both in evaluation mode.
-            - ``dead_channels/LAYER``: share of the channels that are nowhere positive before the activation, on any of
-              these images; ``blocks.0`` is the end of a block.
-            - ``singular_value/LAYER``, ``smallest_singular_value/LAYER``, ``effective_rank/LAYER``: of the weights as a
-              matrix ``(C_out, C_in k^2)``; the rank is exp of the entropy of the singular values, scaled to sum 1.
-            - ``agreement/NAME``: what ``evaluate`` gives; ``random_agreement/NAME``: what it gives for
-              the same network and seed before any training, with the information of the train images.
-            - ``probe_accuracy``: of a linear classifier on Adversarial Fisher Vectors of labelled images, not
-              augmented, on held-out ones.
-            - ``inception_score``, ``fid``.
+        Logits are those of the averaged discriminator, also where the loss has a sigmoid on them. Dead is a channel
+        that is nowhere positive before the activation on any of these images. Singular values are those of the weights
+        as a matrix ``(C_out, C_in k^2)``; the effective rank is exp of their entropy, scaled to sum 1.
         """
         with _random_states_kept(self.device):
             torch.default_generator.manual_seed(self.recipe.seed)
@@ -172,7 +139,7 @@ class Monitor:
     def _batches(self, images: Tensor) -> Iterator[Tensor]:
         return (batch.to(self.device) for batch in images.split(_BATCH))
 
-    def _generate(self, state: Monitored) -> tuple[Tensor, float]:
+    def _generate(self, state: State) -> tuple[Tensor, float]:
         """Images of the averaged generator, and their mean squared distance to those of the one in training."""
         averaged, current = (deepcopy(network).eval() for network in (state.averaged_generator, state.generator))
         seeded = torch.Generator().manual_seed(self.recipe.seed)

@@ -198,8 +198,6 @@ def read_root(
             which is named.
         ValueError: If a judgement is not a fraction, or two files of a folder have one stem.
     """
-    if unknown := set(tasks) - set(TASKS):
-        raise ValueError(f"tasks are {' and '.join(TASKS)}, not {', '.join(sorted(unknown))}")
     root = Path(root)
     if root.is_file():
         raise FileNotFoundError(

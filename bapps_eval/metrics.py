@@ -204,10 +204,14 @@ def _make_d_pool(name: str, choice: Choice) -> list[Metric]:
 
     Without gradients, statistics or levels. The vectors keep their length: at length 1 they agree with people less.
     """
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        return (first - second).square().sum(1)
+
     metrics = []
     for bundle in choice.bundles:
         describe = partial(_pool, FisherEngine(bundle.discriminator))
-        metrics.append(Metric(f"{name}/{bundle.name}", _squared_difference, None, bundle.name, bundle.hash, describe))
+        metrics.append(Metric(f"{name}/{bundle.name}", distance, None, bundle.name, bundle.hash, describe))
     return metrics
 
 
@@ -215,10 +219,6 @@ def _pool(engine: FisherEngine, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
     joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=images[0].dtype)
     *_, (_, maps) = engine.inputs(pad_to_multiple(joined, engine.stride))
     return maps.mean((2, 3)).chunk(len(images))
-
-
-def _squared_difference(first: Tensor, second: Tensor) -> Tensor:
-    return (first - second).square().sum(1)
 
 
 def _make_lpips(name: str, choice: Choice) -> list[Metric]:
@@ -237,7 +237,8 @@ def _make_lpips(name: str, choice: Choice) -> list[Metric]:
 
     def describe(images: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         joined = torch.cat(list(images)).contiguous(memory_format=torch.channels_last)
-        features = map(_normalize_channels, network.net(network.scaling_layer(joined)))
+        features = network.net(network.scaling_layer(joined))
+        features = [maps / (maps.square().sum(1, keepdim=True).sqrt() + 1e-10) for maps in features]
         return list(zip(*(maps.chunk(len(images)) for maps in features), strict=True))
 
     def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -247,11 +248,6 @@ def _make_lpips(name: str, choice: Choice) -> list[Metric]:
         return torch.stack([layer.sum(1).mean((1, 2)) for layer in layers]).sum(0)
 
     return [Metric(name, distance, describe=describe)]
-
-
-def _normalize_channels(maps: Tensor) -> Tensor:
-    """The vector at every position at length 1, as lpips does it."""
-    return maps / (maps.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 def _make_piq(name: str, choice: Choice) -> list[Metric]:

@@ -31,14 +31,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """Provenance of a metric.
-
-    Attributes:
-        name: Heading of its row.
-        bundle: Name of its AFV bundle, if it has one.
-        bundle_hash: sha256 that identifies that bundle.
-        form: Form of the AFV distance.
-    """
+    """Provenance of a metric; see :class:`~bapps_eval.metrics.Metric`."""
 
     name: str
     bundle: str | None = None
@@ -47,13 +40,7 @@ class MetricRecord:
 
 
 class Measured(NamedTuple):
-    """One item, measured or failed.
-
-    Attributes:
-        row: Its row in its set.
-        distances: For every metric, distances of the first image to the others; empty for a failed item.
-        error: What went wrong; empty for a measured item.
-    """
+    """One item of a set, by its row: for every metric the distances of the first image to the others, or an error."""
 
     row: int
     distances: list[list[float]]
@@ -65,11 +52,9 @@ class Results:
     """The state of a run.
 
     Attributes:
-        sets: The sets; their images need not be at hand.
-        metrics: The metrics.
+        sets, metrics: What is measured; images need not be at hand.
         distances: For every set ``(metrics, N, 1)`` or, for triplets, ``(metrics, N, 2)``; NaN where not measured.
-        settings: Whatever else decides the numbers; JSON can hold it.
-        versions: Versions of the packages that were used.
+        settings, versions: Whatever else decides the numbers; JSON can hold it.
         failures: For every set, what went wrong, by row.
     """
 

@@ -152,8 +152,7 @@ def ceiling(judged: JudgedSet) -> float | None:
 
     Both are too high, because the one who is tested is part of the panel that it is tested against: by 2 q (1 - q) / n
     per triplet, if q is the fraction of all people and n the number of votes, .1 for five votes on an even choice.
-    It is no bound: a metric that always sides with the majority scores more, the mean of max(p, 1 - p); and distances,
-    which order all pairs, can have a higher JND mAP than answers of yes and no.
+    It is no bound: a metric that always sides with the majority scores more, as can distances in JND mAP.
     """
     fraction = judged.judged
     if isinstance(judged, TripletSet):

@@ -17,7 +17,7 @@ from afv_metric.train.recipes import Recipe
 
 __all__ = [
     "best_checkpoints", "checkpoint_at", "checkpoints", "latest_checkpoint", "load_checkpoint", "load_newest",
-    "prune_checkpoints", "read_recipe", "rewind", "sample_grids", "save_checkpoint", "set_aside",
+    "prune_checkpoints", "read_recipe", "rewind", "sample_grids", "save_checkpoint",
 ]  # fmt: skip
 
 _SIMILARITY = "fisher_similarity/held_out"
@@ -50,7 +50,7 @@ def _numbered(run: str | Path, stem: str, suffix: str) -> dict[int, Path]:
 
 
 def latest_checkpoint(run: str | Path) -> Path | None:
-    """Find the newest checkpoint of a run, or None if there is none."""
+    """Find the newest checkpoint of a run, if there is one."""
     return next(reversed(checkpoints(run).values()), None)
 
 
@@ -74,7 +74,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint on the CPU; only tensors and plain values are accepted, never code.
 
     Raises:
-        OSError: If the file cannot be read.
         ValueError: If it is no whole checkpoint.
     """
     with open(path, "rb") as file:
@@ -89,10 +88,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_newest(run: str | Path) -> tuple[dict[str, Any] | None, dict[Path, str]]:
-    """Read the newest whole checkpoint of a run.
-
-    Returns:
-        The state, or None if the run has no checkpoint; and what is wrong with newer checkpoints, by their paths.
+    """Read the newest whole checkpoint of a run, None if there are none; and what is wrong with newer ones.
 
     Raises:
         ValueError: If none of the checkpoints is whole.
@@ -106,11 +102,6 @@ def load_newest(run: str | Path) -> tuple[dict[str, Any] | None, dict[Path, str]
     if damaged:
         raise ValueError(f"{'; '.join(damaged.values())}. {run} has no whole checkpoint; begin anew in another folder")
     return None, damaged
-
-
-def set_aside(path: Path) -> Path:
-    """Give a damaged checkpoint a name under which nothing takes it for one."""
-    return path.rename(path.with_name(f"damaged-{path.name}"))
 
 
 def read_recipe(saved: Mapping[str, Any]) -> Recipe:

@@ -44,7 +44,6 @@ from afv_metric.train.checkpoint import (
     read_recipe,
     rewind,
     save_checkpoint,
-    set_aside,
 )
 from afv_metric.train.divergence import DivergenceError, Watch
 from afv_metric.train.log import Log
@@ -92,22 +91,12 @@ def train(
 
     In a job of several processes (``torchrun``) each takes its share of every batch, and the first writes.
 
-    Args:
-        recipe: All settings. A run can only be resumed with the settings it began with, except its length and
-            its intervals.
-        data: Images: folders, archives or a stream, see :func:`~afv_metric.images.cache.load_images`.
-        out: Folder of the run; a checkpoint in it is resumed.
-        held_out: Images for the monitors alone; the recipe's share of the data if none are given.
-        init: Bundle, with its generator, whose two networks a new run starts from.
-        evaluate: Scores of a bundle by name, for the monitors alone, see :class:`~afv_metric.train.monitor.Monitor`;
-            :func:`bapps_eval.watch.make_evaluation` makes one of images judged by people.
-        reader: Rules to read the files by; their channels are the recipe's.
-        tiling: How large images are cut; None: the middle square of each alone.
-        cache: Folder for the decoded images.
-        on_divergence: What to do when a network collapses or a number is not finite: ``"stop"``, or ``"rollback"``
-            to the checkpoint before the last and go on with half the learning rates.
-        device: Where to train.
-        quiet: Show no progress bars.
+    A run can only be resumed with the settings and the images it began with, except its length and its intervals. Data
+    and held-out images, which the monitors alone see, are folders, archives or a stream, see
+    :func:`~afv_metric.images.cache.load_images`; the recipe sets a share of the data aside if none are held out. A new
+    run may start from the two networks of a bundle. ``evaluate`` scores a bundle by name, for the monitors alone, see
+    :func:`bapps_eval.watch.make_evaluation`. When a network collapses or a number is not finite, the run stops, or goes
+    back to the checkpoint before the last and on with half the learning rates.
 
     Returns:
         The folder of the run, with checkpoints, ``stats.jsonl``, ``monitors.jsonl``, ``recipe.json`` and
@@ -184,7 +173,7 @@ def train(
         if rank == 0:
             monitor = Monitor(recipe, images, aside, evaluate=evaluate, device=device)
             for path, what in damaged.items():
-                _log.warning("%s; it is now %s", what, set_aside(path).name)
+                _log.warning("%s; it is now %s", what, path.rename(path.with_name(f"damaged-{path.name}")).name)
             if saved:
                 _log.info("resuming %s at iteration %d", out, state.iteration)
             if begun:

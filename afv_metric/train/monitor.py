@@ -1,23 +1,20 @@
 """Monitors of a training run: what the averaged discriminator, the metric in the making, is worth at an iteration.
 
 All of it is measured on the same images and the same latents every time, so that a curve moves only with the weights.
-Measuring changes nothing in the run: no random state, no mode, no buffer. It meets no other process either, so one
-process of a job can measure while the others go on.
+Measuring changes nothing in the run: no mode, no buffer; random numbers are a function of the iteration there. It meets
+no other process either, so one process of a job can measure while the others go on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,13 +81,12 @@ class Monitor:
         if len(held_out.images):
             count = min(count, len(held_out.images))
             sets["held_out"] = held_out
-        with _random_states_kept(self.device):
-            torch.default_generator.manual_seed(recipe.seed)
-            self._images = {name: self._crop(one, count, recipe.augmentation) for name, one in sets.items()}
-            self._negatives = torch.cat([corrupt(batch) for batch in self._images["train"].split(_BATCH)])
-            real = self._batches(self._images["train"])
-            self._inception = _make_inception(inception, real, self.device) if recipe.channels == 3 else None
-            self._untrained = self._evaluate_untrained() if evaluate else {}
+        torch.default_generator.manual_seed(recipe.seed)
+        self._images = {name: self._crop(one, count, recipe.augmentation) for name, one in sets.items()}
+        self._negatives = torch.cat([corrupt(batch) for batch in self._images["train"].split(_BATCH)])
+        real = self._batches(self._images["train"])
+        self._inception = _make_inception(inception, real, self.device) if recipe.channels == 3 else None
+        self._untrained = self._evaluate_untrained() if evaluate else {}
         self._probe = None
         if images.classes == held_out.classes:  # else the numbers of the classes mean different things
             train, others = self._labelled(images), self._labelled(held_out)
@@ -104,23 +100,22 @@ class Monitor:
         that is nowhere positive before the activation on any of these images. Singular values are those of the weights
         as a matrix ``(C_out, C_in k^2)``; the effective rank is exp of their entropy, scaled to sum 1.
         """
-        with _random_states_kept(self.device):
-            torch.default_generator.manual_seed(self.recipe.seed)
-            discriminator = deepcopy(state.averaged_discriminator)
-            generated, drift = self._generate(state)
-            values = {"generator_drift": drift} | _spectra(discriminator)
-            engine = FisherEngine(discriminator, self.recipe.output)
-            statistics = collect_statistics(engine, self._batches(generated))
-            values |= self._similarities(engine, statistics)
-            values |= self._logits(engine, generated)
-            bundle = self._bundle(state.averaged_discriminator, statistics)
-            if self._evaluate:
-                values |= {f"agreement/{name}": score for name, score in self._evaluate(bundle).items()}
-                values |= self._untrained
-            if self._probe:
-                values["probe_accuracy"] = self._probe_accuracy(bundle, *self._probe)
-            if self._inception:
-                values |= self._inception(self._batches(generated))
+        torch.default_generator.manual_seed(self.recipe.seed)
+        discriminator = deepcopy(state.averaged_discriminator)
+        generated, drift = self._generate(state)
+        values = {"generator_drift": drift} | _spectra(discriminator)
+        engine = FisherEngine(discriminator, self.recipe.output)
+        statistics = collect_statistics(engine, self._batches(generated))
+        values |= self._similarities(engine, statistics)
+        values |= self._logits(engine, generated)
+        bundle = self._bundle(state.averaged_discriminator, statistics)
+        if self._evaluate:
+            values |= {f"agreement/{name}": score for name, score in self._evaluate(bundle).items()}
+            values |= self._untrained
+        if self._probe:
+            values["probe_accuracy"] = self._probe_accuracy(bundle, *self._probe)
+        if self._inception:
+            values |= self._inception(self._batches(generated))
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _crop(self, images: ImageSet, count: int, augmentation: str) -> Tensor:
@@ -238,18 +233,6 @@ def _make_inception(
         return values
 
     return measure
-
-
-@contextlib.contextmanager
-def _random_states_kept(device: torch.device) -> Iterator[None]:
-    """Put the global random states of torch, numpy and Python back at the end."""
-    kept = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])
 
 
 def _spread(length: int, count: int) -> Tensor:

@@ -15,14 +15,7 @@ __all__ = ["corrupt", "gaussian_blur"]
 
 
 def corrupt(images: Tensor) -> Tensor:
-    """Corrupt each image in one of six ways, in parts as equal as can be.
-
-    Args:
-        images: ``(N, C, S, S)`` in [-1, 1], S a multiple of 8.
-
-    Returns:
-        Corrupted images of the same shape, in [-1, 1].
-    """
+    """Corrupt each image ``(N, C, S, S)`` in [-1, 1] in one of six ways, in parts as equal as can be; 8 divides S."""
     ways = (_blur, _add_noise, _resample, _quantise, _mix_colours, _bend)
     parts = images.tensor_split(len(ways))
     corrupted = [way(part, float(torch.rand(()))) for way, part in zip(ways, parts, strict=True) if len(part)]
@@ -30,12 +23,7 @@ def corrupt(images: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Blur images ``(N, C, S, S)``, reflected at their edges.
-
-    Args:
-        images: The images.
-        sigma: Standard deviation of the Gaussian in pixels, up to about 2.
-    """
+    """Blur images ``(N, C, S, S)``, reflected at their edges, by a Gaussian of up to about 2 pixels."""
     offsets = torch.arange(-4.0, 5.0, device=images.device)
     profile = torch.exp(-(offsets**2) / (2 * sigma**2))
     profile = (profile / profile.sum()).expand(images.shape[1], 1, 1, 9)

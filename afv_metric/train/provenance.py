@@ -19,9 +19,7 @@ _NO_WEIGHT = ("name", "_interval", "monitor_samples", "keep_best")  # ends of th
 def commands_of(bundle: Bundle, card_options: Sequence[str] = ()) -> list[str]:
     """Give the commands that train, export and describe a bundle; none if it records no recipe.
 
-    Args:
-        bundle: The bundle.
-        card_options: Options of the last command, which writes the card.
+    The options are those of the last command, which writes the card.
     """
     stages = training_stages(bundle.training)
     if not all(stage.get("recipe") for stage in stages):

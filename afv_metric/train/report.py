@@ -30,10 +30,8 @@ _PARTS = ("conv1", "conv2", "shortcut", "head")
 def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     """Write the report of one run, or of several side by side.
 
-    It has the figures of the paper's experiments: Fisher Similarity on train and held-out images (Figure 3), beside the
-    Inception Score (4), mean logits (5), the generator's distance to its average (8); agreement with people, losses,
-    layers, the recipes and their differences, sample grids and times. What a run did not measure is left out, with a
-    sentence that says so.
+    It has the figures of the paper's experiments (3, 4, 5 and 8), agreement with people, losses, layers, the recipes
+    and their differences, sample grids and times. What a run did not measure is left out, with a sentence that says so.
 
     Raises:
         FileNotFoundError: If a folder holds no run.
@@ -95,17 +93,14 @@ class _Run:
 
     @property
     def iterations(self) -> int:
-        """Iterations done."""
         return max((int(record["iteration"]) for record in (*self.stats, *self.monitors)), default=0)
 
     @property
     def seconds(self) -> float:
-        """Time they took."""
         return self.last("seconds") or 0.0
 
     @property
     def gamma(self) -> float:
-        """Weight of the proximal term."""
         return float(self.recipe.get("gamma", 0))
 
     @property
@@ -209,12 +204,7 @@ def _setting(value: Any) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Time for people.
-
-    Example:
-        >>> _duration(59), _duration(3700), _duration(200_000)
-        ('59 s', '1 h 01 min', '55 h 33 min')
-    """
+    """Time for people, such as ``59 s`` or ``55 h 33 min``."""
     minutes = int(seconds // 60)
     if minutes < 60:
         return f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -59,8 +59,6 @@ class State:
     def start_from(self, bundle: Bundle) -> None:
         """Give both networks the weights of a bundle, which may be for images of other channels.
 
-        Spectral normalisation gives the first convolutions for other channels another scale than the bundle's have.
-
         Raises:
             ValueError: If the bundle has no generator, or its networks have other shapes.
         """

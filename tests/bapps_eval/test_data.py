@@ -78,8 +78,6 @@ def test_tasks_and_families_can_be_chosen(root: Path) -> None:
 def test_what_is_not_there_cannot_be_chosen(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"bapps has no folder 2afc/val/superres or jnd/val/superres$"):
         read_root(root, families=["cnn", "superres"])
-    with pytest.raises(ValueError, match="tasks are 2afc and jnd, not 3afc"):
-        read_root(root, tasks=["3afc"])
     with pytest.raises(FileNotFoundError, match="bapps has no folder jnd/train/<family>"):
         read_root(root, "train", tasks=["jnd"])
 

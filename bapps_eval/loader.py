@@ -24,13 +24,9 @@ _MOST_WORKERS = 16
 
 
 class Batch(NamedTuple):
-    """Items of one image size, or items that could not be read.
+    """Items of one image size, by their rows in the set, or what went wrong with items that could not be read.
 
-    Attributes:
-        rows: Row of each item in its set, ``(n,)``.
-        images: For each image of an item a tensor ``(n, C, H, W)`` in [-1, 1], on the device, in channels-last memory;
-            empty for items that could not be read.
-        errors: What went wrong with each item that could not be read, by its row.
+    For each image of an item there is a tensor ``(n, C, H, W)`` in [-1, 1], on the device, in channels-last memory.
     """
 
     rows: NDArray[np.intp]

@@ -79,22 +79,9 @@ def evaluate(
     """Measure all metrics on all sets, and keep every item in a file as soon as it is measured.
 
     If ``torch.distributed`` is initialised, every process measures its share of the items of every set, and the first
-    gets them all, set by set.
-
-    Args:
-        metrics: The metrics, on ``device``.
-        sets: The sets.
-        settings: Whatever else decides the numbers, for the record.
-        versions: Versions of packages, likewise.
-        batch_size: Largest number of items at a time.
-        device: Where the metrics compute.
-        workers: Processes that decode images; see :func:`bapps_eval.loader.batches`.
-        file: File of results, see :func:`~bapps_eval.results.recording`; None keeps nothing.
-        resume: Go on with what the file has of this run; items that failed are tried again.
-        quiet: Show no progress bar.
-
-    Returns:
-        The results; those of the first process are complete.
+    gets them all, set by set. Settings and versions, which decide the numbers, too, are for the record. What the file
+    has of this run is kept if it is resumed, and items that failed are tried again. Without a file nothing is kept. Of
+    the rest see :func:`measure`.
 
     Raises:
         ValueError: If the file cannot be written to, or is of another run.

@@ -145,12 +145,9 @@ def train(
         if recipe.images and everything.end is not None:
             raise ValueError(f"images={recipe.images} is for data that are read whole; of a stream give no number")
         images = draw_images(images, recipe.images, recipe.seed)
-        for name, fingerprint in facts.items():
-            if saved and saved.get(name, fingerprint) != fingerprint:
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(
-                    f"the run in {out} was begun with other images; give the same {option}, or another --out"
-                )
+        for name, option in (("data", "--data"), ("held_out", "--held-out")):
+            if saved and saved.get(name, facts[name]) != facts[name]:
+                raise ValueError(f"{out} was begun with other images; give the same {option}, or another --out")
         if reader.declared:
             facts["data_range"] = list(reader.declared)
         rounds = Rounds(
@@ -165,10 +162,11 @@ def train(
         state = State(recipe, device)
         if saved:
             facts |= _take_up(state, saved, out)
+        elif init:
+            state.start_from(init)
+            facts |= {"init": f"{init.name} {init.hash}", "before": dict(init.training)}
         else:
-            if init:
-                state.start_from(init)
-            facts |= {"init": f"{init.name} {init.hash}", "before": dict(init.training)} if init else {"init": ""}
+            facts["init"] = ""
         writer = None
         if rank == 0:
             monitor = Monitor(recipe, images, aside, evaluate=evaluate, device=device)
@@ -379,10 +377,11 @@ def _read_begun(out: Path) -> dict[str, Any] | None:
 
 
 def _advice(out: Path) -> str:
-    path = latest_checkpoint(out)
-    if path is None:
-        return "There is no checkpoint from before; begin again with lower learning rates."
-    return f"{path} is intact; go on from it with --on-divergence rollback, or begin again with lower learning rates."
+    if path := latest_checkpoint(out):
+        return (
+            f"{path} is intact; go on from it with --on-divergence rollback, or begin again with lower learning rates."
+        )
+    return "There is no checkpoint from before; begin again with lower learning rates."
 
 
 def _roll_back(state: State, out: Path) -> None:
@@ -401,21 +400,19 @@ def _roll_back(state: State, out: Path) -> None:
 def _signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list, which is read between iterations; a second one acts at once."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before: dict[int, Callable[..., Any] | int | None] = {}
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def receive(number: int, frame: FrameType | None) -> None:
-        if received:
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
         received.append(number)
+        restore()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, receive)
+    if threading.current_thread() is threading.main_thread():
+        before |= {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+        restore()

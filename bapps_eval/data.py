@@ -194,8 +194,7 @@ def read_root(
     that has not as many items as were published is named as partial.
 
     Raises:
-        FileNotFoundError: If there is no family, or not one of those asked for, or an item lacks one of its files,
-            which is named.
+        FileNotFoundError: If there is no such family, or an item lacks one of its files, which is named.
         ValueError: If a judgement is not a fraction, or two files of a folder have one stem.
     """
     root = Path(root)

@@ -26,17 +26,16 @@ from bapps_eval.report import Column, Report, family
 from bapps_eval.results import Results
 from bapps_eval.scores import score
 
-__all__ = ["GALLERY", "write_html"]
+__all__ = ["write_html"]
 
 FloatArray = NDArray[np.float64]
 
-GALLERY = 12
 _POINTS = 600  # of each set in the scatter plot
 _GALLERY_BYTES = 16 * 2**20
 _LARGEST_SIDE = 256
 
 
-def write_html(path: str | os.PathLike[str], report: Report, gallery: int = GALLERY) -> None:
+def write_html(path: str | os.PathLike[str], report: Report, gallery: int = 12) -> None:
     """Write the page.
 
     The gallery has so many items per metric and set, those on which it disagrees most with people; fewer if their

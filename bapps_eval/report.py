@@ -47,16 +47,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Column:
-    """One set, or the mean over several, under every metric.
+    """One set, or the mean over several, whose measure is ``mean``, under every metric.
 
     Attributes:
         name: Its name where it stands alone, ``2afc/cnn`` or ``2AFC distortion``.
         heading: Its name in its table, ``cnn`` or ``distortion``, with a star if it is partial.
-        measure: Name of the scores; of a mean, ``mean``.
-        items: Number of items.
         partial: For each set in it that is not whole, the part that is there.
         ceiling: Score of one human; None if unknown.
-        scores: One per metric.
     """
 
     name: str

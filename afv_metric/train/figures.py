@@ -70,12 +70,12 @@ def _draw(panels: Sequence[Panel], columns: int) -> Figure:
             name = label.removesuffix(kind)
             colour = colours.setdefault(name, f"C{len(colours)}")
             few = len(points) <= 40 and not kind
-            (line,) = axes.plot(
-                *zip(*_thin(points), strict=True),
-                color=colour,
-                linestyle="dashed" if kind else "solid",
-                marker="." if few else None,
-            )
+            style: dict[str, Any] = {
+                "color": colour,
+                "linestyle": "dashed" if kind else "solid",
+                "marker": "." if few else None,
+            }
+            (line,) = axes.plot(*zip(*_thin(points), strict=True), **style)
             handles.setdefault(label, line)
         if panel.logarithmic:
             axes.set_yscale("log")

@@ -10,9 +10,9 @@ whose kernel is in both cases made of the four one-pixel shifts of the 3x3 kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,36 @@ __all__ = [
     "for_channels", "sum_of_shifts",
 ]  # fmt: skip
 
-_POOLED_BLOCKS = {32: 2, 64: 3}  # of the discriminator, by the side of the images
-_DOUBLINGS = {32: 3, 64: 4}  # of the generator, from 4x4 on
+
+class _Shape:
+    """What both networks have: residual blocks of one or several widths, by the size of the images."""
+
+    _blocks: ClassVar[Mapping[int, int]]  # number of residual blocks by the side of the images
+    width: int | tuple[int, ...]
+    image_size: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1, got {self.channels}")
+        if self.image_size not in self._blocks:
+            raise ValueError(f"image_size must be 32 or 64, got {self.image_size}")
+        if not isinstance(self.width, int):
+            object.__setattr__(self, "width", tuple(self.width))  # JSON has lists for tuples
+        if len(self.widths) != self._blocks[self.image_size]:
+            wanted = f"one number, or {self._blocks[self.image_size]} for images of {self.image_size} pixels"
+            raise ValueError(f"width must be {wanted}; got {self.width}")
+        if min(self.widths) < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each residual block."""
+        return (self.width,) * self._blocks[self.image_size] if isinstance(self.width, int) else self.width
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(_Shape):
     """Shape of a :class:`Discriminator`.
 
     Attributes:
@@ -45,6 +69,8 @@ class DiscriminatorConfig:
         channels: Channels of the images.
     """
 
+    _blocks: ClassVar[Mapping[int, int]] = {32: 4, 64: 5}
+
     width: int | tuple[int, ...] = 128
     image_size: int = 32
     slope: float = 0.0
@@ -55,8 +81,7 @@ class DiscriminatorConfig:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        width = _checked_width(self.width, self.channels, self.image_size, _POOLED_BLOCKS, 2)
-        object.__setattr__(self, "width", width)
+        super().__post_init__()
         if not 0 <= self.slope < 1:
             raise ValueError(f"slope must be in [0, 1), got {self.slope}")
         if self.head not in ("pooled", "position"):
@@ -67,12 +92,7 @@ class DiscriminatorConfig:
     @property
     def pooled_blocks(self) -> int:
         """Number of residual blocks that halve their input; two more follow that do not."""
-        return _POOLED_BLOCKS[self.image_size]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each residual block."""
-        return _widths(self.width, self.pooled_blocks + 2)
+        return self._blocks[self.image_size] - 2
 
     def plain(self) -> DiscriminatorConfig:
         """The same shape with ordinary weights, as a bundle stores it."""
@@ -80,7 +100,7 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(_Shape):
     """Shape of a :class:`Generator`.
 
     Attributes:
@@ -90,42 +110,17 @@ class GeneratorConfig:
         channels: Channels of the images.
     """
 
+    _blocks: ClassVar[Mapping[int, int]] = {32: 3, 64: 4}
+
     width: int | tuple[int, ...] = 128
     latent_size: int = 128
     image_size: int = 32
     channels: int = 3
 
     def __post_init__(self) -> None:
-        width = _checked_width(self.width, self.channels, self.image_size, _DOUBLINGS, 0)
-        object.__setattr__(self, "width", width)
+        super().__post_init__()
         if self.latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {self.latent_size}")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each residual block."""
-        return _widths(self.width, _DOUBLINGS[self.image_size])
-
-
-def _checked_width(
-    width: int | Sequence[int], channels: int, image_size: int, blocks: Mapping[int, int], more: int
-) -> int | tuple[int, ...]:
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}")
-    if image_size not in blocks:
-        raise ValueError(f"image_size must be 32 or 64, got {image_size}")
-    count = blocks[image_size] + more
-    if not isinstance(width, int):  # JSON has lists for tuples
-        width = tuple(width)
-        if len(width) != count:
-            raise ValueError(f"width must be one number, or {count} for images of {image_size} pixels; got {width}")
-    if min(_widths(width, count)) < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
-    return width
-
-
-def _widths(width: int | tuple[int, ...], count: int) -> tuple[int, ...]:
-    return (width,) * count if isinstance(width, int) else width
 
 
 def sum_of_shifts(kernel: Tensor) -> Tensor:

@@ -13,11 +13,10 @@ from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.fisher.comparison import Comparison, pyramid, total_of
+from afv_metric.fisher.comparison import Comparison, at_level, pyramid, total_of
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import FORMS, ActivationForm, Description, FisherForm, Form, FormName, LocalForm, Part
 from afv_metric.images.tensors import check_range, pad_to_multiple, to_network_range, weights_of_padded
@@ -271,7 +270,7 @@ class AFVDistance(nn.Module):
             for chunk in padded.split(self.chunk_size or len(padded)):
                 chunks.append({})
                 for level, level_images in pyramid(chunk, self._form.levels):
-                    chunks[-1] |= dict(self._form.describe(level, level_images, _at_level(weights, level)))
+                    chunks[-1] |= dict(self._form.describe(level, level_images, at_level(weights, level)))
             parts = {
                 part: tuple(map(torch.cat, zip(*(chunk[part] for chunk in chunks), strict=True))) for part in chunks[0]
             }
@@ -327,7 +326,7 @@ class AFVDistance(nn.Module):
         total = torch.zeros((), device=like.device, dtype=like.dtype)
         with torch.autocast(like.device.type, enabled=False):
             for part, description in first.parts.items():
-                level_weights = _at_level(weights, self._form.level_of(part))
+                level_weights = at_level(weights, self._form.level_of(part))
                 total = total + self._form.compare(part, description, second.parts[part], level_weights)
         return total
 
@@ -411,10 +410,6 @@ def _fingerprint(bundle: Bundle) -> str:
     for tensor in (*bundle.discriminator.state_dict().values(), *itertools.chain(*bundle.statistics.layers)):
         digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def _at_level(weights: Tensor | None, level: int) -> Tensor | None:
-    return None if weights is None else F.avg_pool2d(weights, 2**level)
 
 
 def _device_type(images: Tensor) -> str:

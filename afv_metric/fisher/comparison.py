@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from afv_metric.fisher.forms import Description, FisherForm, Form, Part, PositionForm
 from afv_metric.images.tensors import is_exporting
 
-__all__ = ["Comparison", "pyramid", "total_of"]
+__all__ = ["Comparison", "at_level", "pyramid", "total_of"]
 
 _Result = TypeVar("_Result")
 # Pixels of each of two batches that are worked on at a time; by measurement, and more where what is cut is recomputed.
@@ -69,17 +69,11 @@ class Comparison:
         pixels = _TRACKED_PIXELS if tracked else _PIXELS
         size = self.chunk_size or max(1, pixels // (first.shape[2] * first.shape[3]))
 
-        def cut(value: Tensor, start: int) -> Tensor:
-            return value if len(value) == 1 else value[start : start + size]
+        def cut(value: Tensor | None, start: int) -> Tensor | None:
+            return value if value is None or len(value) == 1 else value[start : start + size]
 
         chunks = [
-            _recomputed(
-                self._compare_chunk,
-                count > size,
-                cut(first, start),
-                cut(second, start),
-                None if weights is None else cut(weights, start),
-            )
+            _recomputed(self._compare_chunk, count > size, *(cut(value, start) for value in (first, second, weights)))
             for start in range(0, count, size)
         ]
         return {part: torch.cat([chunk[part] for chunk in chunks]) for part in chunks[0]}
@@ -88,8 +82,7 @@ class Comparison:
         found: dict[Part, Tensor] = {}
         levels = zip(pyramid(first, self.form.levels), pyramid(second, self.form.levels), strict=True)
         for (level, x), (_, y) in levels:
-            level_weights = None if weights is None else F.avg_pool2d(weights, 2**level)
-            for part, value in self._compare_level(level, x, y, level_weights):
+            for part, value in self._compare_level(level, x, y, at_level(weights, level)):
                 if self.spatial and level:
                     value = F.interpolate(value, size=first.shape[2:], mode="bilinear")
                 found[part] = value
@@ -149,6 +142,11 @@ def pyramid(images: Tensor, levels: tuple[int, ...]) -> Iterator[tuple[int, Tens
         while at < level:
             images, at = F.avg_pool2d(images, 2), at + 1
         yield level, images
+
+
+def at_level(weights: Tensor | None, level: int) -> Tensor | None:
+    """Weights of the pixels of a level, from those of the images."""
+    return None if weights is None else F.avg_pool2d(weights, 2**level)
 
 
 def _bands(height: int, width: int, margin: int) -> list[_Band]:

@@ -297,6 +297,8 @@ def _tried(name: str, compare: Distance, device: str) -> Metric:
 
 def _find_callable(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
+    if "" not in sys.path:  # an installed command does not look in the current folder as python -m does
+        sys.path.append("")
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # whatever a module does when it is imported

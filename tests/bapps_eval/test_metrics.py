@@ -534,6 +534,15 @@ def test_own_callables(module: str, attribute: str, factor: float) -> None:
     assert torch.allclose(metric.distances(images), expected)
 
 
+def test_own_callables_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metric_beside.py").write_text(
+        "def measure(first, second): return (first - second).abs().mean((1, 2, 3))"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    check_names(["metric_beside:measure"])
+
+
 @pytest.mark.parametrize(
     ("attribute", "message"), [("nothing", "cannot find the metric .*nothing"), ("number", "is no callable but int")]
 )

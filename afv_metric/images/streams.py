@@ -2,8 +2,8 @@
 
 - ``https://host/train-0000.tar``, or any other URL that fsspec opens (``s3://``, ``hf://``, ``file://``): tar files, as
   WebDataset writes them, one after the other in the order given.
-- ``datasets:NAME`` or ``datasets:NAME:SPLIT``: a data set as ``datasets.load_dataset`` streams it, by its name on the
-  hub or the path of its folder; its first column of images, of the split ``train`` if none is named.
+- ``datasets:NAME[@REVISION][:SPLIT]``: a data set as ``datasets.load_dataset`` streams it, by its name on the hub or
+  the path of its folder; its first column of images, of the split ``train`` if none is named.
 
 Every image has a position, from which the stream goes on behind it.
 """
@@ -98,7 +98,8 @@ def _read_dataset(given: str, position: Any) -> Iterator[Picture]:
     except ImportError as error:
         raise ValueError(f"{given} needs datasets to be read: pip install 'afv-metric[datasets]'") from error
     name, _, split = given.removeprefix(_DATASETS).partition(":")
-    rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+    name, _, revision = name.partition("@")
+    rows = datasets.load_dataset(name, split=split or "train", revision=revision or None, streaming=True)
     columns = [column for column, kind in (rows.features or {}).items() if isinstance(kind, datasets.Image)]
     if not columns:
         raise ValueError(f"{given} has no column of images, only {', '.join(rows.features or ['unknown ones'])}")

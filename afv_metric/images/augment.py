@@ -15,14 +15,8 @@ __all__ = ["augment"]
 def augment(images: Tensor, size: int, augmentation: str) -> Tensor:
     """Crops of a batch at the size that the networks see.
 
-    Args:
-        images: ``(N, C, 2 size, 2 size)`` in [-1, 1].
-        size: Side of the crops.
-        augmentation: One of ``"none"``, ``"flip"``, ``"paper"``, ``"multiscale"``; see
-            :class:`afv_metric.train.recipes.Recipe`.
-
-    Returns:
-        ``(N, C, size, size)`` in [-1, 1], in a random order for ``"multiscale"``.
+    Images ``(N, C, 2 size, 2 size)`` in [-1, 1] become ``(N, C, size, size)``, in a random order for ``"multiscale"``;
+    :class:`afv_metric.train.recipes.Recipe` says what the augmentations are.
 
     Example:
         >>> augment(torch.zeros(4, 3, 64, 64), 32, "paper").shape

@@ -83,25 +83,15 @@ class Rows:
 
 
 class ImageSet(NamedTuple):
-    """Decoded images.
+    """Decoded images."""
 
-    Attributes:
-        images: The pixels; ``images[chosen]`` copies a batch, uint8 ``(n, C, size, size)``.
-        labels: Class of each image, int64 ``(N,)``; ``None`` unless all sources have classes.
-        classes: Names of the classes; those of several sources one after the other, each with its source.
-        names: Name of each image: its source, and the path inside it.
-        fingerprint: Hash of the pixels of the whole set, wherever and whenever it was decoded.
-        pictures: Number of the file that each is cut from, int64 ``(N,)``; None if no file gives two.
-        end: Position of a stream behind the last image, for :func:`load_images`; None if these are all.
-    """
-
-    images: Rows
-    labels: Tensor | None
-    classes: tuple[str, ...]
-    names: Sequence[str]
-    fingerprint: str
-    pictures: Tensor | None = None
-    end: Any = None
+    images: Rows  # images[chosen] copies a batch, uint8 (n, C, size, size)
+    labels: Tensor | None  # class of each, int64 (N,); None unless all sources have classes
+    classes: tuple[str, ...]  # their names; those of several sources one after the other, each with its source
+    names: Sequence[str]  # of each image: its source, and the path inside it
+    fingerprint: str  # hash of the pixels of the whole set, wherever and whenever it was decoded
+    pictures: Tensor | None = None  # number of the file that each is cut from, int64 (N,); None if no file gives two
+    end: Any = None  # position of a stream behind the last image, for load_images; None if these are all
 
 
 def load_images(
@@ -124,17 +114,13 @@ def load_images(
     Args:
         sources: Folders and archives, joined in this order; or a stream, see :mod:`afv_metric.images.streams`.
         size: Side of the decoded squares in pixels; twice what the networks see, for room to crop.
-        reader: Rules to read the files by; default: those of :class:`~afv_metric.images.reading.Reader` as it is.
-        tiling: How large images are cut into squares at native resolution and coarser ones; None: the middle square of
-            each alone.
+        reader: Rules to read the files by.
+        tiling: How large images are cut into squares; None: the middle square of each alone.
         cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
             or ``~/.cache``.
-        quiet: Show no progress bar.
+        quiet: Whether to show no progress bar.
         most: Images of a stream, if not as many as the cache may hold.
         position: Where a stream goes on, endlessly from then on; None: from its beginning to its end.
-
-    Returns:
-        The images, mapped into memory.
 
     Raises:
         FileNotFoundError: If there is nothing at a path.

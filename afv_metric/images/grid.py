@@ -13,12 +13,9 @@ __all__ = ["save_grid"]
 
 
 def save_grid(images: Tensor, path: Path) -> None:
-    """Write images as one PNG, eight in a row, atomically.
+    """Write images ``(N, C, H, W)`` in [-1, 1] as one PNG, eight in a row, atomically.
 
-    Args:
-        images: Images ``(N, C, H, W)`` in [-1, 1]; of other than one or three channels the first three are shown, of
-            two the first.
-        path: The PNG.
+    Of other than one or three channels the first three are shown, of two the first.
     """
     images = images[:, :3] if images.shape[1] > 2 else images[:, :1]
     with atomic_write(path) as temporary:

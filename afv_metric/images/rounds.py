@@ -21,29 +21,18 @@ class Rounds:
     The round of an iteration depends on nothing but its number, and what is in a round on nothing but the stream. Where
     rounds begin is kept in a file, so that a run that goes on need not read all that came before.
 
-    Args:
-        everything: All images of the first round; where they are all that there is, it lasts for ever.
-        trained: Those of them that are trained on.
-        held_out: Names of those that are not, nor when they come again.
-        load: Loads the round that begins at a position.
-        draws: Images that an iteration draws.
-        file: File of the positions.
-        writes: Whether this process writes it.
-
-    Raises:
-        ValueError: If the file is of another stream.
     """
 
     def __init__(
         self,
-        everything: ImageSet,
-        trained: Rows,
-        held_out: Collection[str],
-        load: Callable[[Any], ImageSet],
-        draws: int,
+        everything: ImageSet,  # of the first round, which lasts for ever where they are all that there is
+        trained: Rows,  # those of them that are trained on
+        held_out: Collection[str],  # names of those that are not, nor when they come again
+        load: Callable[[Any], ImageSet],  # loads the round that begins at a position
+        draws: int,  # images per iteration
         file: Path,
         *,
-        writes: bool = True,
+        writes: bool = True,  # whether this process writes the file
     ) -> None:
         self._endless, self._length = everything.end is not None, len(everything.names)
         self._first = self._images = trained

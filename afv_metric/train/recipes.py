@@ -189,5 +189,8 @@ RECIPES = {
         ),
     )
 }
-"""Recipes by name: ``imagenet`` trains the network of the shipped bundle, ``imagenet-paper`` has the published settings,
-``imagenet64`` one more block, ``folder`` is for one's own images and starts from the shipped bundle."""
+"""Recipes by name.
+
+``imagenet`` trains the network of the shipped bundle from scratch, ``imagenet-paper`` has the published settings,
+``imagenet64`` one more block, ``folder`` is for one's own images and starts from the shipped bundle.
+"""

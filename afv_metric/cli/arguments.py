@@ -111,7 +111,7 @@ def add_train(command: argparse.ArgumentParser) -> None:
         "'afv-metric report' draws it; 'afv-metric adapt' needs no training."
     )
     command.add_argument(
-        "recipe", metavar="RECIPE", help="folder (your own images), tiny-imagenet, imagenet, cifar10 or another recipe"
+        "recipe", metavar="RECIPE", help="folder (your own images), imagenet, cifar10 or another recipe"
     )
     command.add_argument("--data", nargs="+", metavar="IMAGES", help=_IMAGES)
     command.add_argument(
@@ -155,7 +155,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--terms", nargs="+", metavar="KIND:LEVEL:LAYERS:WEIGHT",
-        help="terms of the form activation, as direction:1:6:1 texture:0:3:4",
+        help="terms of the form activation, as direction:1:7:1 texture:0:3:1",
     )  # fmt: skip
     command.add_argument("--pooling", type=real, help="exponent of the pooling over positions")
     command.add_argument("--epsilon", type=real, default=0.03, help="relative floor of the whitening (0.03)")

@@ -20,7 +20,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +41,7 @@ from afv_metric.images.tiles import Tiling, resize_and_center_crop
 __all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "take_images"]
 
 FEWEST_IMAGES = 64
-_VERSION = 3  # of the cache and the rules above; another one is built anew
+_VERSION = 4  # of the cache and the rules above; another one is built anew
 _log = logging.getLogger(__name__)
 
 
@@ -217,15 +216,8 @@ class _Rules(NamedTuple):
         return repr(self[1:]) if self[1:] != (Reader(), None, None) else ""
 
 
-class _Decoded(NamedTuple):
-    """The squares of one file, or why there is none."""
-
-    squares: Sequence[NDArray[np.uint8]] = ()
-    shorter_side: int = 0
-    reason: str = ""
-
-
-def _decode(picture: Picture, rules: _Rules) -> _Decoded:
+def _decode(picture: Picture, rules: _Rules) -> tuple[Sequence[NDArray[np.uint8]], int] | str:
+    """The squares of a file and the shorter side of what they were cut from; or why there is none."""
     size, reader, tiling, _ = rules
     try:
         if tiling and tiling.most > 1:
@@ -236,16 +228,16 @@ def _decode(picture: Picture, rules: _Rules) -> _Decoded:
             first = reader.levels(picture.open(), name=picture.name, square=size)
             squares = [resize_and_center_crop(first, size)]
     except ImageError as error:
-        return _Decoded(reason=error.reason)
+        return error.reason
     except (OSError, ValueError, MemoryError) as error:
-        return _Decoded(reason=reason_of(error))
-    return _Decoded(squares, min(first.shape[:2]))
+        return reason_of(error)
+    return squares, min(first.shape[:2])
 
 
-def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[tuple[Picture, _Decoded]]:
+def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[tuple[Picture, Any]]:
     """Decode in threads, in order, and only a few images ahead of the caller."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[tuple[Picture, Future[_Decoded]]] = deque()
+    waiting: deque[tuple[Picture, Future[Any]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for picture in pictures:
             waiting.append((picture, pool.submit(_decode, picture, rules)))
@@ -254,38 +246,6 @@ def _decode_all(pictures: Iterable[Picture], rules: _Rules) -> Iterator[tuple[Pi
                 yield first, decoded.result()
         for picture, decoded in waiting:
             yield picture, decoded.result()
-
-
-@dataclass
-class _Index:
-    """What is known of the images besides their pixels."""
-
-    size: int
-    channels: int = 0  # not known before the first image
-    names: list[str] = field(default_factory=list)
-    labels: list[int] | None = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    checksums: list[int] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
-    pictures: list[int] = field(default_factory=list)
-    end: Any = None
-
-    def add_classes(self, folders: Sequence[str] | None, called: Mapping[str, str], prefix: str) -> None:
-        """Append the classes of one more source, in the order of its images."""
-        if folders is None or self.labels is None:
-            self.labels, self.classes = None, []
-            return
-        number = {folder: place for place, folder in enumerate(sorted(set(folders)), len(self.classes))}
-        self.labels += [number[folder] for folder in folders]
-        self.classes += [prefix + called.get(folder, folder) for folder in number]
-
-    def image_set(self, pixels: NDArray[np.uint8]) -> ImageSet:
-        """Put the pixels to it: ``(N, size, size, C)``."""
-        labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
-        fingerprint = hashlib.sha256(np.array(self.checksums, "<u4").tobytes()).hexdigest()
-        pictures = torch.tensor(self.pictures) if self.pictures and self.pictures[-1] + 1 < len(self.names) else None
-        rows = Rows(torch.from_numpy(pixels))
-        return ImageSet(rows, labels, tuple(self.classes), self.names, fingerprint, pictures, self.end)
 
 
 def _default_cache() -> Path:
@@ -311,19 +271,37 @@ def _open_entry(entry: Path) -> ImageSet | None:
     if not entry.exists():
         return None
     try:
-        index = _Index(**json.loads((entry / "index.json").read_text()))
-        shape = (len(index.names), index.size, index.size, index.channels)
+        index = json.loads((entry / "index.json").read_text())
+        names, numbers = index["names"], index["pictures"]
+        shape = (len(names), index["size"], index["size"], index["channels"])
         if (entry / "pixels.bin").stat().st_size != math.prod(shape):
             raise ValueError("pixels.bin has another size than index.json says")
         # "c" maps it for reading; numpy calls such arrays writable, as torch wants them.
-        images = index.image_set(np.memmap(entry / "pixels.bin", np.uint8, "c", shape=shape))
-    except (OSError, ValueError, TypeError) as error:
+        rows = Rows(torch.from_numpy(np.memmap(entry / "pixels.bin", np.uint8, "c", shape=shape)))
+        pictures = torch.tensor(numbers) if numbers[-1] + 1 < len(names) else None
+        images = ImageSet(rows, *_classes(names, index["counts"]), names, index["fingerprint"], pictures, index["end"])
+    except (OSError, ValueError, TypeError, LookupError) as error:
         _log.warning("the decoded images in %s are damaged (%s) and are built anew", entry, error)
         return None
-    if index.broken:
-        broken, of = len(index.broken), len(index.broken) + len(index.names)
+    if broken := index["broken"]:
+        of = broken + numbers[-1] + 1
         _log.warning("skipped %d of %d images that cannot be read; %s names them", broken, of, entry / "broken.json")
     return images
+
+
+def _classes(names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Labels and classes of images, so many of each source; none unless all sources have some."""
+    labels: list[int] = []
+    classes: list[str] = []
+    for count in counts:
+        places = [name.partition("/")[::2] for name in names[len(labels) : len(labels) + count]]
+        folders = class_folders([inside for _, inside in places])
+        if folders is None:
+            return None, ()
+        number = {folder: place for place, folder in enumerate(sorted(set(folders)), len(classes))}
+        labels += [number[folder] for folder in folders]
+        classes += [f"{places[0][0]}/{folder}" if len(counts) > 1 else folder for folder in number]
+    return (torch.tensor(labels), tuple(classes)) if counts else (None, ())
 
 
 def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rules, quiet: bool) -> ImageSet:
@@ -352,63 +330,71 @@ def _build_entry(folder: Path, key: str, sources: Sequence[Source], rules: _Rule
 def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: bool) -> None:
     """Decode all readable images into ``pixels.bin``, one after the other."""
     contents = [source.read() for source in sources]
-    total = sum(of.number or 0 for of in contents)  # of a tar it is not known yet
-    needed, free = total * rules.tile_bytes, shutil.disk_usage(entry).free
+    known = [number for number, _ in contents if number is not None]  # of a tar it is not known yet
+    needed, free = sum(known) * rules.tile_bytes, shutil.disk_usage(entry).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
-    if any(of.number is None for of in contents):
-        total = 0
+    total = sum(known) if len(known) == len(sources) else None
     if rules.tiling and not rules.most:
-        number = total or sum(sum(1 for _ in source.read().pictures) for source in sources)  # a tar is read twice
+        number = total or sum(sum(1 for _ in source.read()[1]) for source in sources)  # a tar is read twice
         rules = rules._replace(tiling=rules.tiling.bounded(number, rules.tile_bytes))
-    index, small = _Index(rules.size), 0
-    bar = tqdm(desc="decoding", total=total or None, disable=quiet, unit="image")
+    names: list[str] = []
+    pictures: list[int] = []  # of each tile the number of its file
+    counts: list[int] = []  # tiles of each source
+    broken: dict[str, str] = {}
+    digest = hashlib.sha256()
+    number = channels = small = 0
+    end = None
+    bar = tqdm(desc="decoding", total=total, disable=quiet, unit="image")
     with bar, (entry / "pixels.bin").open("wb") as file:
-        for source, (_, pictures, class_names) in zip(sources, contents, strict=True):
-            names: list[str] = []
-            for picture, decoded in _decode_all(pictures, rules):
+        for source, (_, found) in zip(sources, contents, strict=True):
+            before = len(names)
+            for picture, decoded in _decode_all(found, rules):
                 bar.update()
-                index.end = picture.position
-                channels = {square.shape[2] for square in decoded.squares}
-                index.channels = index.channels or next(iter(channels), 0)
-                if decoded.reason or channels != {index.channels}:
-                    differs = f"has {min(channels, default=0)} channels, the images before it {index.channels}"
-                    index.broken[f"{source.name}/{picture.name}"] = decoded.reason or differs
+                end, name = picture.position, f"{source.name}/{picture.name}"
+                if isinstance(decoded, str):
+                    broken[name] = decoded
                     continue
-                number = index.pictures[-1] + 1 if index.pictures else 0
-                room = rules.most - len(index.checksums) if rules.most else None
-                for place, square in enumerate(decoded.squares[:room]):
+                squares, shorter_side = decoded
+                channels = channels or squares[0].shape[2]
+                if squares[0].shape[2] != channels:
+                    broken[name] = f"has {squares[0].shape[2]} channels, the images before it {channels}"
+                    continue
+                room = rules.most - len(names) if rules.most else None
+                for place, square in enumerate(squares[:room]):
                     pixels = np.ascontiguousarray(square).tobytes()
                     file.write(pixels)
-                    index.checksums.append(zlib.crc32(pixels))
-                    index.pictures.append(number)
-                    names.append(f"{picture.name}#{place}" if len(decoded.squares) > 1 else picture.name)
-                small += 2 * decoded.shorter_side < rules.size
-                if len(index.checksums) == rules.most:
+                    digest.update(zlib.crc32(pixels).to_bytes(4, "little"))
+                    pictures.append(number)
+                    names.append(f"{name}#{place}" if len(squares) > 1 else name)
+                number += 1
+                small += 2 * shorter_side < rules.size
+                if len(names) == rules.most:
                     break
             else:
-                index.end = None
-            index.names += [f"{source.name}/{name}" for name in names]
-            folders = class_folders(names) if source.kind != "stream" else None
-            index.add_classes(folders, class_names, f"{source.name}/" if len(sources) > 1 else "")
-    _refuse_too_few(sources, index)
+                end = None
+            counts += [len(names) - before] if source.kind != "stream" else []  # a stream has no classes
+    if len(names) < FEWEST_IMAGES:
+        raise _too_few(sources, len(names), broken)
     if small:
         _log.warning("%d images have a shorter side below %d pixels and are enlarged", small, rules.size // 2)
-    (entry / "index.json").write_text(json.dumps(vars(index)))
-    if index.broken:
-        (entry / "broken.json").write_text(json.dumps(index.broken, indent=1) + "\n")
+    index = {
+        "size": rules.size, "channels": channels, "names": names, "pictures": pictures, "counts": counts,
+        "fingerprint": digest.hexdigest(), "broken": len(broken), "end": end,
+    }  # fmt: skip
+    (entry / "index.json").write_text(json.dumps(index))
+    if broken:
+        (entry / "broken.json").write_text(json.dumps(broken, indent=1) + "\n")
     for path in entry.iterdir():
         finish_file(path)
 
 
-def _refuse_too_few(sources: Sequence[Source], index: _Index) -> None:
-    if len(index.names) >= FEWEST_IMAGES:
-        return
-    found = f"{' and '.join(source.where for source in sources)}: {len(index.names)} tiles of images can be read"
-    if index.broken:
-        name, reason = next(iter(index.broken.items()))
-        found += f", {len(index.broken)} are broken (the first is {name}: {reason})"
-    raise ValueError(
+def _too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> ValueError:
+    found = f"{' and '.join(source.where for source in sources)}: {count} tiles of images can be read"
+    if broken:
+        name, reason = next(iter(broken.items()))
+        found += f", {len(broken)} are broken (the first is {name}: {reason})"
+    return ValueError(
         f"{found}; at least {FEWEST_IMAGES} tiles are needed, and thousands to train well. A small image is one tile, "
         "a large one many, if it is cut (--tiles 1024)."
     )

@@ -4,8 +4,8 @@ What a path is taken for, by what is there:
 
 - ``cifar-10-batches-py`` or ``cifar-100-python``, or a folder that holds one of them: the training images of CIFAR as
   torchvision keeps them, after its own check of their MD5 sums. Nothing is downloaded.
-- A folder with ``train/`` and either ``meta.bin`` or ``ILSVRC2012_devkit_t12.tar.gz``: ``train/`` of torchvision's
-  ImageNet.
+- A folder with ``train/`` and either ``meta.bin`` or ``ILSVRC2012_devkit_t12.tar.gz``, as torchvision lays ImageNet
+  out: the images of ``train/``.
 - Any other folder: all images below it, in sorted order, see :mod:`afv_metric.images.listing`.
 - A file: a tar, compressed or not, or a zip.
 
@@ -29,7 +29,7 @@ from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from torchvision.datasets import CIFAR10, CIFAR100, ImageNet
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from afv_metric.images.listing import Picture, is_image_name, list_images
 
@@ -39,12 +39,11 @@ _log = logging.getLogger(__name__)
 LARGEST_MEMBER = 1 << 28  # bytes; a larger file in an archive is no picture, or is made to fill the memory
 
 
-class Contents(NamedTuple):
-    """The images of a source, once; going through them raises ``ValueError`` where an archive is damaged."""
+Contents = tuple[int | None, Iterable[Picture]]
+"""Number of the images of a source, None if only reading them tells it; and the images, to be gone through once.
 
-    number: int | None  # not known before they are read
-    pictures: Iterable[Picture]
-    class_names: Mapping[str, str] = {}  # of folders that are not called as the classes
+Going through them raises ``ValueError`` where an archive is damaged.
+"""
 
 
 class Source(NamedTuple):
@@ -60,11 +59,11 @@ class Source(NamedTuple):
     def spread(self, count: int) -> Iterator[Picture]:
         """So many of its pictures, evenly spread; a tar is read twice. Of a stream they are the first."""
         if self.kind == "stream":
-            return islice(self.read().pictures, count)
-        contents = self.read()
-        number = contents.number or sum(1 for _ in contents.pictures)
+            return islice(self.read()[1], count)
+        known, pictures = self.read()
+        number = known or sum(1 for _ in pictures)
         chosen = {index * number // count for index in range(count)} if number > count else range(number)
-        return (picture for index, picture in enumerate(self.read().pictures) if index in chosen)
+        return (picture for index, picture in enumerate(self.read()[1]) if index in chosen)
 
     def state(self) -> str:
         """A hash of the names, sizes and modification times of its files."""
@@ -95,10 +94,9 @@ def find_source(path: Path) -> Source:
     if inside:
         return _cifar(path, path, inside[0])
     about = any((path / name).is_file() for name in ("meta.bin", "ILSVRC2012_devkit_t12.tar.gz"))
-    if about and (path / "train").is_dir():
-        return _image_net(path)
-    files = _list(path)
-    return _source(path, "folder", files, lambda: _files(files))
+    is_image_net = about and (path / "train").is_dir()
+    files = _list(path / "train" if is_image_net else path)
+    return _source(path, "ImageNet" if is_image_net else "folder", files, partial(_files, files))
 
 
 def _source(path: Path, kind: str, files: Mapping[str, str], read: Callable[[], Contents]) -> Source:
@@ -134,27 +132,14 @@ def _cifar(path: Path, root: Path, dataset: Any) -> Source:
             Picture(f"{known.classes[label]}/{index:05d}", partial(_identity, pixels))
             for index, (pixels, label) in enumerate(labelled)
         )
-        return Contents(len(known), pictures)
+        return len(known), pictures
 
     files = {file.name: str(file) for file in sorted((root / dataset.base_folder).iterdir())}
     return _source(path, dataset.__name__, files, read)
 
 
-def _image_net(path: Path) -> Source:
-    def read() -> Contents:
-        try:
-            known = ImageNet(path, split="train", allow_empty=True)
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"{path} is laid out as ImageNet, but torchvision cannot read it: {error}") from error
-        synonyms = dict(zip(known.wnids, map(", ".join, known.classes), strict=True))
-        return _files(files)._replace(class_names=synonyms)
-
-    files = list_images(path / "train").files
-    return _source(path, "ImageNet", files, read)
-
-
 def _files(files: Mapping[str, str]) -> Contents:
-    return Contents(len(files), (Picture(name, partial(_identity, path)) for name, path in files.items()))
+    return len(files), (Picture(name, partial(_identity, path)) for name, path in files.items())
 
 
 def _identity(found: Any) -> Any:
@@ -182,7 +167,7 @@ def _archive(path: Path) -> Source:
     # A tar is looked for first: its last file may be a zip, whose end is the mark of a zip.
     if tarfile.is_tarfile(path):
         pictures = partial(pictures_in_tar, lambda: path.open("rb"), str(path))
-        return _source(path, "tar", {path.name: str(path)}, lambda: Contents(None, pictures()))
+        return _source(path, "tar", {path.name: str(path)}, lambda: (None, pictures()))
     if zipfile.is_zipfile(path):
         return _source(path, "zip", {path.name: str(path)}, lambda: _zip(path))
     raise ValueError(f"{path} is neither a folder nor a tar or zip archive of images")
@@ -199,7 +184,7 @@ def _zip(path: Path) -> Contents:
         for member in archive.infolist()
         if is_image_name(member.filename)
     ]
-    return Contents(len(pictures), pictures)
+    return len(pictures), pictures
 
 
 def pictures_in_tar(opened: Callable[[], IO[bytes]], path: str, behind: int = 0) -> Iterator[Picture]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from afv_metric.images.listing import Picture
-from afv_metric.images.sources import Contents, Source, find_source, pictures_in_tar
+from afv_metric.images.sources import Source, find_source, pictures_in_tar
 
 __all__ = ["find_sources"]
 
@@ -60,7 +60,7 @@ def find_sources(paths: Sequence[str | Path], position: Any = None) -> list[Sour
     # What comes first is kept beside what comes later: the monitors of a training look at it.
     where = " ".join(streamed) + " later" * (position is not None)
     name = streamed[0].rpartition("/")[2]
-    return [Source(name, where, "stream", {}, lambda: Contents(None, pictures()), json.dumps(position))]
+    return [Source(name, where, "stream", {}, lambda: (None, pictures()), json.dumps(position))]
 
 
 def _read_shards(urls: Sequence[str], position: Sequence[int] | None) -> Iterator[Picture]:

@@ -60,8 +60,8 @@ def decode(source, size=64):
         source.save(file, "PNG" if source.mode != "CMYK" else "JPEG")
         source = io.BytesIO(file.getvalue())
     decoded = data._decode(data.Picture("x", lambda: source), data._Rules(size, Reader(), None))
-    assert not decoded.reason
-    (square,) = decoded.squares
+    assert not isinstance(decoded, str)
+    ((square,), _) = decoded
     return square
 
 

@@ -7,7 +7,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 
@@ -33,7 +32,7 @@ def write_tar(path, members, mode="w"):
 
 def read(path):
     """Names and red values of all images, read as a user of the source would."""
-    pictures = list(find_source(path).read().pictures)
+    pictures = list(find_source(path).read()[1])
     return {picture.name: int(read_image(picture.open())[0, 0, 0, 0]) for picture in pictures}
 
 
@@ -71,7 +70,7 @@ def test_zips_are_read_in_their_order(tmp_path, compression):
             archive.writestr(name, encode(index))
         archive.writestr("__MACOSX/data/cats/._b.png", b"no image")
     assert list(read(tmp_path / "x.zip").items()) == [(name, index) for index, name in enumerate(NAMES)]
-    assert find_source(tmp_path / "x.zip").read().number == 3
+    assert find_source(tmp_path / "x.zip").read()[0] == 3
 
 
 def test_a_tar_whose_last_file_is_a_zip_is_a_tar(tmp_path):
@@ -112,7 +111,7 @@ def test_an_archive_that_is_cut_short_is_refused(tmp_path, mode):
     write_tar(path, [("a.png", encode(1)), ("b.png", noise)], mode)
     path.write_bytes(path.read_bytes()[:-20_000])
     with pytest.raises(ValueError, match="damaged or cut short"):
-        list(find_source(path).read().pictures)
+        list(find_source(path).read()[1])
 
 
 def test_a_zip_without_its_end_is_refused(tmp_path):
@@ -134,7 +133,7 @@ def test_huge_members_are_not_read(tmp_path, monkeypatch):
         archive.writestr("bomb.png", bytes(1001))
         archive.writestr("a.png", encode(1))
     for name in ("x.tar", "x.zip"):
-        bomb, good = find_source(tmp_path / name).read().pictures
+        bomb, good = find_source(tmp_path / name).read()[1]
         with pytest.raises(ValueError, match="1001 bytes, more than the 1000"):
             bomb.open()
         assert read_image(good.open()).shape == (1, 3, 4, 5)
@@ -201,7 +200,7 @@ def test_cifar(tmp_path, monkeypatch, dataset, inside):
     pixels = write_cifar(tmp_path, dataset, monkeypatch)
     source = find_source(tmp_path / dataset.base_folder if inside else tmp_path)
     assert source.kind == dataset.__name__
-    number, pictures, _ = source.read()
+    number, pictures = source.read()
     pictures = list(pictures)
     assert number == len(pictures) == 70
     assert [picture.name for picture in pictures[:3]] == ["bee/00000", "cat/00001", "bee/00002"]
@@ -226,19 +225,13 @@ def test_imagenet(tmp_path):
     for name in ("train/n02/a.JPEG", "train/n01/b.JPEG", "val/n01/c.JPEG"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(encode(1))
-    torch.save(({"n01": ("tench", "Tinca tinca"), "n02": ("goldfish",)}, []), tmp_path / "meta.bin")
+    assert find_source(tmp_path).kind == "folder"
+    (tmp_path / "meta.bin").touch()
     source = find_source(tmp_path)
     assert source.kind == "ImageNet"
-    number, pictures, class_names = source.read()
+    number, pictures = source.read()
+    assert number == 2
     assert [picture.name for picture in pictures] == ["n01/b.JPEG", "n02/a.JPEG"]
-    assert class_names == {"n01": "tench, Tinca tinca", "n02": "goldfish"}
-
-
-def test_a_damaged_imagenet_is_refused(tmp_path):
-    (tmp_path / "train" / "n01").mkdir(parents=True)
-    (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"half")
-    with pytest.raises(ValueError, match="laid out as ImageNet, but torchvision cannot read it"):
-        find_source(tmp_path).read()
 
 
 def test_other_paths_are_refused(tmp_path):

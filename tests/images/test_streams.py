@@ -20,7 +20,7 @@ def read(paths, position=None, most=1000):
     """Numbers of the images of a stream, and the position behind each, as a file keeps it."""
     (source,) = find_sources(paths, json.loads(json.dumps(position)))
     found = []
-    for picture in source.read().pictures:
+    for picture in source.read()[1]:
         found.append((int(READER.read(picture.open(), name=picture.name)[0, 0, 0, 0]), picture.position))
         if len(found) == most:
             break

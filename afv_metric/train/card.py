@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,13 @@ from afv_metric.train.provenance import commands_of
 __all__ = ["decorate_bundle", "make_card", "write_card"]
 
 _FILES = ("config.json", "model.safetensors", "generator.safetensors")
-_ROWS = 8  # of a table over iterations
-# Beginnings of the keys of each panel, in stats.jsonl and in monitors.jsonl.
-_STATS = {"losses": ("loss_d", "loss_g"), "mean logits": ("real", "fake", "corrupted")}
-_MONITORS = {
-    "Fisher Similarity": ("fisher_similarity/",),
-    "agreement with people": ("agreement/", "random_agreement/"),
-}
+# Panels of the curves: their title, the log, and the beginnings of the keys in it.
+_PANELS = (
+    ("losses", "stats", ("loss_d", "loss_g")),
+    ("mean logits", "stats", ("real", "fake", "corrupted")),
+    ("Fisher Similarity", "monitors", ("fisher_similarity/",)),
+    ("agreement with people", "monitors", ("agreement/", "random_agreement/")),
+)
 _LICENCES = {"mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause"}
 _LICENCES |= {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"}
 _SETTINGS = ("seed", "resamples", "limit")  # of a measurement; others may hold paths
@@ -62,7 +61,7 @@ def write_card(folder: str | Path, run: str | Path | None = None, **more: Any) -
     """
     folder = Path(folder)
     if run is not None:
-        _draw_curves(_read_curves(run, load_bundle(folder)), folder / "curves.png")
+        _draw_curves(Path(run), load_bundle(folder), folder / "curves.png")
     text = make_card(folder, run, **more)
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -81,7 +80,7 @@ def make_card(
 
     Args:
         folder: Folder of the bundle.
-        run: Folder of its run, or the checkpoint, for the curves; the card has none without.
+        run: Folder of its run, or the checkpoint, that the curves in the folder are of; for the commands.
         agreement: Results of ``python -m bapps_eval --json`` on this bundle.
         chosen: How the default form, the levels and epsilon were chosen.
         notes: Markdown on what the numbers say and what the limits are; a section of its own.
@@ -89,7 +88,6 @@ def make_card(
     folder = Path(folder)
     bundle = load_bundle(folder, generator=True)
     assert bundle.generator is not None
-    stats, monitors = _read_curves(run, bundle) if run is not None else ([], [])
     stages, chosen = training_stages(bundle.training), " ".join(chosen.split())
     given = {
         "--run RUN": run is not None,
@@ -121,8 +119,6 @@ def make_card(
             commands=commands_of(bundle, [option for option, present in given.items() if present]),
             settings=[(f"`{name}`", str(value)) for name, value in recipe.items()],
             pictures=[path.name for path in folder.glob("*.png")],
-            losses=_table(stats, _STATS, mean=True),
-            monitors=_table(monitors, _MONITORS, mean=False),
             agreement=results,
             measured_with={name: settings[name] for name in _SETTINGS if settings.get(name) is not None}
             | results.get("versions", {}),
@@ -134,48 +130,17 @@ def make_card(
     return f"{str(card).rstrip()}\n"
 
 
-def _read_curves(run: str | Path, bundle: Bundle) -> tuple[list[Record], list[Record]]:
-    """Lines of ``stats.jsonl`` and ``monitors.jsonl`` up to the bundle's checkpoint."""
-    run = Path(run).parent if Path(run).is_file() else Path(run)
+def _draw_curves(run: Path, bundle: Bundle, path: Path) -> None:
+    """Draw a run up to the bundle's checkpoint into a PNG; without matplotlib there is none, nor one of earlier."""
+    run = run.parent if run.is_file() else run
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run {run}")
-    last = int(bundle.training.get("iterations", 0))
-    stats, monitors = (read_records(run / f"{name}.jsonl") for name in ("stats", "monitors"))
-    return [line for line in stats if line["iteration"] <= last], [
-        line for line in monitors if line["iteration"] <= last
-    ]
-
-
-def _keys(lines: Sequence[Record], panels: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """The keys that each panel shows; of agreements the means alone."""
-    found = dict.fromkeys(key for line in lines for key in line if "agreement/" not in key or key.endswith("/mean"))
-    return {title: [key for key in found if key.startswith(starts)] for title, starts in panels.items()}
-
-
-def _table(
-    lines: Sequence[Record], panels: Mapping[str, tuple[str, ...]], mean: bool
-) -> tuple[list[str], list[list[str]]] | None:
-    """Head and rows, evenly spread and ending with the last line; or means of the lines since the row above."""
-    keys = [key for shown in _keys(lines, panels).values() for key in shown]
-    wanted = min(len(lines), _ROWS)
-    ends = [(row + 1) * len(lines) // wanted for row in range(wanted)]
-    rows = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        some = lines[start:end] if mean else lines[end - 1 : end]
-        known = {key: [line[key] for line in some if key in line] for key in keys}
-        means = [f"{sum(values) / len(values):.3f}" if values else "" for values in known.values()]
-        rows.append([f"{lines[end - 1]['iteration']:,}", *means])
-    return (["iteration", *(key if mean else key.replace("_", " ") for key in keys)], rows) if keys else None
-
-
-def _draw_curves(curves: tuple[list[Record], list[Record]], path: Path) -> None:
-    """Draw what the tables hold into a PNG; without matplotlib there is none, nor one of earlier."""
-    panels = [
-        Panel(title, {key: points_of(lines, key) for key in keys})
-        for lines, titles in zip(curves, (_STATS, _MONITORS), strict=True)
-        for title, keys in _keys(lines, titles).items()
-        if keys
-    ]
+    last, panels = int(bundle.training.get("iterations", 0)), []
+    for title, log, starts in _PANELS:
+        lines = [line for line in read_records(run / f"{log}.jsonl") if line["iteration"] <= last]
+        keys = dict.fromkeys(key for line in lines for key in line if key.startswith(starts))
+        means = [key for key in keys if "agreement/" not in key or key.endswith("/mean")]
+        panels += [Panel(title, {key: points_of(lines, key) for key in means})] if means else []
     if importlib.util.find_spec("matplotlib") is None:
         _log.info('the card has no curves.png without matplotlib: pip install "afv-metric[plots]"')
         panels = []

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -45,50 +47,42 @@ def points_of(records: Sequence[Mapping[str, Any]], key: str) -> Points:
 def draw(panels: Sequence[Panel], columns: int = 3) -> Figure:
     """Draw panels in rows, with one legend; a label has one colour in all of them."""
     try:
-        from matplotlib import rc_context
+        from matplotlib import rc_context, ticker
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('curves are drawn by matplotlib: pip install "afv-metric[plots]"') from error
 
-    with rc_context({"text.parse_math": False, "font.size": 9}):
-        return _draw(panels, min(len(panels), columns))
-
-
-def _draw(panels: Sequence[Panel], columns: int) -> Figure:
-    from matplotlib import ticker
-    from matplotlib.figure import Figure
-
+    columns = min(len(panels), columns)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 2.9 * rows + 0.4), layout="constrained")
     colours: dict[str, str] = {}
     handles: dict[str, Any] = {}
-    for index, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(rows, columns, index)
-        for label, points in panel.curves.items():
-            if not points:
-                continue
-            kind = next((kind for kind in _DASHED if label.endswith(kind)), "")
-            name = label.removesuffix(kind)
-            colour = colours.setdefault(name, f"C{len(colours)}")
-            few = len(points) <= 40 and not kind
-            style: dict[str, Any] = {
-                "color": colour,
-                "linestyle": "dashed" if kind else "solid",
-                "marker": "." if few else None,
-            }
-            (line,) = axes.plot(*zip(*_thin(points), strict=True), **style)
-            handles.setdefault(label, line)
-        if panel.logarithmic:
-            axes.set_yscale("log")
-        axes.set_title(panel.title, loc="left", fontsize=10)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    if len(handles) > 1:
-        # A label that begins with an underscore would be left out, so none does.
-        labels = [f"\N{ZERO WIDTH SPACE}{label}" for label in handles]
-        fitting = max(1, int(figure.get_figwidth() / (0.6 + 0.062 * max(map(len, labels)))))
-        figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=fitting, frameon=False)
+    with rc_context({"text.parse_math": False, "font.size": 9}):
+        figure = Figure(figsize=(3.6 * columns + 0.6, 2.9 * rows + 0.4), layout="constrained")
+        for index, panel in enumerate(panels, 1):
+            axes = figure.add_subplot(rows, columns, index)
+            for label, points in panel.curves.items():
+                if not points:
+                    continue
+                kind = next((kind for kind in _DASHED if label.endswith(kind)), "")
+                name = label.removesuffix(kind)
+                (handles[label],) = axes.plot(
+                    *np.transpose(_thin(points)),
+                    color=colours.setdefault(name, f"C{len(colours)}"),
+                    linestyle="dashed" if kind else "solid",
+                    marker="." if len(points) <= 40 and not kind else None,
+                )
+            if panel.logarithmic:
+                axes.set_yscale("log")
+            axes.set_title(panel.title, loc="left", fontsize=10)
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+            axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        if len(handles) > 1:
+            # A label that begins with an underscore would be left out, so none does.
+            labels = [f"\N{ZERO WIDTH SPACE}{label}" for label in handles]
+            fitting = max(1, int(figure.get_figwidth() / (0.6 + 0.062 * max(map(len, labels)))))
+            figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=fitting, frameon=False)
     return figure
 
 
@@ -114,5 +108,5 @@ def _thin(points: Points) -> Points:
         [(0.5, 1.0), (2.5, 1.0)]
     """
     size = -(-len(points) // _MOST_POINTS)
-    groups = [points[start : start + size] for start in range(0, len(points), max(size, 1))]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    groups = (np.mean(points[start : start + size], 0) for start in range(0, len(points), size))
+    return [(float(x), float(y)) for x, y in groups]

@@ -51,7 +51,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
 
 
 class _Run:
-    """What a run's folder holds: ``recipe.json``, lines of both logs, and sample grids by their iterations."""
+    """What a run's folder holds: its recipe, curves of what both logs recorded, and sample grids by iterations."""
 
     def __init__(self, folder: Path, name: str) -> None:
         path = folder / "recipe.json"
@@ -64,22 +64,27 @@ class _Run:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
         self.name, self.grids = name, sample_grids(folder)
-        self.stats, self.monitors = (read_records(folder / f"{name}.jsonl") for name in ("stats", "monitors"))
+        self.gamma = float(self.recipe.get("gamma", 0))
+        self._curves: dict[str, Points] = {}
+        for log in ("monitors", "stats"):  # of what is in both the statistics count
+            records = read_records(folder / f"{log}.jsonl")
+            for key in dict.fromkeys(key for record in records for key in record):
+                if points := points_of(records, key):
+                    self._curves[key] = points
+        self.iterations = max((int(points[-1][0]) for points in self._curves.values()), default=0)
+        self.seconds = self.last("seconds") or 0.0
+        held_out, seconds = dict(self.curve("fisher_similarity/held_out")), self.curve("seconds")
+        steps = zip([(0.0, 0.0), *seconds], seconds, strict=False)
+        self._curves |= {
+            "gap": [(x, y - held_out[x]) for x, y in self.curve("fisher_similarity/train") if x in held_out],
+            "drift": [(x, y) for x, y in self.curve("generator_drift") if y > 0],  # at the start 0, without a logarithm
+            "hours": [(x, y / 3600) for x, y in seconds],
+            "pace": [(x, (y - before) / (x - start)) for (start, before), (x, y) in steps if x > start and y > before],
+        }
 
     def curve(self, key: str) -> Points:
-        """Finite values of a statistic, or else of a monitor, or what is made of them, against iterations."""
-        if key == "gap":
-            held_out = dict(self.curve("fisher_similarity/held_out"))
-            return [(x, y - held_out[x]) for x, y in self.curve("fisher_similarity/train") if x in held_out]
-        if key == "drift":  # at the start both are one, which has no logarithm
-            return [(x, y) for x, y in self.curve("generator_drift") if y > 0]
-        if key == "hours":
-            return [(x, y / 3600) for x, y in self.curve("seconds")]
-        if key == "pace":
-            seconds = self.curve("seconds")
-            steps = zip([(0.0, 0.0), *seconds], seconds, strict=False)
-            return [(x, (y - before) / (x - start)) for (start, before), (x, y) in steps if x > start and y > before]
-        return points_of(self.stats, key) or points_of(self.monitors, key)
+        """Finite values against iterations."""
+        return self._curves.get(key, ())
 
     def last(self, key: str) -> float | None:
         """The newest finite value."""
@@ -87,21 +92,8 @@ class _Run:
         return points[-1][1] if points else None
 
     def names(self, prefix: str) -> list[str]:
-        """What follows a prefix in the monitors' keys, in the order of their appearance."""
-        keys = dict.fromkeys(key for record in self.monitors for key in record)
-        return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-
-    @property
-    def iterations(self) -> int:
-        return max((int(record["iteration"]) for record in (*self.stats, *self.monitors)), default=0)
-
-    @property
-    def seconds(self) -> float:
-        return self.last("seconds") or 0.0
-
-    @property
-    def gamma(self) -> float:
-        return float(self.recipe.get("gamma", 0))
+        """What follows a prefix in the names of the curves, in the order of their appearance."""
+        return [key.removeprefix(prefix) for key in self._curves if key.startswith(prefix)]
 
     @property
     def agreement(self) -> tuple[list[str], list[list[str]]] | None:
@@ -178,10 +170,10 @@ def _content(runs: Sequence[_Run]) -> dict[str, Any]:
 def _agreement_curves(run: _Run) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     for form in _FORMS:
-        points, untrained = run.curve(f"agreement/{form}/mean"), run.last(f"random_agreement/{form}/mean")
-        curves[form] = points
+        curves[form] = points = run.curve(f"agreement/{form}/mean")
+        untrained = run.last(f"random_agreement/{form}/mean")
         if points and untrained is not None:
-            curves[f"{form}, untrained"] = [(x, untrained) for x in (min(points[0][0], 0.0), points[-1][0])]
+            curves[f"{form}, untrained"] = [(min(points[0][0], 0.0), untrained), (points[-1][0], untrained)]
     return curves
 
 

@@ -82,15 +82,13 @@ def read_frames(path: str | os.PathLike[str], reader: Reader | None = None) -> I
         uint8 ``(1, 3, H, W)``.
 
     Raises:
-        ImageError: If it holds no video or image, or is damaged.
+        ValueError: If it holds no video or image, or is damaged.
         OSError: If it cannot be opened.
     """
     if os.path.isdir(path):
-        listing = list_images(path)
-        if not listing.files:
-            raise ImageError(os.fspath(path), listing.lack())
-        for name in sorted(listing.files, key=_in_order):
-            yield (reader or Reader()).read(Path(listing.files[name]))
+        files, _ = list_images(path)
+        for name in sorted(files, key=_in_order):
+            yield (reader or Reader()).read(Path(files[name]))
         return
     try:
         import av

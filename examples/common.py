@@ -42,7 +42,7 @@ def read_patches(folder: Path, count: int, side: int, seed: int) -> tuple[Tensor
         which no patch for training touches.
     """
     random = np.random.default_rng(seed)
-    paths = list(list_images(folder).files.values())
+    paths = list(list_images(folder)[0].values())
     images = [read_image(paths[index]) / 127.5 - 1 for index in random.permutation(len(paths))[: count + 32]]
     if len(images) < 10:
         tests, images = (

@@ -56,7 +56,7 @@ def choose_images(folder: Path, count: int) -> list[Path]:
     Raises:
         ValueError: If there are not as many.
     """
-    paths = [Path(path) for path in list_images(folder).files.values()]
+    paths = [Path(path) for path in list_images(folder)[0].values()]
     if not 1 <= count <= len(paths):
         raise ValueError(f"--count must be from 1 to the number of images in {folder}, {len(paths)}; got {count}")
     return [paths[index] for index in spread(len(paths), count)]

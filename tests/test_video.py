@@ -80,7 +80,7 @@ def test_what_is_no_video_is_told(tmp_path):
     for path, error, text in (
         (tmp_path / "junk.mp4", ImageError, "Invalid data"),
         (tmp_path / "none.mp4", OSError, "No such file"),
-        (tmp_path, ImageError, "no image"),
+        (tmp_path, ValueError, "no image"),
     ):
         with pytest.raises(error, match=text):
             next(read_frames(path))

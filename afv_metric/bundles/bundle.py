@@ -146,12 +146,8 @@ def save_bundle(
 
     Args:
         bundle: The bundle, with its generator.
-        folder: Where to put it.
-        decorate: Called with the folder of the complete bundle before it is put in its place, to add to it or to write
-            its card.
-
-    Returns:
-        The folder.
+        folder: Where to put it; given back.
+        decorate: Called with the folder of the complete bundle before it is put in its place, to add to it.
 
     Raises:
         BlockingIOError: If another process writes there.

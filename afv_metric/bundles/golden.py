@@ -23,10 +23,8 @@ GOLDEN_NAME = "shake256-1"
 def golden_pairs(channels: int = 3) -> tuple[Tensor, Tensor]:
     """Three fixed pairs of images: chequered colours against a noisy, a shifted and a mirrored copy.
 
-    They are made of a hash and whole numbers, so they are the same on every machine and in every release.
-
-    Returns:
-        ``(3, C, 40, 44)`` uint8 each, for C channels.
+    ``(3, C, 40, 44)`` uint8 each, for C channels. They are made of a hash and whole numbers, so they are the same on
+    every machine and in every release.
     """
     squares, fine = 3 * channels * 5 * 6, channels * 40 * 44
     content = hashlib.shake_256(GOLDEN_NAME.encode()).digest(squares + fine)

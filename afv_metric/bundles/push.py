@@ -68,14 +68,8 @@ def push_bundle(
     the bundle are replaced and others stay. Token, address of the hub and the like are those of ``huggingface_hub``
     (``hf auth login``, ``HF_TOKEN``, ``HF_ENDPOINT``).
 
-    Args:
-        folder: Folder of the bundle.
-        repository: Where to put it, ``owner/name``.
-        private: Whether a repository that is made is private.
-        revision: Branch; ``main`` if None.
-        dry_run: Say what would be done, without asking the hub for anything.
-        samples: Fresh samples for the validation.
-        quiet: Show no progress bar of the validation.
+    The repository is named ``owner/name``, the revision is a branch, ``main`` if None. A dry run says what would be
+    done, and asks the hub for nothing.
 
     Raises:
         BundleError: If the bundle is not valid, with the table of checks.

@@ -30,12 +30,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, entry: dict[str, Any], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Read a file of tensors.
-
-    Args:
-        path: The file.
-        entry: What :func:`write_tensors` returned.
-        expected: Names and shapes.
+    """Read a file of tensors of these names and shapes, of which :func:`write_tensors` gave the entry.
 
     Raises:
         BundleError: If the file has another size or hash, tensors are missing, too many or misshapen, or not finite.

@@ -21,9 +21,6 @@ def random_twin(bundle: Bundle) -> Bundle:
     the distance and the number of samples behind the statistics are those of the bundle, and these are samples of its
     generator, so that nothing differs but the weights of the discriminator.
 
-    Args:
-        bundle: A bundle with its generator and the recipe of its training.
-
     Raises:
         BundleError: If the bundle records no recipe.
         ValueError: If the generator was not loaded.

@@ -86,11 +86,8 @@ def validate_bundle(
     whitened scores have variance 1, and the whitened inputs and deltas a mean squared length of 1; the distance of
     every form is 0 for equal images, the same by embeddings, symmetric, positive and finite.
 
-    Args:
-        weights: Name of a bundle that ships with the package, a folder, or a hub id.
-        samples: Fresh samples of the generator.
-        seed: Seed of their latents; one above that of the statistics if None.
-        quiet: Show no progress bar.
+    The weights are as for :func:`~afv_metric.bundles.bundle.load_bundle`; the seed of the fresh samples is one above
+    that of the statistics if None.
 
     Raises:
         HubError: If a bundle cannot be had from the hub.

@@ -68,12 +68,10 @@ def printable(name: str) -> str:
 
 def list_files(folder: Path) -> dict[str, Path]:
     """Images of a folder and the folders in it by relative path, sorted; what else is there is said in one line."""
-    listing = list_images(folder)
-    if not listing.files:
-        raise ValueError(listing.lack())
-    if listing.summary():
-        say(listing.summary())
-    return {name: Path(path) for name, path in listing.files.items()}
+    files, passed_over = list_images(folder)
+    if passed_over:
+        say(passed_over)
+    return {name: Path(path) for name, path in files.items()}
 
 
 def reader_of(

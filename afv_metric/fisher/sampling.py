@@ -27,15 +27,8 @@ def sample_statistics(
     """Fisher statistics of a discriminator over samples of a generator.
 
     In a job of several processes each takes its share of the samples, which are the same for any number of processes,
-    and all of them get the same statistics; between numbers of processes these differ by rounding in float64.
-
-    Args:
-        discriminator: Baked discriminator.
-        generator: Generator in evaluation mode, on the same device.
-        output: ``"logit"`` or ``"sigmoid"``.
-        samples: Number of samples, over all processes together.
-        seed: Seed of the latents.
-        quiet: Show no progress bar.
+    and all of them get the same statistics; between numbers of processes these differ by rounding in float64. The
+    discriminator is baked, the generator in evaluation mode, both on one device; the seed is that of the latents.
 
     Raises:
         ValueError: If there are fewer samples than processes.

@@ -115,8 +115,7 @@ def load_images(
         size: Side of the decoded squares in pixels; twice what the networks see, for room to crop.
         reader: Rules to read the files by.
         tiling: How large images are cut into squares; None: the middle square of each alone.
-        cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else ``afv_metric/images`` in ``$XDG_CACHE_HOME``
-            or ``~/.cache``.
+        cache: Folder of the cache; default ``$AFV_METRIC_CACHE``, else one below ``$XDG_CACHE_HOME`` or ``~/.cache``.
         quiet: Whether to show no progress bar.
         most: Images of a stream, if not as many as the cache may hold.
         position: Where a stream goes on, endlessly from then on; None: from its beginning to its end.
@@ -159,9 +158,7 @@ def split_held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet,
     """Keep a random share of the images aside, whole files where they are cut into tiles.
 
     At least one image is held out unless the share is 0. The choice depends on the seed and the number of images alone.
-
-    Returns:
-        The images to train on and those held out, both in their former order; none is copied.
+    Given are the images to train on and those held out, both in their former order; none is copied.
 
     Raises:
         ValueError: If the share is not in [0, 1).

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-__all__ = ["Listing", "Picture", "image_suffixes", "is_image_name", "list_images"]
+__all__ = ["Picture", "image_suffixes", "is_image_name", "list_images"]
 
 ARRAYS = (".npy", ".npz")
 DICOM = (".dcm", ".dicom")
@@ -48,58 +47,17 @@ class Picture(NamedTuple):
     position: Any = None
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The images below a folder, and what else is there.
-
-    Attributes:
-        root: The folder.
-        files: Path of each image by its name: the path below the folder, with forward slashes; sorted by its parts.
-        passed_over: Number of other files and folders of each kind: a suffix, ``hidden``, ``system`` or
-            ``circular link``.
-        dead_links: Names of the links to nowhere.
-    """
-
-    root: Path
-    files: Mapping[str, str]
-    passed_over: Counter[str] = field(default_factory=Counter)
-    dead_links: tuple[str, ...] = ()
-
-    def summary(self) -> str:
-        """One line about what is not among the images; empty if there is nothing to say.
-
-        Example:
-            >>> Listing(Path("scans"), {}, Counter({".txt": 3, "hidden": 1}), ("a.png",)).summary()
-            'scans: passed over 4 other files (3 .txt, 1 hidden), 1 dead link (a.png)'
-        """
-        parts = []
-        if self.passed_over:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in self.passed_over.most_common(5))
-            more = ", ..." if len(self.passed_over) > 5 else ""
-            parts.append(f"{_count(self.passed_over.total(), 'other file')} ({kinds}{more})")
-        if self.dead_links:
-            more = ", ..." if len(self.dead_links) > 3 else ""
-            parts.append(f"{_count(len(self.dead_links), 'dead link')} ({', '.join(self.dead_links[:3])}{more})")
-        return f"{self.root}: passed over {', '.join(parts)}" if parts else ""
-
-    def lack(self) -> str:
-        """Why there is no image, and what to do; for the error of whoever needs some."""
-        archives = sum(self.passed_over[suffix] for suffix in (".tar", ".tgz", ".tar.gz", ".zip"))
-        if archives:
-            return (
-                f"{self.root} holds no image, but {_count(archives, 'archive')}: train on them by their own paths, "
-                "or unpack them first"
-            )
-        told = f" ({self.summary().partition(': ')[2]})" if self.summary() else ""
-        return f"{self.root} holds no image{told}: expected files such as .png, .jpg, .tif, .webp, .npy or .dcm"
-
-
-def list_images(folder: str | os.PathLike[str]) -> Listing:
+def list_images(folder: str | os.PathLike[str]) -> tuple[dict[str, str], str]:
     """Find the images of a folder, see :mod:`afv_metric.images.listing` for the rules.
+
+    Returns:
+        Path of each image by its name, the path below the folder with forward slashes, sorted by its parts; and one
+        line about what was passed over, empty if nothing was.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         NotADirectoryError: If it is a file.
+        ValueError: If it holds no image.
     """
     root = Path(folder)
     if not root.exists():
@@ -137,7 +95,26 @@ def list_images(folder: str | os.PathLike[str]) -> Listing:
                         passed_over[_suffix(entry.name)] += 1
 
     enter(str(root), (), frozenset())
-    return Listing(root, {"/".join(parts): path for parts, path in sorted(found)}, passed_over, tuple(sorted(dead)))
+    told = []
+    if passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
+        more = ", ..." if len(passed_over) > 5 else ""
+        told.append(f"{_count(passed_over.total(), 'other file')} ({kinds}{more})")
+    if dead:
+        told.append(
+            f"{_count(len(dead), 'dead link')} ({', '.join(sorted(dead)[:3])}{', ...' if len(dead) > 3 else ''})"
+        )
+    summary = f"passed over {', '.join(told)}" if told else ""
+    if not found:
+        raise ValueError(f"{root} holds no image{_lack(passed_over, summary)}")
+    return {"/".join(parts): path for parts, path in sorted(found)}, f"{root}: {summary}" if told else ""
+
+
+def _lack(passed_over: Counter[str], summary: str) -> str:
+    if archives := sum(passed_over[suffix] for suffix in (".tar", ".tgz", ".tar.gz", ".zip")):
+        return f", but {_count(archives, 'archive')}: train on them by their own paths, or unpack them first"
+    told = f" ({summary})" if summary else ""
+    return f"{told}: expected files such as .png, .jpg, .tif, .webp, .npy or .dcm"
 
 
 @cache

@@ -20,7 +20,6 @@ class Rounds:
 
     The round of an iteration depends on nothing but its number, and what is in a round on nothing but the stream. Where
     rounds begin is kept in a file, so that a run that goes on need not read all that came before.
-
     """
 
     def __init__(

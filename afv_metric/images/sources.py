@@ -147,12 +147,10 @@ def _identity(found: Any) -> Any:
 
 
 def _list(folder: Path) -> Mapping[str, str]:
-    listing = list_images(folder)
-    if not listing.files:
-        raise ValueError(listing.lack())
-    if listing.summary():
-        _log.warning("%s", listing.summary())
-    return listing.files
+    files, passed_over = list_images(folder)
+    if passed_over:
+        _log.warning("%s", passed_over)
+    return files
 
 
 def _stamp(path: str) -> str:

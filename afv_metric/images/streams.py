@@ -33,17 +33,11 @@ _log = logging.getLogger(__name__)
 def find_sources(paths: Sequence[str | Path], position: Any = None) -> list[Source]:
     """The sources at these paths, or the one stream that they are.
 
-    Args:
-        paths: Folders and archives, or what is streamed.
-        position: Where the stream goes on, endlessly from then on; None: from its beginning to its end.
+    From a position a stream goes on endlessly; without one it runs from its beginning to its end.
 
     Raises:
         FileNotFoundError: If nothing is at a path.
         ValueError: If a file is no archive, or what is streamed does not go together.
-
-    Example:
-        >>> find_sources(["https://host/train-0000.tar", "https://host/train-0001.tar"])[0].name
-        'train-0000.tar'
     """
     streamed = [path for path in map(str, paths) if "://" in path or path.startswith(_DATASETS)]
     if not streamed:

@@ -28,15 +28,9 @@ def to_network_range(
 ) -> Tensor:
     """Bring a batch of images into the shape, type and range of the networks.
 
-    For three channels a single one is repeated: grey is the colour with equal red, green and blue.
-
-    Args:
-        images: ``(N, C, H, W)``, for three channels also ``(N, 1, H, W)``, or one image without the first dimension;
-            floating point in [-1, 1] (in [0, 1] if ``normalize``), or uint8 in [0, 255].
-        normalize: Whether floating-point images are in [0, 1].
-        dtype: Floating-point type of the result, which is in [-1, 1].
-        name: Name of the images in errors.
-        channels: Channels C of the network.
+    Images are ``(N, C, H, W)``, for three channels also ``(N, 1, H, W)``, which is repeated, or one image without the
+    first dimension; floating point in [-1, 1] (in [0, 1] if ``normalize``), or uint8 in [0, 255]. The result is in
+    [-1, 1]. ``name`` is that of the images in errors.
 
     Raises:
         TypeError: If the images are not a tensor of floating-point numbers or uint8.

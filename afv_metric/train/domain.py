@@ -1,9 +1,4 @@
-"""The domain report: a bundle before and after, on one's own images, in one self-contained HTML file.
-
-It shows what can be told without judgements: whether stronger distortions are farther, how strong each kind counts,
-which images are neighbours, where typical differences are seen, and whether the whitening fits; and with judgements,
-how well both agree with people.
-"""
+"""The domain report: a bundle before and after, on one's own images, in one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from afv_metric.files import atomic_update, finish_update, locked, real_path, re
 from afv_metric.fisher.engine import Output
 from afv_metric.fisher.forms import FORMS, FormName, Term
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
-from afv_metric.images.reading import DataRange
+from afv_metric.images.formats import DataRange, check_data_range
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
@@ -78,7 +78,7 @@ class Bundle:
     terms: tuple[Term, ...] | None = None
     pooling: float = 2.0
     epsilon: float = 0.03
-    data_range: tuple[float, float] | None = None
+    data_range: DataRange | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: Mapping[str, str] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Bundle:
         if not self.epsilon > 0:
             raise BundleError(f"epsilon must be positive, got {self.epsilon}")
         if self.data_range is not None:
-            DataRange(*self.data_range)
+            check_data_range(self.data_range)
         last = 3 * len(known)
         if self.terms is not None and not (self.terms and all(max(term.layers) <= last for term in self.terms)):
             raise BundleError(f"terms must name layers from 0 to {last}, the head; got {self.terms}")

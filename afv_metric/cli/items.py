@@ -16,7 +16,7 @@ from tqdm import tqdm
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.cli.outcome import Problems, describe, say
 from afv_metric.images.listing import Picture, list_images
-from afv_metric.images.reading import MOST_PIXELS, DataRange, ImageError, Reader, percentile_range
+from afv_metric.images.reading import MOST_PIXELS, ImageError, Reader, percentile_range
 from afv_metric.images.streams import find_sources
 from afv_metric.images.tensors import SMALLEST_SIDE, to_network_range
 from afv_metric.images.tiles import Tiling
@@ -83,7 +83,7 @@ def reader_of(
     is the declared range, unless the options declare one; a different one is said.
     """
     reader = Reader(
-        data_range=DataRange(*options.range) if options.range else None,
+        data_range=tuple(options.range) if options.range else None,
         frame=options.frame,
         window=options.window,
         colour_management=not options.no_colour_management,
@@ -91,10 +91,10 @@ def reader_of(
     )
     if options.percentiles:
         reader = replace(reader, data_range=percentile_range(images, *options.percentiles, reader=reader))
-        say("between these percentiles lies --range {:g} {:g}".format(*reader.declared or ()))
+        say("between these percentiles lies --range {:g} {:g}".format(*reader.data_range or ()))
     if made_for is not None:
         known = made_for.data_range
-        if known and reader.declared not in (None, known):
+        if known and reader.data_range not in (None, known):
             say(f"{options.weights} is made for images of the range {known[0]:g} {known[1]:g}, not of this one")
         reader = replace(reader, data_range=reader.data_range or known, channels=made_for.channels)
     options.reader = reader

@@ -57,8 +57,8 @@ class BlockScores(NamedTuple):
         means: Their mean scores.
     """
 
-    counts: Sequence[int]
-    means: Sequence[MeanScores]
+    counts: list[int]
+    means: list[MeanScores]
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ def mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> MeanScores:
         >>> 0 < fisher_similarity(dark, bright, bundle.statistics, bundle.epsilon) < 1
         True
     """
-    count, means = _mean_scores(engine, batches)
-    if not count:
+    scores = block_scores(engine, [batches])
+    if not scores.counts:
         raise ValueError("the mean score of a set needs at least one image, got none")
-    return means
+    return scores.means[0]
 
 
 @torch.no_grad()
@@ -137,25 +137,18 @@ def block_scores(engine: FisherEngine, blocks: Iterable[Iterable[Tensor]]) -> Bl
         blocks: Batches of each block. Which image is in which block must be left to chance, and the blocks be about as
             large as each other; one without images is left out. 32 blocks are enough, and kept in memory.
     """
-    found = [(count, means) for count, means in (_mean_scores(engine, batches) for batches in blocks) if count]
-    return BlockScores([count for count, _ in found], [means for _, means in found])
-
-
-@torch.no_grad()
-def _mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> tuple[int, MeanScores]:
-    """Number of images, and the mean of their scores; nothing for none."""
-    count = 0
-    totals: list[tuple[Tensor, Tensor]] = []
-    for images in batches:
-        if len(images) == 0:
-            continue
-        sums = [engine.score(signals, copies=len(images)) for signals in engine.signals(images)]
-        layers = [(weight[0].cpu().double(), bias[0].cpu().double()) for weight, bias in reversed(sums)]
-        if totals:
-            layers = [(a + c, b + d) for (a, b), (c, d) in zip(totals, layers, strict=True)]
-        totals = layers
-        count += len(images)
-    return count, [(weight / count, bias / count) for weight, bias in totals]
+    scores = BlockScores([], [])
+    for batches in blocks:
+        count, totals = 0, list[tuple[Tensor, Tensor]]()
+        for images in filter(len, batches):
+            sums = [engine.score(signals, copies=len(images)) for signals in engine.signals(images)]
+            layers = [(weight[0].cpu().double(), bias[0].cpu().double()) for weight, bias in reversed(sums)]
+            totals = [(a + c, b + d) for (a, b), (c, d) in zip(totals, layers, strict=True)] if totals else layers
+            count += len(images)
+        if count:
+            scores.counts.append(count)
+            scores.means.append([(weight / count, bias / count) for weight, bias in totals])
+    return scores
 
 
 def set_distance(first: MeanScores, second: MeanScores, statistics: FisherStatistics, epsilon: float) -> float:

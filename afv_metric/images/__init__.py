@@ -1,5 +1,5 @@
 """Images: from files and tensors to what the networks take."""
 
-from afv_metric.images.reading import DataRange, ImageError, Reader, count_frames, percentile_range, read_image
+from afv_metric.images.reading import ImageError, Reader, count_frames, percentile_range, read_image
 
-__all__ = ["DataRange", "ImageError", "Reader", "count_frames", "percentile_range", "read_image"]
+__all__ = ["ImageError", "Reader", "count_frames", "percentile_range", "read_image"]

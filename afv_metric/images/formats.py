@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +23,10 @@ from afv_metric.images.listing import ARRAYS, DICOM, HEIF, NIFTI
 if TYPE_CHECKING:
     from afv_metric.images.reading import Reader
 
-__all__ = ["DataRange", "Frames", "ImageError", "Raw", "frames_of_array", "frames_of_file", "frames_of_picture"]
+__all__ = [
+    "DataRange", "Frames", "ImageError", "Raw", "check_data_range", "frames_of_array", "frames_of_file",
+    "frames_of_picture",
+]  # fmt: skip
 
 _Array = NDArray[Any]
 _opening = threading.Lock()
@@ -48,25 +50,15 @@ class ImageError(ValueError):
         return f"{self.name}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class DataRange:
-    """Values that become black and white.
+DataRange = tuple[float, float]
+"""Values that become black and white."""
 
-    Raises:
-        ValueError: If ``low`` is not below ``high``, or one is not finite.
 
-    Example:
-        >>> DataRange(-1024, 3071)
-        DataRange(low=-1024, high=3071)
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        """Check the order."""
-        if not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"a range of data is LOW HIGH with LOW below HIGH, got {self.low} and {self.high}")
+def check_data_range(data_range: DataRange) -> None:
+    """Raise ValueError unless the first value is below the second, and both are finite."""
+    low, high = data_range
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"a range of data is LOW HIGH with LOW below HIGH, got {low} and {high}")
 
 
 def _unchanged(levels: _Array) -> _Array:
@@ -179,7 +171,7 @@ def frames_of_picture(
             values = values.view(np.uint32) if unsigned else values
             return Raw(values[..., None], full, certain, finish=finish_deep)
         levels = finish(*split_alpha(turned))
-        return Raw(levels * np.uint16(257), DataRange(0, 65535)) if wide else Raw(levels)
+        return Raw(levels * np.uint16(257), (0, 65535)) if wide else Raw(levels)
 
     return Frames(lambda: getattr(image, "n_frames", 1), load)
 
@@ -196,9 +188,9 @@ def _tiff(file: IO[bytes], name: str, rules: Reader) -> Frames:
         return raw(page, values[..., None] if values.ndim == 2 else values)
 
     def raw(page: Any, values: _Array) -> Raw:
-        full = None
+        full: DataRange | None = None
         if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-            full = DataRange(0, 2 ** int(np.max(page.bitspersample)) - 1)
+            full = (0, 2 ** int(np.max(page.bitspersample)) - 1)
 
         def finish(levels: _Array) -> _Array:
             levels = 255 - levels if int(page.photometric) == 0 else levels
@@ -244,7 +236,7 @@ def _wide_png(file: IO[bytes], rules: Reader) -> Raw:
     values = decode_image(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
     colours = values.shape[2] - (values.shape[2] in (2, 4))
     alpha = (values[..., -1] >> 8).astype(np.uint8) if colours < values.shape[2] else None
-    return Raw(values[..., :colours], DataRange(0, 65535), finish=lambda levels: over(levels, alpha, rules.background))
+    return Raw(values[..., :colours], (0, 65535), finish=lambda levels: over(levels, alpha, rules.background))
 
 
 def _dicom(file: IO[bytes], name: str, rules: Reader) -> Frames:
@@ -255,15 +247,17 @@ def _dicom(file: IO[bytes], name: str, rules: Reader) -> Frames:
             return Raw(values)
         bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
         ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-        full, window = DataRange(*sorted(float(value) for value in pixels.apply_rescale(ends, data))), None
+        low, high = sorted(float(value) for value in pixels.apply_rescale(ends, data))
+        window = None
         if rules.window:
             if "WindowCenter" not in data:
                 raise ImageError(name, "has no window of its own; declare a range instead, as in --range LOW HIGH")
             centre, width = (float(np.ravel(data[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
-            window = DataRange(centre - width / 2, centre + width / 2)
+            window = (centre - width / 2, centre + width / 2)
+            check_data_range(window)
         inverted = data.PhotometricInterpretation == "MONOCHROME1"
         scaled = np.asarray(pixels.apply_rescale(values, data))[..., None]
-        return Raw(scaled, full, bits < 16, window, (lambda levels: 255 - levels) if inverted else _unchanged)
+        return Raw(scaled, (low, high), bits < 16, window, (lambda levels: 255 - levels) if inverted else _unchanged)
 
     pydicom = _extra("pydicom", "medical", name)
     pixels = import_module("pydicom.pixels")
@@ -298,11 +292,12 @@ def _nifti(file: IO[bytes], name: str, rules: Reader) -> Frames:
 def _depth(image: Image.Image) -> tuple[bool, bool, DataRange | None, bool]:
     """What a file says of its numbers, and loading forgets: is 0 white, unsigned, the range, and is that certain."""
     tile: Any = getattr(image, "tile", None)
-    inverted, unsigned, full, certain = False, False, None, False
+    inverted, unsigned, certain = False, False, False
+    full: DataRange | None = None
     if image.mode.startswith("I;16"):
-        full = DataRange(0, 65535)
+        full = (0, 65535)
     if image.mode == "I" and image.format in ("PNG", "PPM"):
-        full = DataRange(0, 65535)
+        full = (0, 65535)
         certain = bool(tile) and tile[0][0] != "raw"  # scaled from the maximum that the header gives
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
@@ -310,7 +305,7 @@ def _depth(image: Image.Image) -> tuple[bool, bool, DataRange | None, bool]:
         inverted = tags.get(262) == 0
         unsigned = image.mode == "I" and bits == 32 and kind == 1
         if image.mode in _DEEP and bits <= 16:
-            full, certain = DataRange(0, 2**bits - 1 if kind == 1 else 2 ** (bits - 1) - 1), bits < 16
+            full, certain = (0, 2**bits - 1 if kind == 1 else 2 ** (bits - 1) - 1), bits < 16
     return inverted, unsigned, full, certain
 
 

@@ -38,6 +38,7 @@ from afv_metric.images.formats import (
     Frames,
     ImageError,
     Raw,
+    check_data_range,
     frames_of_array,
     frames_of_file,
     frames_of_picture,
@@ -59,8 +60,7 @@ class Reader:
     """The rules by which files become tensors, see :mod:`afv_metric.images.reading`.
 
     Attributes:
-        data_range: Range of images deeper than 8 bits; needed where the format defines none. Two numbers become a
-            :class:`DataRange`.
+        data_range: Values that are black and white in images deeper than 8 bits; needed where the format defines none.
         channels: 3: grey is repeated; 1: colours become their luma; another number: must be that of the file; None:
             whatever the file has.
         frame: Number of the frame, page or slice, from 0; negative numbers count from the end; None: the first, and
@@ -71,7 +71,7 @@ class Reader:
         most_pixels: Images of more are refused.
     """
 
-    data_range: DataRange | tuple[float, float] | None = None
+    data_range: DataRange | None = None
     channels: int | None = 3
     frame: int | None = None
     window: bool = False
@@ -81,15 +81,10 @@ class Reader:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if isinstance(self.data_range, tuple):
-            object.__setattr__(self, "data_range", DataRange(*self.data_range))
+        if self.data_range is not None:
+            check_data_range(self.data_range)
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be at least 1, got {self.channels}")
-
-    @property
-    def declared(self) -> tuple[float, float] | None:
-        """The declared range as two numbers, as bundles keep it."""
-        return (self.data_range.low, self.data_range.high) if isinstance(self.data_range, DataRange) else None
 
     def read(self, source: Source, *, name: str | None = None, square: int | None = None) -> Tensor:
         """Read an image, or its middle square.
@@ -207,21 +202,19 @@ class Reader:
         chosen = declared or full
         if chosen is None:
             raise _undeclared(name, low, high, None)
-        assert isinstance(chosen, DataRange)
-        span = chosen.high - chosen.low
+        black, white = chosen
+        span = white - black
         if declared is None:
-            if low < chosen.low:
+            if low < black:
                 raise _undeclared(name, low, high, None)
-            unused = chosen.high - high > 0.75 * span
-            if chosen.low < 0:  # signed: what is used lies around the middle
-                unused = max(high - chosen.low, chosen.high - low) < 0.625 * span
+            unused = white - high > 0.75 * span
+            if black < 0:  # signed: what is used lies around the middle
+                unused = max(high - black, white - low) < 0.625 * span
             if unused and not raw.certain and low < high:
-                raise _undeclared(name, low, high, chosen.high)
-        if chosen.low > high or chosen.high < low:
-            _log.warning(
-                "%s: all values, %g to %g, lie outside the range %g to %g", name, low, high, chosen.low, chosen.high
-            )
-        scaled = (values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32) - chosen.low) * (255 / span)
+                raise _undeclared(name, low, high, white)
+        if black > high or white < low:
+            _log.warning("%s: all values, %g to %g, lie outside the range %g to %g", name, low, high, black, white)
+        scaled = (values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32) - black) * (255 / span)
         return np.asarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))
 
 
@@ -290,11 +283,11 @@ def percentile_range(
     Example:
         >>> ramp = np.linspace(0, 1, 10_000).reshape(100, 100)
         >>> percentile_range([ramp], 10, 90)
-        DataRange(low=0.1, high=0.9)
+        (0.1, 0.9)
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles are two numbers in [0, 100], the lower one first, got {low:g} and {high:g}")
-    rules = replace(reader or Reader(), channels=None, data_range=DataRange(0, 1))  # any: values are taken as they are
+    rules = replace(reader or Reader(), channels=None, data_range=(0, 1))  # any: values are taken as they are
     samples, broken = list[_Array](), None
     for source in sources:
         try:
@@ -308,5 +301,6 @@ def percentile_range(
             broken = error
     if not samples:
         raise broken or ValueError("percentiles are for images deeper than 8 bits, and there is none")
-    ends = np.percentile(np.concatenate(samples), (low, high))
-    return DataRange(*(float(f"{value:.6g}") for value in ends))
+    black, white = (float(f"{value:.6g}") for value in np.percentile(np.concatenate(samples), (low, high)))
+    check_data_range((black, white))
+    return black, white

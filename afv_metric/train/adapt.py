@@ -73,7 +73,7 @@ def adapt_bundle(
         bundle,
         name=name,
         statistics=statistics,
-        data_range=reader.declared,
+        data_range=reader.data_range,
         sampling={
             "source": "images",
             "bundle": f"{bundle.name} {bundle.hash}",

@@ -148,8 +148,8 @@ def train(
         for name, option in (("data", "--data"), ("held_out", "--held-out")):
             if saved and saved.get(name, facts[name]) != facts[name]:
                 raise ValueError(f"{out} was begun with other images; give the same {option}, or another --out")
-        if reader.declared:
-            facts["data_range"] = list(reader.declared)
+        if reader.data_range:
+            facts["data_range"] = list(reader.data_range)
         rounds = Rounds(
             everything,
             images.images,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from afv_metric.images import DataRange, ImageError, Reader, count_frames, percentile_range, read_image
+from afv_metric.images import ImageError, Reader, count_frames, percentile_range, read_image
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (40, 48, 3), np.uint8)
@@ -175,7 +175,7 @@ def test_floating_point_needs_a_declared_range(tmp_path):
         with pytest.raises(ImageError, match=rf"{name}: has values from 0 to 0.67451, .* --range 0 1 \(data_range"):
             read_image(tmp_path / name)
         assert difference(pixels(tmp_path / name, data_range=(0, 1)), GREY) == 0
-    assert pixels(np.array([[-9.0, 9.0]]), data_range=DataRange(0, 1))[0, :, 0].tolist() == [0, 255]
+    assert pixels(np.array([[-9.0, 9.0]]), data_range=(0, 1))[0, :, 0].tolist() == [0, 255]
     with pytest.raises(ImageError, match="has 2 values that are not finite numbers"):
         read_image(np.array([[np.nan, np.inf, 0]]), data_range=(0, 1))
     with pytest.raises(ValueError, match="LOW below HIGH, got 1 and 0"):
@@ -184,7 +184,7 @@ def test_floating_point_needs_a_declared_range(tmp_path):
 
 def test_the_percentiles_of_a_set_are_a_range():
     images = [np.full((40, 40), value, np.float32) for value in range(101)]
-    assert percentile_range(images, 5, 90) == DataRange(5, 90)
+    assert percentile_range(images, 5, 90) == (5, 90)
     with pytest.raises(ValueError, match="percentiles are for images deeper than 8 bits"):
         percentile_range([GREY])
 

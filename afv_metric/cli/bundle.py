@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from afv_metric.bundles.bundle import load_bundle, reserve_folder, save_bundle
+from afv_metric.bundles.golden import with_golden_distances
 from afv_metric.bundles.push import push_bundle
 from afv_metric.bundles.validate import validate_bundle
 from afv_metric.cli.items import pictures_of, reader_of, tiling_of
@@ -34,11 +36,15 @@ def export(options: argparse.Namespace) -> None:
     if options.out is None:
         raise ValueError("give --out, a folder for the bundle of the run, or --onnx FILE for the model of a bundle")
     options.run = Path(options.run)
-    given = {name: getattr(options, name) for name in ("levels", "pooling") if getattr(options, name) is not None}
+    names = ("form", "pooling", "epsilon")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.levels is not None:
+        given["levels"] = tuple(options.levels)
     if options.blocks is not None:
-        given["blocks"] = options.blocks or None
+        given["blocks"] = tuple(options.blocks) or None
     if options.terms:
-        given["terms"] = [Term.parse(term) for term in options.terms]
+        given["terms"] = tuple(Term.parse(term) for term in options.terms)
+    given["licence"] = {"weights": options.licence or "unstated"}
     with init_distributed(find_device(options.device)) as device, contextlib.ExitStack() as stack:
         if rank_and_world_size()[0] == 0:
             stack.enter_context(reserve_folder(options.out))
@@ -48,15 +54,12 @@ def export(options: argparse.Namespace) -> None:
             checkpoint=options.checkpoint,
             samples=options.samples,
             seed=options.seed,
-            form=options.form or "activation",
-            epsilon=options.epsilon,
-            licence=options.licence,
             device=device,
             quiet=options.quiet,
-            provenance={"data": options.data_name} if options.data_name else None,
-            **given,
         )
         if rank_and_world_size()[0] == 0:
+            named = {"data": options.data_name} if options.data_name else {}
+            bundle = with_golden_distances(replace(bundle, training={**bundle.training, **named}, **given))
             run = options.run if options.run.is_dir() else options.run.parent
             save_bundle(bundle, options.out, partial(decorate_bundle, run=run))
 
@@ -77,7 +80,7 @@ def adapt(options: argparse.Namespace) -> None:
             device=find_device(options.device),
             quiet=options.quiet,
         )
-        save_bundle(bundle, options.out, decorate_bundle)
+        save_bundle(with_golden_distances(bundle), options.out, decorate_bundle)
 
 
 def validate(options: argparse.Namespace) -> int:

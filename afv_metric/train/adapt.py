@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
-from afv_metric.bundles.golden import with_golden_distances
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import FisherStatistics, collect_statistics
 from afv_metric.images.augment import augment
@@ -53,7 +52,7 @@ def adapt_bundle(
     crops.
 
     Returns:
-        The new bundle with its golden distances, not yet saved.
+        The new bundle, not yet saved, without golden distances.
 
     Raises:
         FileNotFoundError: If there is nothing at a path.
@@ -69,7 +68,7 @@ def adapt_bundle(
     )
 
     statistics = crop_statistics(bundle, images, samples, seed=seed, device=device, quiet=quiet)
-    adapted = replace(
+    return replace(
         bundle,
         name=name,
         statistics=statistics,
@@ -82,10 +81,10 @@ def adapt_bundle(
             "seed": seed,
             **({"tiles": tiling.most} if tiling else {}),
         },
+        golden={},
         card=f"# {name}\n",
         hash="",
     )
-    return with_golden_distances(adapted)
 
 
 def crop_statistics(

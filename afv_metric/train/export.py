@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from afv_metric.bundles.bundle import Bundle
-from afv_metric.bundles.golden import with_golden_distances
-from afv_metric.fisher.forms import FormName, Term
+from afv_metric.fisher.forms import Term
 from afv_metric.fisher.sampling import sample_statistics
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.runtime import read_machines
@@ -66,28 +64,16 @@ def export_run(
     checkpoint: str | int = "latest",
     samples: int = 10_000,
     seed: int = 0,
-    form: FormName = "activation",
-    levels: Sequence[float] = LEVELS,
-    blocks: Sequence[int] | None = BLOCKS,
-    terms: Sequence[Term] = TERMS,
-    pooling: float = POOLING,
-    epsilon: float = 0.03,
-    licence: str = "",
     device: str | torch.device = "cpu",
     quiet: bool = False,
-    provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Make a bundle of a checkpoint of a run.
+    """Make a bundle of a checkpoint of a run, with the distance defined as by the shipped one.
 
     With the default of 10,000 samples the variance of a typical parameter of the shipped network is uncertain by 2 %,
     and so are ``fisher`` distances, by a common factor; the others by .3 %. 50,000 halve that, at five times the cost.
 
-    Form, levels, blocks, terms, pooling and epsilon define the distance, as in
-    :class:`~afv_metric.bundles.bundle.Bundle`. The provenance is further facts for its ``training`` record, such as
-    ``data``, a line about the images.
-
     Returns:
-        The bundle with its golden distances, not yet saved; the same in every process of a job.
+        The bundle, not yet saved, without golden distances; the same in every process of a job.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -110,22 +96,19 @@ def export_run(
     training |= {name: saved[key] for key, name in _RECORDED.items() if key in saved}
     if machines := read_machines(path.parent):
         training["machines"] = machines
-    bundle = Bundle(
+    return Bundle(
         name=name,
         discriminator=discriminator.cpu(),
         generator=generator.cpu(),
         statistics=statistics,
         output=recipe.output,
-        form=form,
-        levels=tuple(levels),
-        blocks=None if blocks is None else tuple(blocks),
-        terms=tuple(terms),
-        pooling=pooling,
-        epsilon=epsilon,
+        levels=LEVELS,
+        blocks=BLOCKS,
+        terms=TERMS,
+        pooling=POOLING,
         data_range=tuple(saved["data_range"]) if saved.get("data_range") else None,
         sampling={"source": "generator", "generator_mode": "averaged weights, evaluation mode", "seed": seed},
-        training=training | {"recipe": saved["recipe"]} | dict(provenance or {}),
-        licence={"weights": licence or "unstated"},
+        training=training | {"recipe": saved["recipe"]},
+        licence={"weights": "unstated"},
         card=f"# {name}\n",
     )
-    return with_golden_distances(bundle)

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from afv_metric.bundles.bundle import load_bundle
+from afv_metric.bundles.golden import golden_distances
 from afv_metric.bundles.twin import random_twin
+from afv_metric.fisher.forms import Term
 from afv_metric.networks import Discriminator, Generator
+from afv_metric.train.__main__ import main
 from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.export import export_run, find_checkpoint
 from afv_metric.train.recipes import Recipe
@@ -85,7 +89,7 @@ def test_recipes_of_other_versions() -> None:
 
 
 def test_a_bundle_says_where_it_comes_from(run: Path) -> None:
-    exported = export_run(run, "mine", samples=30, seed=5, quiet=True, provenance={"data": "holiday pictures"})
+    exported = export_run(run, "mine", samples=30, seed=5, quiet=True)
     assert exported.training == {
         "iterations": 300,
         "hours": 7.5,
@@ -93,7 +97,6 @@ def test_a_bundle_says_where_it_comes_from(run: Path) -> None:
         "rate_factor": 0.5,
         "machines": [{"processor": "Z80", "threads": 1}],
         "recipe": dataclasses.asdict(RECIPE),
-        "data": "holiday pictures",
     }
     assert (exported.statistics.count, exported.sampling["seed"], exported.licence) == (30, 5, {"weights": "unstated"})
     saved = torch.load(run / "checkpoint-0000300.pt")
@@ -103,13 +106,19 @@ def test_a_bundle_says_where_it_comes_from(run: Path) -> None:
         assert torch.equal(exported.discriminator.state_dict()[name], value)
 
 
-def test_the_checkpoint_and_all_settings_are_taken(run: Path) -> None:
-    settings = {"form": "local", "levels": [0.5, 0.5], "epsilon": 0.1, "licence": "CC0-1.0"}
-    exported = export_run(run, "mine", checkpoint="best", samples=10, quiet=True, **settings)
-    assert exported.training["iterations"] == 200
-    assert (exported.form, exported.levels, exported.epsilon) == ("local", (0.5, 0.5), 0.1)
+def test_the_command_takes_the_checkpoint_and_all_settings(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("exported") / "bundle"
+    settings = "--form local --levels .5 .5 --blocks --terms texture:0:3:2 --pooling 3 --epsilon .1"
+    about = ["--licence", "CC0-1.0", "--data-name", "holiday pictures"]
+    command = ["export", str(run), "--out", str(out), "--checkpoint", "best", "--samples", "10", "--quiet"]
+    assert main([*command, *settings.split(), *about]) == 0
+    exported = load_bundle(out)
+    assert (exported.training["iterations"], exported.training["data"]) == (200, "holiday pictures")
+    assert (exported.form, exported.levels, exported.epsilon, exported.pooling) == ("local", (0.5, 0.5), 0.1, 3.0)
+    assert (exported.blocks, exported.terms) == (None, (Term("texture", 0, (3,), 2.0),))
     assert exported.licence == {"weights": "CC0-1.0"}
     assert exported.output == "logit"
+    assert exported.golden["distances"] == golden_distances(exported)
 
 
 def test_a_run_of_version_0_1_is_exported(tmp_path: Path) -> None:

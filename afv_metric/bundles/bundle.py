@@ -17,7 +17,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ from afv_metric.fisher.engine import Output
 from afv_metric.fisher.forms import FORMS, FormName, Term
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
 from afv_metric.images.formats import DataRange, check_data_range
-from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, for_channels
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
 
 SCHEMA_VERSION = 3
 _CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
+_PLAIN = ("name", "output", "form", "pooling", "epsilon", "training", "licence")  # which JSON holds as they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,16 @@ class Bundle:
     def channels(self) -> int:
         """Channels of the images."""
         return self.discriminator.config.channels
+
+    def for_channels(self, channels: int) -> Bundle:
+        """The bundle with networks for images of other channels; its statistics stay as they are."""
+        if channels == self.channels or self.generator is None:
+            return self
+        discriminator = Discriminator(replace(self.discriminator.config, channels=channels))
+        discriminator.load_state_dict(for_channels(self.discriminator.state_dict(), channels))
+        generator = Generator(replace(self.generator.config, channels=channels))
+        generator.load_state_dict(for_channels(self.generator.state_dict(), channels))
+        return replace(self, discriminator=discriminator.eval(), generator=generator.eval())
 
     @property
     def activation_terms(self) -> tuple[Term, ...]:
@@ -290,7 +301,7 @@ def _from_folder(folder: Path, config: dict[str, Any], digest: str, *, with_gene
         golden=dict(config.get("golden", {})),
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         hash=digest,
-        **{key: config[key] for key in ("name", "output", "form", "pooling", "epsilon", "training", "licence")},
+        **{name: config[name] for name in _PLAIN},
     )
 
 
@@ -298,21 +309,12 @@ def _to_config(bundle: Bundle) -> dict[str, Any]:
     assert bundle.generator is not None
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": bundle.name,
+        **{name: getattr(bundle, name) for name in (*_PLAIN, "levels", "blocks")},
         "discriminator": asdict(bundle.discriminator.config),
         "generator": asdict(bundle.generator.config),
-        "output": bundle.output,
-        "form": bundle.form,
-        "levels": bundle.levels,
-        "blocks": bundle.blocks,
         "terms": None if bundle.terms is None else [asdict(term) for term in bundle.terms],
-        "pooling": bundle.pooling,
-        "epsilon": bundle.epsilon,
-        **({"data_range": list(bundle.data_range)} if bundle.data_range else {}),
         "statistics": {"count": bundle.statistics.count, **bundle.sampling},
-        "training": dict(bundle.training),
-        "licence": dict(bundle.licence),
-        **({"golden": dict(bundle.golden)} if bundle.golden else {}),
+        **{name: getattr(bundle, name) for name in ("data_range", "golden") if getattr(bundle, name)},
     }
 
 

@@ -74,19 +74,13 @@ def find_bundle(
     )
 
 
-def _shipped_roots() -> list[Path]:
-    """Give the existing folders of shipped bundles: inside an installed package, beside it in a checkout."""
+def _shipped_bundles() -> dict[str, Path]:
+    """Folder of every shipped bundle by its name: beside the package in a checkout, and first of all inside of it."""
     roots = [_PACKAGE / "weights"]
     # Without this file the parent is not our checkout but, say, site-packages, where "weights" is not ours.
     if (_PACKAGE.parent / "pyproject.toml").is_file():
-        roots.append(_PACKAGE.parent / "weights")
-    return [root for root in roots if root.is_dir()]
-
-
-def _shipped_bundles() -> dict[str, Path]:
-    """Give the folder of every shipped bundle by its name; the first root wins."""
-    configs = [config for root in reversed(_shipped_roots()) for config in root.glob(f"*/{_CONFIG}")]
-    return {config.parent.name: config.parent for config in configs}
+        roots.insert(0, _PACKAGE.parent / "weights")
+    return {config.parent.name: config.parent for root in roots for config in root.glob(f"*/{_CONFIG}")}
 
 
 def _shipped_names() -> str:

@@ -18,7 +18,6 @@ from afv_metric.images.augment import augment
 from afv_metric.images.cache import FEWEST_IMAGES, ImageSet, load_images
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
-from afv_metric.networks import Discriminator, Generator, for_channels
 from afv_metric.train.checkpoint import read_recipe
 from afv_metric.train.recipes import Recipe
 
@@ -60,7 +59,7 @@ def adapt_bundle(
     """
     if samples < 1:
         raise ValueError(f"Fisher statistics need at least one sample, got {samples}")
-    bundle = _with_channels(bundle, channels or bundle.channels)
+    bundle = bundle.for_channels(channels or bundle.channels)
     size = bundle.discriminator.config.image_size
     reader = replace(reader or Reader(), channels=bundle.channels)
     images = load_images(
@@ -120,14 +119,3 @@ def crop_statistics(
 
 def _recipe_of(bundle: Bundle) -> Recipe:
     return read_recipe(bundle.training["recipe"]) if "recipe" in bundle.training else Recipe()
-
-
-def _with_channels(bundle: Bundle, channels: int) -> Bundle:
-    """The networks of a bundle for images of other channels; its statistics stay as they are."""
-    if channels == bundle.channels or bundle.generator is None:
-        return bundle
-    discriminator = Discriminator(replace(bundle.discriminator.config, channels=channels))
-    discriminator.load_state_dict(for_channels(bundle.discriminator.state_dict(), channels))
-    generator = Generator(replace(bundle.generator.config, channels=channels))
-    generator.load_state_dict(for_channels(bundle.generator.state_dict(), channels))
-    return replace(bundle, discriminator=discriminator.eval(), generator=generator.eval())

@@ -28,6 +28,7 @@ from afv_metric.images.distort import (
     make_steps,
     relative_sizes,
 )
+from afv_metric.images.grid import shown_channels
 from afv_metric.images.reading import Reader
 from afv_metric.images.tiles import Tiling
 from afv_metric.metric import AFVDistance
@@ -176,7 +177,7 @@ def _whitening(bundles: Mapping[str, Bundle], images: ImageSet) -> list[tuple[An
 
 
 def _picture(image: Tensor | NDArray[np.uint8]) -> str:
-    """An image as data: of other channels than one or three the first three, of two the first."""
+    """An image as data."""
     if isinstance(image, Tensor):
-        image = (image[:3].permute(1, 2, 0) if len(image) > 2 else image[0]).numpy()
+        image = shown_channels(image).permute(1, 2, 0).squeeze(-1).numpy()
     return png_uri(np.ascontiguousarray(image))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.distributed import average, sync_batch_norm
-from afv_metric.networks import Discriminator, Generator, for_channels
+from afv_metric.networks import Discriminator, Generator
 from afv_metric.train.recipes import Recipe
 
 __all__ = ["State"]
@@ -64,13 +64,11 @@ class State:
         """
         if bundle.generator is None:
             raise ValueError("to start from a bundle its generator is needed: load_bundle(..., generator=True)")
+        bundle = bundle.for_channels(self.discriminator.config.channels)
+        assert bundle.generator is not None
         try:
-            discriminator, generator = bundle.discriminator.state_dict(), bundle.generator.state_dict()
-            channels = self.discriminator.config.channels
-            if channels != bundle.channels:
-                discriminator, generator = (for_channels(state, channels) for state in (discriminator, generator))
-            self.discriminator.load_baked(discriminator)
-            self.generator.load_state_dict(generator)
+            self.discriminator.load_baked(bundle.discriminator.state_dict())
+            self.generator.load_state_dict(bundle.generator.state_dict())
         except RuntimeError as error:
             raise ValueError(
                 f"the networks of the bundle {bundle.name} have other shapes than the recipe: "

@@ -47,7 +47,7 @@ def test_info(capsys: Capture) -> None:
 
 
 def test_info_of_the_default_lists_all(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(hub, "_shipped_roots", lambda: [Path(TINY_BUNDLE).parent])
+    monkeypatch.setattr(hub, "_shipped_bundles", lambda: {"tiny-bundle": Path(TINY_BUNDLE)})
     monkeypatch.setattr(cli, "DEFAULT_BUNDLE", "tiny-bundle")
     assert main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -50,14 +50,9 @@ MeanScores = Sequence[tuple[Tensor, Tensor]]
 
 
 class BlockScores(NamedTuple):
-    """Mean scores of a set of images, block by block.
+    """Mean scores of a set of images, block by block."""
 
-    Attributes:
-        counts: Number of images of each block.
-        means: Their mean scores.
-    """
-
-    counts: list[int]
+    counts: list[int]  # images of each block
     means: list[MeanScores]
 
 

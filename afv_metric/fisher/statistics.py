@@ -20,33 +20,19 @@ __all__ = ["FisherStatistics", "LayerStatistics", "collect_statistics", "inverse
 
 
 class LayerStatistics(NamedTuple):
-    """Statistics of one layer.
+    """Statistics of one layer; a variance is the diagonal Fisher information."""
 
-    Attributes:
-        weight_mean: Mean of dD/dW, ``(C_out, C_in, k, k)``.
-        weight_variance: Its variance, the diagonal Fisher information of the weight.
-        bias_mean: Mean of dD/db, ``(C_out,)``.
-        bias_variance: Its variance.
-        input_factor: A = E[a a^T], ``(C_in, C_in)``.
-        delta_factor: S = E[delta delta^T], ``(C_out, C_out)``.
-    """
-
-    weight_mean: Tensor
+    weight_mean: Tensor  # of dD/dW, (C_out, C_in, k, k)
     weight_variance: Tensor
-    bias_mean: Tensor
+    bias_mean: Tensor  # of dD/db, (C_out,)
     bias_variance: Tensor
-    input_factor: Tensor
-    delta_factor: Tensor
+    input_factor: Tensor  # A = E[a a^T], (C_in, C_in)
+    delta_factor: Tensor  # S = E[delta delta^T], (C_out, C_out)
 
 
 @dataclass(frozen=True)
 class FisherStatistics:
-    """Statistics of all layers over ``count`` images.
-
-    Attributes:
-        count: Number of images.
-        layers: One entry a layer, in the order of the forward pass.
-    """
+    """Statistics of all layers, in the order of the forward pass, over ``count`` images."""
 
     count: int
     layers: tuple[LayerStatistics, ...]

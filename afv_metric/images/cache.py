@@ -208,10 +208,6 @@ class _Rules(NamedTuple):
     def tile_bytes(self) -> int:
         return self.size**2 * (self.reader.channels or 1)
 
-    def text(self) -> str:
-        """Tells rules apart; empty for the usual ones."""
-        return repr(self[1:]) if self[1:] != (Reader(), None, None) else ""
-
 
 def _decode(picture: Picture, rules: _Rules) -> tuple[Sequence[NDArray[np.uint8]], int] | str:
     """The squares of a file and the shorter side of what they were cut from; or why there is none."""
@@ -254,13 +250,11 @@ def _default_cache() -> Path:
 def _cache_key(sources: Sequence[Source], rules: _Rules) -> str:
     """Name of the folder: which sources, and after the last dash in which state."""
     readable = re.sub(r"\W+", "_", "+".join(source.name for source in sources))[:40]
-    which = "\0".join([*(source.where for source in sources), *filter(None, [rules.text()])])
+    others = [repr(rules[1:])] if rules[1:] != (Reader(), None, None) else []
+    which = "\0".join([*(source.where for source in sources), *others])
     state = "\0".join([str(_VERSION), *(source.state() for source in sources)])
-    return f"{readable}-{_short_hash(which)}-{rules.size}-{_short_hash(state)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    which, state = (hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16] for text in (which, state))
+    return f"{readable}-{which}-{rules.size}-{state}"
 
 
 def _open_entry(entry: Path) -> ImageSet | None:

@@ -75,17 +75,11 @@ def shift(pixels: Pixels, distance: float, generator: np.random.Generator) -> Pi
 
 
 class Ladder(NamedTuple):
-    """A kind of distortion.
+    """A kind of distortion."""
 
-    Attributes:
-        distort: Takes an image, a strength and a generator.
-        strengths: Strengths of the steps, mildest first.
-        unit: Unit of the strengths.
-    """
-
-    distort: Callable[[Pixels, float, np.random.Generator], Pixels]
-    strengths: tuple[float, ...]
-    unit: str
+    distort: Callable[[Pixels, float, np.random.Generator], Pixels]  # takes an image and a strength
+    strengths: tuple[float, ...]  # of the steps, mildest first
+    unit: str  # of the strengths
 
 
 _QUALITIES = (90, 70, 50, 30, 18, 8)

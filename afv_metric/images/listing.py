@@ -33,18 +33,11 @@ _SYSTEM = {
 
 
 class Picture(NamedTuple):
-    """An image that is not decoded yet.
+    """An image that is not decoded yet."""
 
-    Attributes:
-        name: Its path inside its source, with forward slashes. It is never used as a path: it may be ``../../x.png``.
-        open: Gives its path, its bytes or its pixels for a :class:`~afv_metric.images.reading.Reader`; may be called in
-            another thread, and raises ``ValueError`` if it is too large.
-        position: Where a stream goes on behind it, as JSON has it.
-    """
-
-    name: str
-    open: Callable[[], Any]
-    position: Any = None
+    name: str  # path inside its source, with forward slashes; never used as a path, as it may be ../../x.png
+    open: Callable[[], Any]  # gives what a Reader takes, in any thread; raises ValueError if it is too large
+    position: Any = None  # where a stream goes on behind it, as JSON has it
 
 
 def list_images(folder: str | os.PathLike[str]) -> tuple[dict[str, str], str]:

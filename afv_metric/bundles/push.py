@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from afv_metric.bundles.bundle import BundleError
@@ -12,44 +11,10 @@ from afv_metric.bundles.resolve import HubError
 from afv_metric.bundles.validate import pictures_of, validate_bundle
 from afv_metric.files import reason_of
 
-__all__ = ["Push", "push_bundle"]
+__all__ = ["push_bundle"]
 
 _NEEDED = ("README.md", "config.json", "generator.safetensors", "model.safetensors")
 _REPOSITORY = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*/\w[\w.-]*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Push:
-    """What goes, or would go, to the hub; ``commit`` is empty for a dry run.
-
-    Example:
-        >>> print(Push("owner/name", "main", "https://huggingface.co", False, {"config.json": 1891}, ("notes.txt",)))
-        would upload to https://huggingface.co/owner/name, branch main, made public if it does not exist
-          config.json  1,891 bytes
-        left out: notes.txt
-    """
-
-    repository: str
-    revision: str
-    endpoint: str
-    private: bool
-    files: dict[str, int]  # bytes by name
-    left_out: tuple[str, ...] = ()
-    commit: str = ""
-
-    def __str__(self) -> str:
-        """One line per file, and what became of them."""
-        where = f"{self.endpoint}/{self.repository}, branch {self.revision}"
-        made = f"made {'private' if self.private else 'public'} if it does not exist"
-        width = max(map(len, self.files))
-        lines = [f"uploaded to {where}, commit {self.commit}" if self.commit else f"would upload to {where}, {made}"]
-        lines += [f"  {name:{width}}  {size:,} bytes" for name, size in self.files.items()]
-        lines += [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
-        if self.commit:
-            suffix = "" if self.revision == "main" else f"@{self.revision}"
-            lines.append(f'use it as AFVDistance("{self.repository}{suffix}")')
-            lines.append(f'pinned:   AFVDistance("{self.repository}@{self.commit}")')
-        return "\n".join(lines)
 
 
 def push_bundle(
@@ -61,7 +26,7 @@ def push_bundle(
     dry_run: bool = False,
     samples: int = 1_000,
     quiet: bool = True,
-) -> Push:
+) -> str:
     """Upload a bundle to the Hugging Face hub, where ``AFVDistance(weights="owner/name")`` finds it.
 
     It is validated first. The repository and the branch are made if they do not exist; in one that does, the files of
@@ -70,6 +35,9 @@ def push_bundle(
 
     The repository is named ``owner/name``, the revision is a branch, ``main`` if None. A dry run says what would be
     done, and asks the hub for nothing.
+
+    Returns:
+        One line per file, what became of them, and how to use the bundle.
 
     Raises:
         BundleError: If the bundle is not valid, with the table of checks.
@@ -89,12 +57,16 @@ def push_bundle(
         raise BundleError(f"the bundle is not valid, and was not uploaded:\n{report}")
 
     wanted = {*_NEEDED, "scale.json", *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
-    names = sorted(path.name for path in folder.iterdir() if path.name in wanted)
-    files = {name: (folder / name).stat().st_size for name in names}
-    left_out = tuple(sorted(path.name for path in folder.iterdir() if path.name not in files))
+    names = sorted(path.name for path in folder.iterdir())
+    files = [name for name in names if name in wanted]
+    lines = [f"  {name:{max(map(len, files))}}  {(folder / name).stat().st_size:,} bytes" for name in files]
+    if left_out := [name for name in names if name not in wanted]:
+        lines.append(f"left out: {', '.join(left_out)}")
     branch = revision or constants.DEFAULT_REVISION
+    where = f"{constants.ENDPOINT}/{repository}, branch {branch}"
     if dry_run:
-        return Push(repository, branch, constants.ENDPOINT, private, files, left_out)
+        made = f"made {'private' if private else 'public'} if it does not exist"
+        return "\n".join([f"would upload to {where}, {made}", *lines])
     try:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
@@ -104,13 +76,15 @@ def push_bundle(
             folder_path=folder,
             repo_id=repository,
             revision=branch,
-            allow_patterns=names,
+            allow_patterns=files,
             commit_message=f"AFV bundle {report.bundle} {report.hash[:12]}",
         )
     except Exception as error:
         # Not only its own errors: the client lets those of its HTTP library and of its storage through.
         raise HubError(_explanation(error, repository, constants.ENDPOINT)) from error
-    return Push(repository, branch, constants.ENDPOINT, private, files, left_out, commit.oid)
+    named = repository if branch == constants.DEFAULT_REVISION else f"{repository}@{branch}"
+    lines += [f'use it as AFVDistance("{named}")', f'pinned:   AFVDistance("{repository}@{commit.oid}")']
+    return "\n".join([f"uploaded to {where}, commit {commit.oid}", *lines])
 
 
 def _explanation(error: Exception, repository: str, endpoint: str) -> str:

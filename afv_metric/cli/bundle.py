@@ -104,13 +104,14 @@ def card(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     """Validate a bundle and upload it to the Hugging Face hub."""
-    pushed = push_bundle(
-        options.bundle,
-        options.repository,
-        private=options.private,
-        revision=options.revision,
-        dry_run=options.dry_run,
-        samples=options.samples,
-        quiet=options.quiet,
+    emit(
+        push_bundle(
+            options.bundle,
+            options.repository,
+            private=options.private,
+            revision=options.revision,
+            dry_run=options.dry_run,
+            samples=options.samples,
+            quiet=options.quiet,
+        )
     )
-    emit(str(pushed))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from functools import reduce
 
 import torch
@@ -18,7 +16,6 @@ from afv_metric.networks import Discriminator, Generator
 __all__ = ["sample_statistics"]
 
 _BATCH = 100
-_log = logging.getLogger(__name__)
 
 
 def sample_statistics(
@@ -41,16 +38,9 @@ def sample_statistics(
     latents = torch.cat([generator.sample_latents(size, generator=random) for size in sizes])
     batches = latents.tensor_split(count)[rank].split(_BATCH)
     bar = tqdm(batches, desc="statistics", disable=quiet or rank > 0, unit="sample", unit_scale=_BATCH)
-    began = time.monotonic()
     statistics = collect_statistics(FisherEngine(discriminator, output), map(generator, bar))
     if count > 1:
         gathered = [statistics] * count
         distributed.all_gather_object(gathered, statistics)
         statistics = reduce(FisherStatistics.merge, gathered)  # by rank, so that all get the same bits
-    seconds = time.monotonic() - began
-    if rank == 0:
-        _log.info(
-            "Fisher statistics over %d samples in %.1f s: %.0f samples/s in %d process%s",
-            *(samples, seconds, samples / seconds, count, "" if count == 1 else "es"),
-        )
     return statistics

@@ -42,8 +42,7 @@ for line in sys.stdin:
     constants.ENDPOINT = settings.pop("endpoint", os.environ["HF_ENDPOINT"])
     try:
         if use == "push":
-            made = push.push_bundle(*arguments, samples=20, **settings)
-            answer = {"text": str(made), "commit": made.commit, "files": made.files, "left_out": made.left_out}
+            answer = {"text": push.push_bundle(*arguments, samples=20, **settings)}
         else:
             answer = {"hash": AFVDistance(*arguments).bundle_hash}
     except Exception as error:
@@ -94,12 +93,16 @@ def worker(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def client(worker: subprocess.Popen[str]) -> Client:
-    """Push, or load from the hub, in that process; gives what came of it."""
+    """Push, or load from the hub, in that process; gives what came of it, and what the text of a push says."""
 
     def use(what: str, *arguments: object, token: str = TOKEN, **settings: object) -> Answer:
         worker.stdin.write(json.dumps([what, arguments, settings | {"token": token}], default=str) + "\n")
         worker.stdin.flush()
-        return json.loads(worker.stdout.readline())
+        answer = json.loads(worker.stdout.readline())
+        listed = re.findall(r"^  (\S+) +([\d,]+) bytes$", answer.get("text", ""), re.MULTILINE)
+        commit = re.search(r", commit (\S+)", answer.get("text", ""))
+        files = {name: int(size.replace(",", "")) for name, size in listed}
+        return answer | ({"files": files, "commit": commit and commit[1]} if what == "push" else {})
 
     return use
 
@@ -122,7 +125,7 @@ def test_what_is_pushed_can_be_used(server: HubServer, client: Client, folder: P
     dry = client("push", folder, "owner/name", dry_run=True)
     assert dry["text"].startswith(f"would upload to {server.endpoint}/owner/name, branch main")
     assert dry["files"] == sizes
-    assert dry["left_out"] == ["private.png", "thesis.tex"]
+    assert dry["text"].endswith("left out: private.png, thesis.tex")
     assert server._commits == {}
 
     push = client("push", folder, "owner/name")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from datetime import timedelta
@@ -65,11 +64,3 @@ def test_statistics_of_two_processes_are_those_of_one(bundle: Bundle, tmp_path: 
 def test_samples_are_those_of_earlier_releases(bundle: Bundle) -> None:
     statistics = sample_statistics(bundle.discriminator, bundle.generator, "logit", 50, 0)
     torch.testing.assert_close(flat(statistics).float(), flat(bundle.statistics), rtol=1e-3, atol=1e-9)
-
-
-def test_the_rate_is_reported(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "afv_metric.fisher.sampling"):
-        sample_statistics(bundle.discriminator, bundle.generator, "logit", 20, 0)
-    (message,) = caplog.messages
-    assert message.startswith("Fisher statistics over 20 samples in ")
-    assert message.endswith(" samples/s in 1 process")

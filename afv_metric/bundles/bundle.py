@@ -262,12 +262,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
 
 
 def training_stages(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The records of all runs that a bundle's weights went through, each started from the bundle of the one before.
-
-    Example:
-        >>> [stage["hours"] for stage in training_stages({"hours": 2, "before": {"hours": 1}})]
-        [1, 2]
-    """
+    """The records of all runs that a bundle's weights went through, each started from the bundle of the one before."""
     before = training.get("before")
     return [*(training_stages(before) if before else []), training]
 

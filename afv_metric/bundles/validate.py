@@ -140,12 +140,7 @@ def _outcome(check: Callable[[], _Outcome]) -> _Outcome:
 
 
 def pictures_of(card: str) -> list[str]:
-    """Files of the pictures that a model card shows from its own folder.
-
-    Example:
-        >>> pictures_of("![samples](samples.png) and ![badge](https://example.org/badge.png)")
-        ['samples.png']
-    """
+    """Files of the pictures that a model card shows from its own folder."""
     return re.findall(r"!\[[^]]*\]\(([^):]+)\)", card)
 
 

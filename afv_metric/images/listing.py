@@ -112,12 +112,7 @@ def _lack(passed_over: Counter[str], summary: str) -> str:
 
 @cache
 def image_suffixes() -> tuple[str, ...]:
-    """Suffixes, in lower case, of all files that count as images; some need an extra to be read.
-
-    Example:
-        >>> {".png", ".jfif", ".npy", ".dcm", ".nii.gz"} <= set(image_suffixes()), ".pdf" in image_suffixes()
-        (True, False)
-    """
+    """Suffixes, in lower case, of all files that count as images; some need an extra to be read."""
     Image.init()
     pillow = {
         suffix

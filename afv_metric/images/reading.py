@@ -271,11 +271,7 @@ def percentile_range(
 ) -> DataRange:
     """The range between two percentiles of all values of a set of images, to be declared for each of them.
 
-    Args:
-        sources: Images of one kind, all of which are read; those that cannot be are passed over.
-        low: Percentile that becomes black, in [0, 100].
-        high: Percentile that becomes white.
-        reader: Other rules to read them by.
+    The images are of one kind. All are read, by the other rules of ``reader``; those that cannot be are passed over.
 
     Raises:
         ValueError: If there is no image deeper than 8 bits, or all values are equal.

@@ -109,7 +109,6 @@ def class_folders(names: Sequence[str]) -> list[str] | None:
     Example:
         >>> class_folders(["train/cats/a.png", "train/cats/old/b.png", "train/dogs/c.png"])
         ['cats', 'cats', 'dogs']
-        >>> class_folders(["a.png", "cats/b.png"])
     """
     folders = [PurePosixPath(name).parent.parts for name in names]
     if not folders:

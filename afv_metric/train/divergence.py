@@ -17,14 +17,7 @@ class DivergenceError(RuntimeError):
 
 
 class Watch:
-    """Checks the record of every log interval.
-
-    Example:
-        >>> Watch().check(100, {"loss_d": float("nan")})
-        Traceback (most recent call last):
-            ...
-        afv_metric.train.divergence.DivergenceError: at iteration 100 loss_d is nan
-    """
+    """Checks the record of every log interval."""
 
     def __init__(self) -> None:
         self._in_a_row = {"discriminator": 0, "generator": 0}

@@ -34,12 +34,7 @@ class Panel(NamedTuple):
 
 
 def points_of(records: Sequence[Mapping[str, Any]], key: str) -> Points:
-    """Finite values of a key against iterations.
-
-    Example:
-        >>> points_of([{"iteration": 1, "real": 2}, {"iteration": 2}, {"iteration": 3, "real": float("nan")}], "real")
-        [(1.0, 2.0)]
-    """
+    """Finite values of a key against iterations."""
     pairs = ((record["iteration"], record.get(key)) for record in records)
     return [(float(x), float(y)) for x, y in pairs if isinstance(y, int | float) and math.isfinite(y)]
 
@@ -101,12 +96,7 @@ def draw_svg(title: str, panels: Sequence[Panel], columns: int = 3) -> str:
 
 
 def _thin(points: Points) -> Points:
-    """At most ``_MOST_POINTS`` points, each the mean of as many neighbours.
-
-    Example:
-        >>> _thin([(float(x), 1.0) for x in range(600)])[:2]
-        [(0.5, 1.0), (2.5, 1.0)]
-    """
+    """At most ``_MOST_POINTS`` points, each the mean of as many neighbours."""
     size = -(-len(points) // _MOST_POINTS)
     groups = (np.mean(points[start : start + size], 0) for start in range(0, len(points), size))
     return [(float(x), float(y)) for x, y in groups]

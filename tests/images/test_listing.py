@@ -68,5 +68,18 @@ def test_no_folder(tmp_path):
 
 
 def test_suffixes():
-    assert {".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".pgm", ".tif", ".webp"} <= set(image_suffixes())
+    assert {
+        ".avif",
+        ".bmp",
+        ".dcm",
+        ".gif",
+        ".heic",
+        ".jfif",
+        ".jp2",
+        ".nii.gz",
+        ".npy",
+        ".pgm",
+        ".tif",
+        ".webp",
+    } <= set(image_suffixes())
     assert not {".eps", ".hdf", ".mpg", ".pdf", ".txt"} & set(image_suffixes())

@@ -322,10 +322,8 @@ def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: b
     """Decode all readable images into ``pixels.bin``, one after the other."""
     contents = [source.read() for source in sources]
     known = [number for number, _ in contents if number is not None]  # of a tar it is not known yet
-    needed, free = sum(known) * rules.tile_bytes, shutil.disk_usage(entry).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
     total = sum(known) if len(known) == len(sources) else None
+    _check_room(entry, sum(known) * rules.tile_bytes)
     if rules.tiling and not rules.most:
         number = total or sum(sum(1 for _ in source.read()[1]) for source in sources)  # a tar is read twice
         rules = rules._replace(tiling=rules.tiling.bounded(number, rules.tile_bytes))
@@ -378,6 +376,11 @@ def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: b
         (entry / "broken.json").write_text(json.dumps(broken, indent=1) + "\n")
     for path in entry.iterdir():
         finish_file(path)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
 
 
 def _too_few(sources: Sequence[Source], count: int, broken: Mapping[str, str]) -> ValueError:

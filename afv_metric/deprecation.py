@@ -11,12 +11,7 @@ __all__ = ["moved"]
 
 
 def moved(module: str, places: Mapping[str, str], until: str) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a module whose names have moved.
-
-    Args:
-        module: The module.
-        places: Module in which each of its names is now.
-        until: Version that has the old names no more.
+    """Make the ``__getattr__`` of a module whose names are now in other modules; a version has the old ones no more.
 
     Example:
         >>> find = moved("afv_metric.old", {"join": "os.path"}, until="1.0")

@@ -37,10 +37,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def init_distributed(device: str | torch.device) -> Iterator[torch.device]:
-    """Join the job that ``torchrun`` has started, if any, and give the device of this process.
-
-    Args:
-        device: The device asked for; ``cuda`` becomes the GPU of the local rank.
+    """Join the job that ``torchrun`` has started, if any, and give the device of this process, for CUDA its own GPU.
 
     Raises:
         LostProcessError: If a process of the job died in the meantime.
@@ -58,8 +55,7 @@ def init_distributed(device: str | torch.device) -> Iterator[torch.device]:
     try:
         yield device
     except RuntimeError as error:
-        lost = isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-        if lost:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error):
             raise LostProcessError(f"another process of the job has ended or cannot be reached: {error}") from error
         raise
     finally:

@@ -53,11 +53,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:
-    """The place that a path stands for, whatever links lead there.
-
-    Raises:
-        OSError: If it is a link that leads back to itself.
-    """
+    """The place that a path stands for, whatever links lead there; a link back to itself is an OSError."""
     place = Path(os.path.realpath(path))
     if place.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -66,11 +62,7 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; of these, what is still empty when the block ends is removed again.
-
-    Raises:
-        NotADirectoryError: If something else is in the way.
-    """
+    """Make a folder and those above it; of these, what is still empty when the block ends is removed again."""
     made: list[Path] = []
     try:
         for path in (*reversed(folder.parents), folder):
@@ -92,11 +84,9 @@ def made_folder(folder: Path) -> Iterator[None]:
 def locked(place: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes from writing a file or a folder as long as the block runs.
 
-    The lock is ``.NAME.lock`` beside the place, or ``.lock`` in a folder that is mounted or whose parent cannot be
-    written. It is removed at the end; one that a killed process left does no harm. A process may lock a place twice.
-
-    Args:
-        place: The file or folder, which need not exist.
+    The place need not exist. The lock is ``.NAME.lock`` beside it, or ``.lock`` in a folder that is mounted or whose
+    parent cannot be written. It is removed at the end; one that a killed process left does no harm. A process may lock
+    a place twice.
 
     Raises:
         BlockingIOError: If another process or thread holds the lock.
@@ -168,9 +158,8 @@ def atomic_update(folder: str | os.PathLike[str], head: str) -> Iterator[Path]:
     hash of their ``head``, and the rename of this one file decides: before it the old files hold; after it the new
     ones, as :func:`finish_update`, by which every reader begins, moves what is still staged under the hash of the head.
 
-    Args:
-        folder: The folder; nobody else writes it meanwhile, see :func:`locked`.
-        head: Name of the file that describes the others, and so changes whenever one of them matters.
+    The head is the file that describes the others, and so changes whenever one of them matters. Nobody else writes the
+    folder meanwhile, see :func:`locked`.
     """
     folder = real_path(folder)
     finish_update(folder, head)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.images.reading import Reader, Source
+from afv_metric.images.tensors import to_network_range
 from afv_metric.metric import AFVDistance
 
 __all__ = ["afv_distance"]
@@ -53,18 +56,28 @@ def afv_distance(
         >>> bool(afv_distance(black, white) > 0.1)
         True
     """
-    metric, first, second = read_for_metric(img0, img1, weights, settings)
+    metric, first, second = read_for_metric(img0, img1, weights=weights, **settings)
     return metric(first, second, mask=mask, ret_per_layer=ret_per_layer)
 
 
 def read_for_metric(
-    img0: Tensor | Source, img1: Tensor | Source, weights: str | os.PathLike[str] | Bundle, settings: dict[str, Any]
+    img0: Tensor | Source,
+    img1: Tensor | Source,
+    weights: str | os.PathLike[str] | Bundle = DEFAULT_BUNDLE,
+    **settings: Any,
 ) -> tuple[AFVDistance, Tensor, Tensor]:
-    """The module of a bundle, and two images read with its channels and range."""
+    """The module for the settings of :func:`afv_distance`, and two images read with its channels and range."""
     metric = _metric(weights if isinstance(weights, Bundle) else os.fspath(weights), **settings)
     reader = Reader(data_range=metric.data_range, channels=metric.channels)
     first, second = (image if isinstance(image, Tensor) else reader.read(image) for image in (img0, img1))
     return metric, first, second
+
+
+def levels_to_show(images: Tensor, metric: AFVDistance, settings: Mapping[str, Any]) -> Tensor:
+    """Levels of 0 to 255, ``(N, 3, H, W)``, of what a metric compares; of other than three channels the first."""
+    normalize = settings.get("normalize", False)
+    prepared = to_network_range(images, normalize=normalize, dtype=torch.float32, channels=metric.channels)
+    return 127.5 * (prepared if metric.channels == 3 else prepared[:, :1].expand(-1, 3, -1, -1)) + 127.5
 
 
 @functools.lru_cache(maxsize=8)

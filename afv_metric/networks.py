@@ -169,21 +169,15 @@ class UpsampledConv2d(nn.Conv2d):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block: [activation,] 3x3 conv, activation, 3x3 conv, plus a 3x3 conv shortcut; halved where it pools.
+    """Residual block: [activation,] 3x3 conv, activation, 3x3 conv, plus a 3x3 conv shortcut.
 
-    Args:
-        in_channels: Channels of the input.
-        channels: Channels of the other maps.
-        slope: Negative slope of the leaky ReLU.
-        first: Whether the input is the image itself, which no activation precedes.
-        pools: Which of the two convolutions, 1 or 2, is followed by 2x2 mean pooling, as the shortcut is; 0 for none.
+    No activation precedes the ``first`` block, whose input is the image. Convolution 1 or 2 ``pools``: 2x2 mean pooling
+    follows it, as it follows the shortcut; 0 for none.
     """
 
     def __init__(self, in_channels: int, channels: int, slope: float, *, first: bool, pools: int) -> None:
         super().__init__()
-        self.first = first
-        self.pools = pools
-        self.slope = slope
+        self.first, self.pools, self.slope = first, pools, slope
 
         def convolution(inputs: int, pooled: bool) -> nn.Conv2d:
             return (PooledConv2d if pooled else nn.Conv2d)(inputs, channels, 3, padding=1)
@@ -206,9 +200,6 @@ class Discriminator(nn.Module):
     (In the paper's words D is the *negative* energy.) Residual blocks down to 1/4 (1/8 for 64x64) of the image's size,
     then activation, mean over positions and a 1x1 convolution. It is fully convolutional: images of any size from 32x32
     on can be given.
-
-    Args:
-        config: Widths, image size, slope, head, gain and normalisation.
 
     Example:
         >>> discriminator = Discriminator(DiscriminatorConfig(width=8, head="position"))
@@ -337,9 +328,6 @@ class GeneratorBlock(nn.Module):
 
 class Generator(nn.Module):
     """The generator G(z), which samples approximately from the energy-based model of the discriminator.
-
-    Args:
-        config: Widths, latent size and image size.
 
     Example:
         >>> generator = Generator(GeneratorConfig(width=8, latent_size=16)).eval()

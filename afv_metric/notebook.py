@@ -9,11 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.functional import afv_distance, read_for_metric
+from afv_metric.functional import afv_distance, levels_to_show, read_for_metric
 from afv_metric.heat_map import colour_map
 from afv_metric.images.reading import Source
-from afv_metric.images.tensors import to_network_range
 
 __all__ = ["show"]
 
@@ -40,19 +38,13 @@ def show(img0: Tensor | Source, img1: Tensor | Source, **settings: Any) -> Image
         >>> show(black, white).size
         (784, 256)
     """
-    weights, normalize = settings.pop("weights", DEFAULT_BUNDLE), settings.get("normalize", False)
-    metric, *images = read_for_metric(img0, img1, weights, settings)
-    prepared = (
-        to_network_range(image, normalize=normalize, dtype=torch.float32, channels=metric.channels) for image in images
-    )
-    shown = [
-        127.5 * (image if metric.channels == 3 else image[:, :1].expand(-1, 3, -1, -1)) + 127.5 for image in prepared
-    ]
+    metric, *images = read_for_metric(img0, img1, **settings)
+    shown = [levels_to_show(image, metric, settings) for image in images]
     if any(len(image) != 1 for image in shown):
         raise ValueError(f"one image each was expected, got {' and '.join(str(len(image)) for image in shown)}")
     with torch.no_grad():
         distance = float(metric(*images))
-        values = afv_distance(*images, weights=weights, **{**settings, "spatial": True})[0, 0]
+        values = afv_distance(*images, **{**settings, "spatial": True})[0, 0]
     pixels = [image[0].round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for image in shown]
     pixels.append(colour_map(values, shown[1][0]))
     times = -(-_HEIGHT // len(pixels[0]))

@@ -26,11 +26,7 @@ _PACKAGES = ("torchvision", "numpy", "scipy", "pillow", "lpips", "piq", "torchme
 
 
 def find_device(name: str) -> torch.device:
-    """Find a device and try it: ``auto`` is the best there is.
-
-    Raises:
-        ValueError: If it cannot be used.
-    """
+    """Find a device and try it: ``auto`` is the best there is; one that cannot be used is a ValueError."""
     import torch  # only here, as --help needs none of it
 
     if name == "auto":
@@ -72,11 +68,7 @@ def read_versions() -> dict[str, str]:
 
 
 def read_machines(run: str | Path) -> list[dict[str, Any]]:
-    """Read what :func:`record_machine` noted in a run; nothing where it noted nothing.
-
-    Raises:
-        ValueError: If the file is none of its.
-    """
+    """Read what :func:`record_machine` noted in a run, if anything."""
     path = Path(run) / _MACHINES
     if not path.is_file():
         return []
@@ -121,16 +113,9 @@ def parallel_map(
 ) -> Iterator[tuple[_Batch, _Result]]:
     """Apply a function to batches; on the CPU one batch per core, with the threads of torch shared out among them.
 
-    An accelerator is given its next batch before the results of the last one are waited for.
-
-    Args:
-        function: What to compute; called in other threads, where gradients and autocast are as they are by default.
-        batches: The batches; a few are taken ahead.
-        device: Where the function computes.
-        alone: Whether the function must not run twice at the same time.
-
-    Yields:
-        Every batch with its result, in order.
+    The function is called in other threads, where gradients and autocast are as they are by default; ``alone`` means
+    never twice at the same time. A few batches are taken ahead: an accelerator is given its next one before the results
+    of the last are waited for. Every batch comes with its result, in order.
     """
     import torch
 

@@ -10,11 +10,11 @@ images, and of the distances between neighbouring steps. No judgement of people 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ Curves = Mapping[str, NDArray[np.float64]]
 _PERCENTS = (10, 50, 90)
 _NEIGHBOURS = np.linspace(0, 100, 21)
 
-
 KINDS = {
     "blur": Ladder(
         blur, (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 4, 5, 6.5, 8), "blur, pixels"
@@ -42,6 +41,7 @@ KINDS = {
     "jpeg": Ladder(compress, (95, 90, 85, 80, 75, 70, 65, 58, 50, 42, 35, 28, 22, 17, 13, 10, 7, 5), "JPEG quality"),
     "noise": Ladder(add_noise, (1, 1.5, 2, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80), "noise of 255"),
 }
+_STRENGTHS = {name: list(kind.strengths) for name, kind in KINDS.items()}
 PHRASES = {"blur": "Gaussian blur of {} pixels", "jpeg": "JPEG quality {}", "noise": "white noise of {}/255"}
 """What a strength of each kind is called."""
 
@@ -49,13 +49,9 @@ PHRASES = {"blur": "Gaussian blur of {} pixels", "jpeg": "JPEG quality {}", "noi
 def measure_ladders(
     measure: Measure, image: Tensor, seed: int = 0, neighbours: list[float] | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Distances of an image to its distorted copies, by kind, each at least that of the milder ones.
+    """Distances of an image, ``(1, 3, H, W)`` uint8, to its distorted copies, by kind: each at least the milder ones'.
 
-    Args:
-        measure: A distance: takes ``(N, 3, H, W)`` uint8 twice, or once and one image, and gives ``(N,)``.
-        image: The image, ``(1, 3, H, W)`` uint8.
-        seed: Seed of the noise.
-        neighbours: Takes the distances between neighbouring steps, which are measured if it is given.
+    The seed is that of the noise. The distances between neighbouring steps are measured if ``neighbours`` takes them.
 
     Raises:
         ValueError: If the image has no three channels.
@@ -121,14 +117,12 @@ class Scale:
     neighbours: list[float]
 
     def __post_init__(self) -> None:
-        """Check it."""
-        known = {name: list(kind.strengths) for name, kind in KINDS.items()}
-        if self.strengths != known or self.distances.keys() != known.keys():
+        if self.strengths != _STRENGTHS or self.distances.keys() != KINDS.keys():
             raise ValueError("the strengths are not those of this release")
-        tables = [self.neighbours, *(row for name in known for row in self.distances[name])]
-        lengths = [len(_NEIGHBOURS), *(len(known[name]) for name in known for _ in _PERCENTS)]
-        if [len(row) for row in tables] != lengths or any(
-            not math.isfinite(sum(row)) or (np.diff(row) < 0).any() for row in tables
+        shapes = {name: (len(_PERCENTS), len(strengths)) for name, strengths in _STRENGTHS.items()}
+        tables = {name: np.array(rows, float) for name, rows in {**self.distances, "": [self.neighbours]}.items()}
+        if {name: table.shape for name, table in tables.items()} != {**shapes, "": (1, len(_NEIGHBOURS))} or any(
+            not np.isfinite(table).all() or (np.diff(table) < 0).any() for table in tables.values()
         ):
             raise ValueError("distances must be finite, never fall, and be as many as the strengths")
 
@@ -176,12 +170,9 @@ def calibrate(measure: Measure, images: Iterable[Tensor], *, bundle: str, form: 
     found = [measure_ladders(measure, image, seed, near) for seed, image in enumerate(images)]
     if len(found) < 2:
         raise ValueError(f"a scale needs two images at least, got {len(found)}")
-    rows = {name: np.percentile([curves[name] for curves in found], _PERCENTS, 0) for name in KINDS}
-    return Scale(
-        bundle=bundle,
-        form=form,
-        images=len(found),
-        strengths={name: list(kind.strengths) for name, kind in KINDS.items()},
-        distances={name: [[float(f"{value:.6g}") for value in row] for row in table] for name, table in rows.items()},
-        neighbours=[float(f"{v:.6g}") for v in np.percentile(near, _NEIGHBOURS)],
-    )
+
+    def percentiles(values: Any, percents: Any) -> Any:
+        return np.vectorize(lambda value: float(f"{value:.6g}"))(np.percentile(values, percents, 0)).tolist()
+
+    distances = {name: percentiles([curves[name] for curves in found], _PERCENTS) for name in KINDS}
+    return Scale(bundle, form, len(found), _STRENGTHS, distances, percentiles(near, _NEIGHBOURS))

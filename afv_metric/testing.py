@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afv_metric.bundles.resolve import DEFAULT_BUNDLE
-from afv_metric.functional import afv_distance, read_for_metric
+from afv_metric.functional import afv_distance, levels_to_show, read_for_metric
 from afv_metric.heat_map import colour_map, save_picture
 from afv_metric.images.reading import Source
-from afv_metric.images.tensors import to_network_range
 
 __all__ = ["assert_images_close"]
 
@@ -47,8 +45,7 @@ def assert_images_close(
         AssertionError: the distance is ..., at most 0.1 was expected
     """
     __tracebackhide__ = True
-    weights = settings.pop("weights", DEFAULT_BUNDLE)
-    metric, *images = read_for_metric(actual, expected, weights, settings)
+    metric, *images = read_for_metric(actual, expected, **settings)
     with torch.no_grad():
         distances = metric(*images).reshape(-1)
         worst = int(distances.argmax())
@@ -59,11 +56,8 @@ def assert_images_close(
         if len(distances) > 1:
             told += f" (pair {worst} of {len(distances)})"
         if heat_map is not None:
-            values = afv_distance(*images, weights=weights, **{**settings, "spatial": True})[worst, 0]
-            normalize = settings.get("normalize", False)
-            shown = to_network_range(
-                images[0], normalize=normalize, dtype=torch.float32, channels=metric.channels
-            ).expand(len(distances), -1, -1, -1)[worst]
-            save_picture(colour_map(values, 127.5 * (shown + 1)), heat_map)
+            values = afv_distance(*images, **{**settings, "spatial": True})[worst, 0]
+            shown = levels_to_show(images[0], metric, settings)
+            save_picture(colour_map(values, shown[worst % len(shown)]), heat_map)
             told += f"; {heat_map} shows where, up to {float(values.max()):.6g} (pale yellow)"
     raise AssertionError(told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from afv_metric.cli.outcome import run
+from afv_metric.cli.outcome import Problems, run
 from afv_metric.cli.parser import make_parser
 
 __all__ = ["main"]
@@ -26,4 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given[:2] = ["eval-report"]
     parser = make_parser(next((text for text in given if not text.startswith("-")), ""))
     options = parser.parse(given)
-    return run(lambda: options.command(options), debug=options.debug, quiet=getattr(options, "quiet", False))
+    options.problems = problems = Problems(options.debug)
+    quiet = getattr(options, "quiet", False)
+    return run(lambda: options.command(options) or problems.status, debug=options.debug, quiet=quiet)

@@ -14,7 +14,7 @@ from afv_metric.bundles.push import push_bundle
 from afv_metric.bundles.validate import validate_bundle
 from afv_metric.cli.items import pictures_of, reader_of, tiling_of
 from afv_metric.cli.outcome import DONE, SOME_FAILED, emit, say
-from afv_metric.cli.outputs import try_output
+from afv_metric.cli.outputs import try_outputs
 from afv_metric.distributed import init_distributed, rank_and_world_size
 from afv_metric.fisher.forms import Term
 from afv_metric.metric import AFVDistance
@@ -30,7 +30,7 @@ __all__ = ["adapt", "card", "export", "push", "validate"]
 def export(options: argparse.Namespace) -> None:
     """Turn a run into a bundle, or a bundle into an ONNX model."""
     if options.onnx:
-        try_output(options.onnx, "--onnx")
+        try_outputs(options, "onnx")
         export_onnx(AFVDistance(options.run, form=options.form), options.onnx)
         return
     if options.out is None:

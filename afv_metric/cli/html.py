@@ -11,8 +11,7 @@ from torch.nn.functional import interpolate
 
 from afv_metric import __version__
 from afv_metric.cli.items import load_metric
-from afv_metric.cli.outcome import Problems
-from afv_metric.cli.pairs import Files, mean_interval, read_pair
+from afv_metric.cli.pairs import Files, map_of_pair, mean_interval
 from afv_metric.heat_map import RAMP, colour_map
 from afv_metric.page import png_uri, write_page
 
@@ -23,16 +22,13 @@ _SIDE = 256
 _MATRIX = 60
 
 
-def _write(options: argparse.Namespace, title: str, lead: str, problems: Problems, **content: Any) -> None:
-    nothing: dict[str, Any] = {"cards": [], "rows": {}, "numbers": [], "samples": {}, "matrix": [], "largest": ""}
-    run = {
-        "afv_metric": __version__,
-        "bundle": options.weights,
-        "form": getattr(options, "form", None) or "the bundle's",
-    }
-    ramp = ", ".join(f"rgb{colour}" for colour in RAMP)
-    content = {**nothing, **content, "title": title, "lead": lead, "ramp": ramp, "run": run, "errors": problems.texts}
-    write_page(options.html, "distances.html.j2", **content)
+def _write(options: argparse.Namespace, title: str, lead: str, **content: Any) -> None:
+    page: dict[str, Any] = {name: {} for name in ("cards", "rows", "numbers", "samples", "matrix")} | content
+    form = getattr(options, "form", None) or "the bundle's"
+    page["run"] = {"afv_metric": __version__, "bundle": options.weights, "form": form}
+    page["ramp"] = ", ".join(f"rgb{colour}" for colour in RAMP)
+    page["errors"] = options.problems.texts
+    write_page(options.html, "distances.html.j2", title=title, lead=lead, **page)
 
 
 def thumbnail(image: Tensor, side: int = _SIDE) -> Tensor:
@@ -54,26 +50,19 @@ def pairs_page(
     options: argparse.Namespace,
     files: Files,
     values: Mapping[str, Mapping[str, float]],
-    problems: Problems,
     told: Callable[[float], str] | None = None,
 ) -> None:
-    """Write the page of pairs, the farthest by the first metric with images, map and slider.
+    """Write the page of pairs by metric and name, the farthest by the first metric with images, map and slider.
 
-    Args:
-        options: Of the command.
-        files: The files of each pair.
-        values: By the names of the metrics, the distances of the pairs.
-        problems: What went wrong.
-        told: A distance in words, if it is told.
+    ``told`` is a distance in words, if it is told.
     """
     deciding, *_ = values.values()
     names = sorted(deciding, key=lambda name: -deciding[name])
     metric = load_metric(options, spatial=True)
     shown = []
     for name in names[:_CARDS]:
-        images = read_pair(files[name], options.reader, problems, options)
-        if images is not None:
-            map_of = metric(*(image.to(options.device) for image in images)).cpu()
+        if found := map_of_pair(metric, files[name], options):
+            images, map_of = found
             shown.append((name, images, thumbnail(map_of)[0]))
     texts = {name: [f"{column[name]:.6g}" for column in values.values()] for name in names}
     largest = max((float(map_of.max()) for *_, map_of in shown), default=0.0)
@@ -91,21 +80,11 @@ def pairs_page(
         for name, (first, second), map_of in shown
     ]
     means = [", mean {} {:.6g} [{:.6g}, {:.6g}]".format(m, *mean_interval(c)) for m, c in values.items() if c]
-    _write(
-        options,
-        "Distances of images",
-        f"{len(names)} pairs{''.join(means)}",
-        problems,
-        cards=cards,
-        heads=list(values),
-        rows=texts,
-        largest=f"{largest:.4g}",
-    )
+    content = {"cards": cards, "heads": list(values), "rows": texts, "largest": f"{largest:.4g}"}
+    _write(options, "Distances of images", f"{len(names)} pairs{''.join(means)}", **content)
 
 
-def matrix_page(
-    options: argparse.Namespace, images: Mapping[str, Tensor], text: Callable[[str, str], str], problems: Problems
-) -> None:
+def matrix_page(options: argparse.Namespace, images: Mapping[str, Tensor], text: Callable[[str, str], str]) -> None:
     """Write the page of a matrix; ``text`` is the distance of two images as it is printed, nothing if there is none."""
     names = list(images)[:_MATRIX]
     table = [[text(one, other) for other in names] for one in names]
@@ -119,7 +98,7 @@ def matrix_page(
         for name, row in zip(names, table, strict=True)
     ]
     note = f"The first {_MATRIX} of {len(images)} images." if len(images) > _MATRIX else ""
-    _write(options, "Distances of all pairs", str(options.folder), problems, matrix=matrix, matrix_note=note)
+    _write(options, "Distances of all pairs", str(options.folder), matrix=matrix, matrix_note=note)
 
 
 def sets_page(
@@ -127,9 +106,8 @@ def sets_page(
     numbers: Sequence[Sequence[str]],
     notes: Sequence[str],
     samples: Mapping[str, Sequence[Tensor]],
-    problems: Problems,
 ) -> None:
     """Write the page of two sets, whose ``numbers`` are rows: name, plain, corrected, interval."""
     pictures = {name: [picture(image, 96) for image in images] for name, images in samples.items()}
     lead = f"{options.folder0} and {options.folder1}"
-    _write(options, "Two sets of images", lead, problems, numbers=numbers, notes=notes, samples=pictures)
+    _write(options, "Two sets of images", lead, numbers=numbers, notes=notes, samples=pictures)

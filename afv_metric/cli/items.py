@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.bundles.bundle import Bundle
-from afv_metric.cli.outcome import Problems, describe, say
+from afv_metric.cli.outcome import describe, say
 from afv_metric.images.listing import Picture, list_images
 from afv_metric.images.reading import MOST_PIXELS, ImageError, Reader, percentile_range
 from afv_metric.images.streams import find_sources
@@ -24,12 +24,12 @@ from afv_metric.metric import AFVDistance
 from afv_metric.runtime import find_device
 
 __all__ = [
-    "Compare", "as_progress", "batches", "list_files", "load_metric", "load_rival", "measure_batch", "pictures_of",
+    "Compare", "as_progress", "batches", "in_range", "list_files", "load_metric", "load_rival", "pictures_of",
     "printable", "read_item", "reader_of", "size_of", "tiling_of",
 ]  # fmt: skip
 
 Compare = Callable[[Tensor, Tensor], Tensor]
-"""Distances ``(N,)`` of two batches of images as they are read."""
+"""Distances ``(N,)`` of two batches of images in the range of the networks, of which the first may be one image."""
 
 _Item = TypeVar("_Item")
 _Named = TypeVar("_Named", bound=tuple[Any, ...])
@@ -38,17 +38,17 @@ _Named = TypeVar("_Named", bound=tuple[Any, ...])
 def load_metric(options: argparse.Namespace, *, spatial: bool = False) -> AFVDistance:
     """Load the distance that the options ask for; the device becomes the one that they stand for."""
     options.device = find_device(options.device)
-    return AFVDistance(options.weights, form=options.form, spatial=spatial).to(options.device)
+    # Readers give no value beyond the range.
+    return AFVDistance(options.weights, form=options.form, spatial=spatial, check=False).to(options.device)
 
 
-def load_rival(name: str, options: argparse.Namespace, channels: int) -> Compare:
+def load_rival(name: str, options: argparse.Namespace) -> Compare:
     """Load a metric that ``afv-metric eval`` knows by name, on the device of :func:`load_metric`."""
     metrics = import_module("bapps_eval.metrics")  # by name, as bapps_eval stands above this package
     (metric,) = metrics.make_metrics([name], metrics.Choice([options.weights], str(options.device)))
 
     def compare(*images: Tensor) -> Tensor:
-        prepared = [to_network_range(i, normalize=False, dtype=torch.float32, channels=channels) for i in images]
-        distances: Tensor = metric.distances(prepared)[:, 0]
+        distances: Tensor = metric.distances(list(torch.broadcast_tensors(*images)))[:, 0]
         if not distances.isfinite().all():
             raise ValueError(f"{name} gave no finite number")
         return distances
@@ -115,25 +115,30 @@ def tiling_of(options: argparse.Namespace, *, cut: bool) -> Tiling | None:
     return Tiling(most, options.least_deviation, options.weigh_by, options.cache_gb)
 
 
-def read_item(path: Path, reader: Reader, problems: Problems, square: int | None = None) -> Tensor | None:
-    """Read an image that the metric takes, or say what is the matter with it."""
+def read_item(path: Path, options: argparse.Namespace, square: int | None = None) -> Tensor | None:
+    """Read an image that the metric takes by the reader of the options, or say what is the matter with it."""
     try:
-        image = reader.read(path, square=square)
+        image: Tensor = options.reader.read(path, square=square)
+        if min(image.shape[2:]) >= SMALLEST_SIDE:
+            return image
+        options.problems.add(f"{path}: is {size_of(image)} pixels, the smallest side is {SMALLEST_SIDE}")
     except ImageError as error:
-        problems.add(f"{path}: cannot be read: it {error.reason}", error)
-        return None
+        options.problems.add(f"{path}: cannot be read: it {error.reason}", error)
     except (OSError, MemoryError) as error:
-        problems.add(f"{path}: cannot be read: {getattr(error, 'strerror', None) or describe(error)}", error)
-        return None
-    if min(image.shape[2:]) < SMALLEST_SIDE:
-        problems.add(f"{path}: is {size_of(image)} pixels, the smallest side is {SMALLEST_SIDE}")
-        return None
-    return image
+        reason = getattr(error, "strerror", None) or describe(error)
+        options.problems.add(f"{path}: cannot be read: {reason}", error)
+    return None
 
 
 def size_of(image: Tensor) -> str:
     """Width and height in words."""
     return f"{image.shape[3]}x{image.shape[2]}"
+
+
+def in_range(images: Sequence[Tensor], options: argparse.Namespace) -> Tensor:
+    """A batch of images as they are read, in the range of the networks, on the device of the options."""
+    joint, channels = torch.cat(list(images)).to(options.device), options.reader.channels
+    return to_network_range(joint, normalize=False, dtype=torch.float32, channels=channels)
 
 
 def batches(items: Iterable[_Named], size: int) -> Iterator[list[_Named]]:
@@ -146,24 +151,6 @@ def batches(items: Iterable[_Named], size: int) -> Iterator[list[_Named]]:
         batch.append(item)
     if batch:
         yield batch
-
-
-def measure_batch(
-    metrics: Sequence[Compare], batch: Sequence[tuple[str, Tensor, Tensor]], device: torch.device, problems: Problems
-) -> list[tuple[str, list[float]]]:
-    """Distances of named pairs by each metric; where all fail together, pair by pair, and what fails alone is said."""
-    names, first, second = zip(*batch, strict=True)
-    if all(image is first[0] for image in first):  # a reference
-        first = first[:1]
-    try:
-        images = torch.cat(first).to(device), torch.cat(second).to(device)
-        values = torch.stack([metric(*images).cpu().double() for metric in metrics], 1)
-        return list(zip(names, values.tolist(), strict=True))
-    except Exception as error:
-        if len(batch) == 1:
-            problems.add(f"{names[0]} ({size_of(second[0])} pixels): cannot be compared: {describe(error)}", error)
-            return []
-    return [found for pair in batch for found in measure_batch(metrics, [pair], device, problems)]
 
 
 def as_progress(items: Sequence[_Item], options: argparse.Namespace) -> Iterator[_Item]:

@@ -6,14 +6,14 @@ import argparse
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import torch
 from torch import Tensor
 
 from afv_metric.cli.html import matrix_page
 from afv_metric.cli.items import as_progress, list_files, load_metric, printable, read_item, reader_of, size_of
-from afv_metric.cli.outcome import Problems, describe, if_interrupted
+from afv_metric.cli.outcome import describe, if_interrupted
 from afv_metric.cli.outputs import csv_rows, try_outputs
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.distributed import gather, rank_and_world_size
@@ -25,15 +25,15 @@ _Names = tuple[str, ...]
 
 
 @shared
-def matrix(options: argparse.Namespace) -> int:
+def matrix(options: argparse.Namespace) -> None:
     """Print the distances of all pairs of the images in a folder."""
-    files = list_files(options.folder)
+    files, problems = list_files(options.folder), options.problems
     try_outputs(options, "csv", "html", others=files.values())
     metric = load_metric(options)
-    problems, reader = Problems(options.debug), reader_of(options, files.values(), metric)
+    reader_of(options, files.values(), metric)
     images = {}
     for name, path in files.items():
-        image = read_item(path, reader, problems)
+        image = read_item(path, options)
         if image is not None:
             images[printable(name)] = image
     groups: dict[str, list[str]] = defaultdict(list)
@@ -41,12 +41,12 @@ def matrix(options: argparse.Namespace) -> int:
         groups[size_of(image)].append(name)
     if not images:
         problems.add(f"{options.folder}: holds no image")
-        return problems.status
+        return
     if len(groups) > 1:
         sizes = "; ".join(f"{size}: {_shortened(group)}" for size, group in groups.items())
         problems.add(f"images of different sizes are not compared, {sizes}")
 
-    pairs = _Pairs(metric, images, options.device, problems)
+    pairs = _Pairs(metric, images, options)
     blocks = [
         (tuple(group[start : start + options.batch_size]), tuple(group[start:]))
         for group in groups.values()
@@ -74,14 +74,13 @@ def matrix(options: argparse.Namespace) -> int:
                 pairs.measure(block, rest[start : start + options.batch_size])
             ready.update(block)
             if not write(ready):
-                return problems.status
+                return
         for distances in gather(pairs.distances):
             pairs.distances.update(distances)
         write(names)
-    join_problems(problems)
+    join_problems(options)
     if options.html:
-        matrix_page(options, images, pairs.text, problems)
-    return problems.status
+        matrix_page(options, images, pairs.text)
 
 
 def _shortened(names: list[str]) -> str:
@@ -91,49 +90,39 @@ def _shortened(names: list[str]) -> str:
 class _Pairs:
     """Distances of pairs of images; no more than two blocks of embeddings, which may be large, are kept."""
 
-    def __init__(
-        self, metric: AFVDistance, images: dict[str, Tensor], device: torch.device, problems: Problems
-    ) -> None:
-        self._metric, self._images, self._device, self._problems = metric, images, device, problems
+    def __init__(self, metric: AFVDistance, images: dict[str, Tensor], options: argparse.Namespace) -> None:
         self.distances: dict[tuple[str, str], float] = {}
-        self._failed: set[str] = set()
+        self._metric, self._images, self._options = metric, images, options
         self._embed = functools.lru_cache(maxsize=2)(self._embed_now)
 
-    def measure(self, first: _Names, second: _Names) -> None:
-        """Measure all pairs of two blocks; where that fails, pair by pair."""
-        try:
-            self._keep(first, second)
-        except Exception:
-            self._measure_singly(first, second)
+    def _embed_now(self, names: _Names) -> Embedding:
+        return self._metric.embed(torch.cat([self._images[name] for name in names]).to(self._options.device))
 
-    def _keep(self, first: _Names, second: _Names) -> None:
-        rows = self._metric.distance_between(self._embed(first), self._embed(second)).tolist()
+    def measure(self, first: _Names, second: _Names) -> None:
+        """Measure all pairs of two blocks; where that fails, each image with itself, and pair by pair those that can.
+
+        What fails alone is said.
+        """
+        try:
+            rows = self._metric.distance_between(self._embed(first), self._embed(second)).tolist()
+        except Exception as error:
+            both = dict.fromkeys((*first, *second))
+            if len(first) == len(second) == 1:
+                what = f"{' and '.join(both)} ({size_of(self._images[first[0]])} pixels)"
+                self._options.problems.add(f"{what}: cannot be compared: {describe(error)}", error)
+                return
+            for name in both:
+                if (name, name) not in self.distances:
+                    self.measure((name,), (name,))
+            for one, other in itertools.product(first, second):
+                if {(one, one), (other, other)} <= self.distances.keys() and (one, other) not in self.distances:
+                    self.measure((one,), (other,))
+            return
         for one, row in zip(first, rows, strict=True):
             for other, value in zip(second, row, strict=True):
                 self.distances[one, other] = self.distances[other, one] = value
-
-    def _measure_singly(self, first: _Names, second: _Names) -> None:
-        for name in dict.fromkeys((*first, *second)):
-            what = f"{name} ({size_of(self._images[name])} pixels)"
-            if name not in self._failed and not self._tried(what, functools.partial(self._embed, (name,))):
-                self._failed.add(name)
-        for one, other in itertools.product(first, second):
-            if not {one, other} & self._failed and (other, one) not in self.distances:
-                self._tried(f"{one} and {other}", functools.partial(self._keep, (one,), (other,)))
-
-    def _tried(self, what: str, work: Callable[[], object]) -> bool:
-        """Whether something could be done; if not, it is said."""
-        try:
-            work()
-        except Exception as error:
-            self._problems.add(f"{what}: cannot be compared: {describe(error)}", error)
-            return False
-        return True
 
     def text(self, first: str, second: str) -> str:
         """The distance of a pair as it is printed; nothing if there is none."""
         value = self.distances.get((first, second))
         return "" if value is None else f"{value:.6g}"
-
-    def _embed_now(self, names: _Names) -> Embedding:
-        return self._metric.embed(torch.cat([self._images[name] for name in names]).to(self._device))

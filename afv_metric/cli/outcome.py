@@ -45,7 +45,9 @@ class Problems:
         self._debug = debug
 
     def add(self, text: str, error: Exception | None = None) -> None:
-        """Say what is the matter with an item."""
+        """Say what is the matter with an item, once."""
+        if text in self.texts:
+            return
         self.texts.append(text)
         if self._debug and error is not None:
             say("".join(traceback.format_exception(error)).rstrip())

@@ -15,19 +15,11 @@ from typing import IO
 from afv_metric.cli.outcome import emit
 from afv_metric.files import locked, made_folder, real_path, reason_of
 
-__all__ = ["Row", "csv_rows", "kept_rows", "try_output", "try_outputs"]
-
-
-Row = Sequence[str]
+__all__ = ["csv_rows", "kept_rows", "try_output", "try_outputs"]
 
 
 def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> None:
-    """See that the file of an option, if any, can be written, and leave all as it was.
-
-    Raises:
-        OSError: If it cannot be written.
-        ValueError: If it is one of the others, which the command reads or writes as well.
-    """
+    """See that the file of an option, if any, can be written and is none of the others, and leave all as it was."""
     if path is None or (path.exists() and not path.is_file() and not path.is_dir()):  # a pipe, a device
         return
     if path.is_dir():
@@ -47,7 +39,7 @@ def try_output(path: Path | None, option: str, others: Iterable[Path] = ()) -> N
         raise OSError(f"{option} {path} cannot be written: {reason_of(error)}") from error
 
 
-def try_outputs(options: argparse.Namespace, *names: str, others: Iterable[Path | None]) -> None:
+def try_outputs(options: argparse.Namespace, *names: str, others: Iterable[Path | None] = ()) -> None:
     """Try the outputs of a command, by the names of their options: each is none of the others."""
     taken = [path for path in others if path]
     for name in names:
@@ -57,16 +49,13 @@ def try_outputs(options: argparse.Namespace, *names: str, others: Iterable[Path 
 
 
 @contextlib.contextmanager
-def csv_rows(path: Path | None, header: Sequence[str], keep: int = 0) -> Iterator[Callable[[Iterable[Row]], bool]]:
-    """Begin a CSV in a file, or on stdout, that is complete up to its last line at any moment.
+def csv_rows(
+    path: Path | None, header: Sequence[str], keep: int = 0
+) -> Iterator[Callable[[Iterable[Sequence[str]]], bool]]:
+    """Begin a CSV in a file, or on stdout if None, that is complete up to its last line at any moment.
 
-    Args:
-        path: The file, which is locked while the block runs; None for stdout.
-        header: Names of the columns.
-        keep: Bytes of the file to go on after; without any it is written anew.
-
-    Yields:
-        What writes rows at once, and tells whether somebody still reads them.
+    The file is locked while the block runs; with ``keep`` it goes on after so many bytes. What is yielded writes rows
+    at once, and tells whether somebody still reads them.
     """
     with contextlib.ExitStack() as stack:
         file: IO[str] | None = None
@@ -83,7 +72,7 @@ def csv_rows(path: Path | None, header: Sequence[str], keep: int = 0) -> Iterato
                 file.truncate()
         is_read = True
 
-        def write(rows: Iterable[Row]) -> bool:
+        def write(rows: Iterable[Sequence[str]]) -> bool:
             nonlocal is_read
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(rows)
@@ -99,32 +88,25 @@ def csv_rows(path: Path | None, header: Sequence[str], keep: int = 0) -> Iterato
         yield write
 
 
-def kept_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], int]:
-    """Read the whole rows, a name and numbers, that an interrupted command has left; and the bytes that they take.
+def kept_rows(path: Path, header: Sequence[str]) -> tuple[dict[str, list[float]], int]:
+    """Read the whole rows that an interrupted command has left, numbers by name, and the bytes that they take.
 
     Raises:
         ValueError: If the file holds something else.
     """
-    if not path.exists():
-        return [], 0
     rows: list[list[str]] = []
     size, record = 0, b""
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         record += line
         if record.endswith(b"\n") and record.count(b'"') % 2 == 0:  # the line break is not within a name
             rows += csv.reader([record.decode("utf-8", "backslashreplace")])
             size += len(record)
             record = b""
-    if rows and (
-        rows[0] != list(header) or any(len(row) != len(header) or not all(map(_is_number, row[1:])) for row in rows[1:])
-    ):
-        raise ValueError(f"{path} is not a table that this command has begun: leave out --resume to replace it")
-    return rows[1:], size
-
-
-def _is_number(text: str) -> bool:
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        if rows[:1] not in ([], [list(header)]) or any(len(row) != len(header) for row in rows):
+            raise ValueError("other columns")
+        return {name: list(map(float, numbers)) for name, *numbers in rows[1:]}, size
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a table that this command has begun: leave out --resume to replace it"
+        ) from error

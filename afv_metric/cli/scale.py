@@ -13,26 +13,26 @@ from torch import Tensor
 from afv_metric import scale
 from afv_metric.bundles.resolve import BundleError, HubError, find_bundle
 from afv_metric.cli.items import as_progress, list_files, load_metric, read_item, reader_of
-from afv_metric.cli.outcome import Problems, emit, say
+from afv_metric.cli.outcome import emit, say
 from afv_metric.metric import AFVDistance
 from afv_metric.scale import FILE, KINDS, PHRASES, Scale, measure_ladders, strength_at, told_strength
 
 __all__ = ["Strengths", "calibrate"]
 
 
-def calibrate(options: argparse.Namespace) -> int:
+def calibrate(options: argparse.Namespace) -> None:
     """Measure what distances of a bundle amount to on natural images."""
     if not Path(options.weights).is_dir():
         raise ValueError(f"a folder of a bundle was expected, to write to, got {options.weights}")
     paths = list(list_files(options.data).values())
     number = min(options.count, len(paths))
     paths = [paths[index * len(paths) // number] for index in range(number)]
-    metric, problems = load_metric(options), Problems(options.debug)
-    reader = reader_of(options, paths, metric)
+    metric = load_metric(options)
+    reader_of(options, paths, metric)
 
     def images() -> Iterator[Tensor]:
         for path in as_progress(paths, options):
-            image = read_item(path, reader, problems)
+            image = read_item(path, options)
             if image is not None:
                 yield image[..., 4:, 4:].to(options.device)  # the blocks of a JPEG file are not those of the ladder
 
@@ -41,7 +41,6 @@ def calibrate(options: argparse.Namespace) -> int:
         rows = zip(map("{:g}".format, strengths), *table.distances[name], strict=True)
         emit(tabulate(rows, (name, "10 %", "median", "90 %"), tablefmt="plain", floatfmt=".4g"))
     say(f"{table.save(options.weights)}: {table.images} images")
-    return problems.status
 
 
 class Strengths:

@@ -10,20 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 from torch import Tensor
 
 from afv_metric.bundles.bundle import load_bundle
 from afv_metric.cli.html import sets_page
-from afv_metric.cli.items import as_progress, batches, list_files, read_item, reader_of
-from afv_metric.cli.outcome import Problems, emit, say
-from afv_metric.cli.outputs import try_output
+from afv_metric.cli.items import as_progress, batches, in_range, list_files, read_item, reader_of
+from afv_metric.cli.outcome import emit, say
+from afv_metric.cli.outputs import try_outputs
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.distributed import gather, share
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.sets import BlockScores, SetComparison, block_scores, compare_sets, similarity_at
-from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import find_device
 
 __all__ = ["sets"]
@@ -34,44 +32,44 @@ _SHOWN = 24  # images of each folder on the page
 
 
 @shared
-def sets(options: argparse.Namespace) -> int:
+def sets(options: argparse.Namespace) -> None:
     """Print the Fisher distance and Similarity of two folders as sets of images."""
     folders = (options.folder0, options.folder1)
     files = [list(list_files(folder).values()) for folder in folders]
-    try_output(options.html, "--html", files[0] + files[1])
-    device = find_device(options.device)
+    try_outputs(options, "html", others=files[0] + files[1])
+    options.device = find_device(options.device)
     bundle = load_bundle(options.weights)
     engine = FisherEngine(bundle.discriminator, bundle.output)
     size = options.size or bundle.discriminator.config.image_size
     chance = random.Random(options.seed)
-    problems, reader = Problems(options.debug), reader_of(options, files[0] + files[1], bundle)
+    reader_of(options, files[0] + files[1], bundle)
 
     def squares(paths: Sequence[Path]) -> Iterator[tuple[Tensor]]:
         for path in paths:
-            image = read_item(path, reader, problems, square=size)
+            image = read_item(path, options, square=size)
             if image is not None:
-                yield (to_network_range(image, normalize=False, dtype=torch.float32, channels=bundle.channels),)
+                yield (image,)
 
     def blocks(paths: Sequence[Path]) -> Iterator[Iterator[Tensor]]:
         drawn = chance.sample(paths, min(options.count or len(paths), len(paths)))
         number = min(_BLOCKS, len(drawn))
         for index in as_progress(share(range(number)), options):
             found = batches(squares(drawn[index::number]), options.batch_size)
-            yield (torch.cat([image for (image,) in batch]).to(device) for batch in found)
+            yield (in_range([image for (image,) in batch], options) for batch in found)
 
     parts = gather([block_scores(engine, blocks(paths)) for paths in files])
-    join_problems(problems)
+    join_problems(options)
     if not parts:  # not the first process
-        return problems.status
+        return
     first, second = (
         BlockScores(*(list(itertools.chain(*values)) for values in zip(*scores, strict=True)))
         for scores in zip(*parts, strict=True)
     )
     for folder, scores in zip(folders, (first, second), strict=True):
         if len(scores.counts) < 2:
-            problems.add(f"{folder}: holds too few images to compare, {sum(scores.counts)}; two are the least")
+            options.problems.add(f"{folder}: holds too few images to compare, {sum(scores.counts)}; two are the least")
     if min(len(first.counts), len(second.counts)) < 2:
-        return problems.status
+        return
     found = compare_sets(
         first, second, bundle.statistics, bundle.epsilon, resamples=options.resamples, seed=options.seed
     )
@@ -97,15 +95,10 @@ def sets(options: argparse.Namespace) -> int:
         say(f"note: {note}")
     if options.html:
         shown = {
-            str(folder): [
-                image
-                for path in paths[:: max(1, len(paths) // _SHOWN)][:_SHOWN]
-                if (image := read_item(path, reader, Problems(), square=size)) is not None
-            ]
+            str(folder): [image for (image,) in squares(paths[:: max(1, len(paths) // _SHOWN)][:_SHOWN])]
             for folder, paths in zip(folders, files, strict=True)
         }
-        sets_page(options, _rows(record), notes, shown, problems)
-    return problems.status
+        sets_page(options, _rows(record), notes, shown)
 
 
 def _outline(record: Mapping[str, Any]) -> str:

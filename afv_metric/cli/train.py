@@ -16,7 +16,7 @@ from afv_metric.bundles.bundle import Bundle, load_bundle
 from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.cli.items import pictures_of, reader_of, tiling_of
 from afv_metric.cli.outcome import Interrupted, emit
-from afv_metric.cli.outputs import try_output
+from afv_metric.cli.outputs import try_outputs
 from afv_metric.distributed import init_distributed, rank_and_world_size
 from afv_metric.metric import AFVDistance
 from afv_metric.runtime import find_device
@@ -97,10 +97,10 @@ def _judge(paths: Sequence[Path], metrics: Mapping[str, AFVDistance]) -> list[tu
 
 def report(options: argparse.Namespace) -> None:
     """Draw the curves and samples of runs, or what a bundle makes of images, into one HTML file."""
-    out = options.out or options.runs[0] / "report.html"
+    options.out = options.out or options.runs[0] / "report.html"
     if options.data and len(options.runs) > 1:
         raise ValueError(f"with --data the report is on one bundle, got {len(options.runs)}")
-    try_output(out, "--out")
+    try_outputs(options, "out")
     if options.data:
         options.weights = options.runs[0]
         after = load_bundle(options.weights)
@@ -108,7 +108,7 @@ def report(options: argparse.Namespace) -> None:
             load_bundle(options.before),
             after,
             options.data,
-            out,
+            options.out,
             reader=reader_of(options, pictures_of(options.data), after),
             tiling=tiling_of(options, cut=True),
             cache=options.cache,
@@ -116,5 +116,5 @@ def report(options: argparse.Namespace) -> None:
             quiet=options.quiet,
         )
     else:
-        write_report(options.runs, out)
-    emit(str(out))
+        write_report(options.runs, options.out)
+    emit(str(options.out))

@@ -14,8 +14,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from afv_metric.cli.items import load_metric, reader_of
-from afv_metric.cli.outcome import Problems, describe, emit, if_interrupted
-from afv_metric.cli.outputs import csv_rows, try_output
+from afv_metric.cli.outcome import describe, emit, if_interrupted
+from afv_metric.cli.outputs import csv_rows, try_outputs
 from afv_metric.video import FrameDistance, compare_frames, read_frames
 
 __all__ = ["video"]
@@ -23,14 +23,13 @@ __all__ = ["video"]
 _PERCENTILES = (50, 90, 95, 99)
 
 
-def video(options: argparse.Namespace) -> int:
+def video(options: argparse.Namespace) -> None:
     """Print how far two videos are from each other, frame by frame."""
-    try_output(options.csv, "--csv", (options.first, options.second))
-    metric, problems = load_metric(options), Problems(options.debug)
-    reader = reader_of(options, [options.first, options.second], metric)
-    frames = [
-        (image.to(options.device) for image in read_frames(path, reader)) for path in (options.first, options.second)
-    ]
+    paths = options.first, options.second
+    try_outputs(options, "csv", others=paths)
+    metric = load_metric(options)
+    reader = reader_of(options, paths, metric)
+    frames = [(image.to(options.device) for image in read_frames(path, reader)) for path in paths]
     compared = compare_frames(metric, *frames)
     beginning = list(itertools.islice(compared, 1))  # what cannot be opened replaces no table
     found: list[FrameDistance] = []
@@ -47,11 +46,10 @@ def video(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:  # of one of the videos
         if not found:
             raise
-        problems.add(f"after {len(found)} frames: {describe(error)}", error)
+        options.problems.add(f"after {len(found)} frames: {describe(error)}", error)
     finally:
         if found:
             _print_summary(found, options.json)
-    return problems.status
 
 
 def _print_summary(found: list[FrameDistance], as_json: bool) -> None:

@@ -166,13 +166,13 @@ def test_a_signal_keeps_the_rows_that_are_written(number: signal.Signals, status
     program = f"""
 import os, sys
 from afv_metric.cli import main, pairs
-measure, calls = pairs.measure_batch, []
+measure, calls = pairs._measure_batch, []
 def measure_batch(*arguments):
     calls.append(1)
     if len(calls) == 4:
         os.kill(os.getpid(), {int(number)})
     return measure(*arguments)
-pairs.measure_batch = measure_batch
+pairs._measure_batch = measure_batch
 sys.exit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "dirs", *arguments, "--weights", TINY_BUNDLE]

@@ -87,7 +87,8 @@ def test_a_cut_table_is_kept_up_to_its_last_whole_row(name: str, tmp_path: Path)
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         number = max(index for index, size in enumerate(sizes) if size <= length)
-        assert kept_rows(path, HEADER) == (rows[: max(number - 1, 0)], sizes[number])
+        kept = {name: [float(value)] for name, value in rows[: max(number - 1, 0)]}
+        assert kept_rows(path, HEADER) == (kept, sizes[number])
         with csv_rows(path, HEADER, sizes[number]) as write:
             write(rows[max(number - 1, 0) :])
         assert path.read_bytes() == whole
@@ -98,4 +99,4 @@ def test_another_table_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text(text)
     with pytest.raises(ValueError, match="is not a table that this command has begun"):
         kept_rows(tmp_path / "out.csv", HEADER)
-    assert kept_rows(tmp_path / "none.csv", HEADER) == ([], 0)
+    assert kept_rows(tmp_path / "none.csv", HEADER) == ({}, 0)

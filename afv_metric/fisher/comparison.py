@@ -24,9 +24,11 @@ from afv_metric.images.tensors import is_exporting
 __all__ = ["Comparison", "at_level", "pyramid", "total_of"]
 
 _Result = TypeVar("_Result")
-# Pixels of each of two batches that are worked on at a time; by measurement, and more where what is cut is recomputed.
-_PIXELS, _TRACKED_PIXELS, _BAND_PIXELS = 2**17, 2**19, 2**18
-_ROWS = 128  # the fewest rows of a band, which its margins are added to
+# Pixels of each of two batches that are worked on at a time, and of a band, by measurement: more where what is cut is
+# recomputed for a gradient.
+_PIXELS, _TRACKED_PIXELS = 2**15, 2**19
+_BAND_PIXELS, _TRACKED_BAND_PIXELS = 2**16, 2**18
+_ROWS = 64  # of which a band has a multiple; its margins are added to them
 
 
 @dataclass(frozen=True, repr=False)  # the compiler of torch 2.6 prints it before it has its fields
@@ -65,8 +67,7 @@ class Comparison:
         if is_exporting():  # as a whole: the number of chunks and bands would be fixed in the graph
             return self._compare_chunk(first, second, weights)
         count = max(len(first), len(second))
-        tracked = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
-        pixels = _TRACKED_PIXELS if tracked else _PIXELS
+        pixels = _TRACKED_PIXELS if _tracked(first, second) else _PIXELS
         size = self.chunk_size or max(1, pixels // (first.shape[2] * first.shape[3]))
 
         def cut(value: Tensor | None, start: int) -> Tensor | None:
@@ -100,7 +101,8 @@ class Comparison:
             for part, difference in form.describe_difference(level, first, second, weights):
                 yield part, form.length(part, difference)
         elif isinstance(form, PositionForm) and not is_exporting() and (margin := form.reach(level)) is not None:
-            bands = _bands(first.shape[2], first.shape[3], margin)
+            pixels = _TRACKED_BAND_PIXELS if _tracked(first, second) else _BAND_PIXELS
+            bands = _bands(first.shape[2], first.shape[3], margin, pixels)
             maps = [_recomputed(self._maps_of_band, len(bands) > 1, level, band, first, second) for band in bands]
             for part in maps[0]:
                 yield part, form.pool(part, torch.cat([of_band[part] for of_band in maps], 2), weights)
@@ -149,8 +151,8 @@ def at_level(weights: Tensor | None, level: int) -> Tensor | None:
     return None if weights is None else F.avg_pool2d(weights, 2**level)
 
 
-def _bands(height: int, width: int, margin: int) -> list[_Band]:
-    rows = max(_ROWS, _BAND_PIXELS // width // _ROWS * _ROWS)
+def _bands(height: int, width: int, margin: int, pixels: int) -> list[_Band]:
+    rows = max(_ROWS, pixels // width // _ROWS * _ROWS)
     return [
         _Band(start, min(start + rows, height), max(start - margin, 0), min(start + rows + margin, height))
         for start in range(0, height, rows)
@@ -175,6 +177,11 @@ def _in_pairs(
             yield part, x, y
 
 
+def _tracked(*batches: Any) -> bool:
+    """Whether a gradient is wanted for any of them."""
+    return torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in batches)
+
+
 def _alike(first: Tensor, second: Tensor) -> bool:
     """Whether a gradient is wanted for both batches, or for none."""
     return first.requires_grad == second.requires_grad or not torch.is_grad_enabled()
@@ -182,8 +189,7 @@ def _alike(first: Tensor, second: Tensor) -> bool:
 
 def _recomputed(function: Callable[..., _Result], several: bool, *arguments: Any) -> _Result:
     """Call a function; under autograd and with several such calls, keep nothing of its inside for the backward pass."""
-    tracked = any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
-    if several and tracked and torch.is_grad_enabled():
+    if several and _tracked(*arguments):
         result: _Result = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
         return result
     return function(*arguments)

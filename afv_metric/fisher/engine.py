@@ -121,7 +121,7 @@ class FisherEngine:
         Yields:
             The index of each layer, in the order of the forward pass, and its input ``(N, C_in, h, w)``.
         """
-        maps = images
+        maps = _channels_last(images)
         for block in range(len(self._pools)):
             layer = 3 * block
             activated = F.leaky_relu(maps, self.slope) if block else maps
@@ -168,7 +168,7 @@ class FisherEngine:
         if factor is not None:
             delta = delta * factor[:, None, None, None]
         yield Signals(self.head, maps, delta)
-        delta = self._through_activation(delta * tensors[f"kernel{self.head}"], maps)
+        delta = self._through_activation(_channels_last(delta * tensors[f"kernel{self.head}"]), maps)
         for block in reversed(range(len(self._pools))):
             layer = 3 * block
             shortcut, hidden, activated = (seen.pop(layer + part) for part in (2, 1, 0))
@@ -233,6 +233,11 @@ class FisherEngine:
         """Gradient before a leaky ReLU, from the one behind it and the activated map, whose signs are constants."""
         through: Tensor = torch.ops.aten.leaky_relu_backward(gradient, activated.detach(), self.slope, False)
         return through
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """The same maps with their channels last in memory: convolutions and whitening are faster by up to a third."""
+    return maps.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def mean_of_neighbours(maps: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ from afv_metric.train.negatives import corrupt
 from afv_metric.train.recipes import Recipe
 from afv_metric.train.settings import check_resumable, resolve_precision
 from afv_metric.train.state import State
-from afv_metric.train.tolerance import shift_ratios, tolerance_loss
+from afv_metric.train.tolerance import measure_tolerance
 
 __all__ = ["StoppedError", "iterate", "train"]
 
@@ -291,8 +291,8 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
             loss_discriminator = loss_discriminator + recipe.r1 * gradient_penalty(real_logits, real)
         if recipe.tolerance:
             with autocast:
-                ratios = shift_ratios(discriminator, pixels)
-            loss_discriminator = loss_discriminator + recipe.tolerance * tolerance_loss(ratios)
+                tolerance = measure_tolerance(discriminator, pixels)
+            loss_discriminator = loss_discriminator + recipe.tolerance * tolerance.loss
         state.step("discriminator", loss_discriminator)
 
     state.update_averages(recipe)
@@ -302,7 +302,7 @@ def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.d
         if corrupted:
             statistics["corrupted"] = negative_logits[1].mean()
         if recipe.tolerance:
-            statistics["shift_ratio"] = ratios[1]
+            statistics |= {"shift_ratio": tolerance.shift_ratio, "disorder": tolerance.disorder}
         if len(fake) > 1:  # one image has no spread
             statistics |= {"real_spread": real_logits.mean(1).std(), "fake_spread": negative_logits[0].mean(1).std()}
             statistics["sample_variance"] = fake[:, :, ::4, ::4].float().var(0).mean()

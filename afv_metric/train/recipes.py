@@ -37,7 +37,7 @@ class Recipe:
             ``"paper"``: small images padded by 4 pixels and cropped, flipped, turned by multiples of 90 degrees;
             ``"flip"``: small images, flipped; ``"none"``: small images as they are.
         negatives: Corrupted real images given to D as further negatives, as a share of the batch; 0: none.
-        tolerance: Weight of the tolerance of shifts (:mod:`afv_metric.train.tolerance`); 0 switches it off.
+        tolerance: Weight of the order of known changes (:mod:`afv_metric.train.tolerance`); 0 switches it off.
         batch_size: Real images, and generated ones, per step, over all processes together.
         generator_steps: Steps of G an iteration.
         discriminator_steps: Steps of D an iteration; the first is on the images of G's last step.

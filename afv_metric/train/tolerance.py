@@ -1,75 +1,149 @@
-"""Tolerance of shifts, learnt without a label: one pixel of shift has to move D's maps less than a blur does.
+"""What distances owe to eyes, learnt without a label: the order of known changes.
 
-The distance compares whitened maps place by place. Left to the adversarial loss alone, a shift by one pixel moves them
-about as far as a blur that everybody sees.
+The distance compares maps of D, of whose distances the adversarial loss asks nothing. Left to it, one pixel of shift is
+as far as a blur that everybody sees, and a JPEG file may be farther than one of lower quality. D therefore also learns,
+from distortions of the training images, that a shift by one pixel counts less than a blur, and a better file less than
+a worse one, in the distance that :mod:`afv_metric.train.export` will give the bundle.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from afv_metric.fisher.forms import Term, compare_maps, describe_maps, pool_maps
 from afv_metric.fisher.statistics import inverse_root_matrix
+from afv_metric.images.distort import Pixels, compress, to_pixels
 from afv_metric.networks import Discriminator
+from afv_metric.train.export import POOLING, TERMS
 from afv_metric.train.negatives import gaussian_blur
 
-__all__ = ["shift_ratios", "tolerance_loss"]
+__all__ = ["Tolerance", "distances_to_first", "measure_tolerance"]
 
 _IMAGES = 24  # of a batch are enough
-_MARGIN = 4  # of the shift and the blur, in pixels; what is left of the images stays whole strides wide
-_BLOCKS = 2
+_MARGIN = 4  # round the views, in pixels: what the shift brings in, and half a block of JPEG
 _EPSILON = 0.03  # relative floor of the whitening
-_LIMITS = (0.21, 0.3)  # of the ratios at full and at half size, beyond which nothing is gained
-_SHARES = (0.5, 1.0)
+_LIMIT = 0.28  # of the shift ratio, below which nothing is gained
+_STEP = 0.1  # by which the logarithm of the distance should rise, at least, from the better file to the worse
+_SHARES = (1.5, 5.0)  # of the shift ratio and the order, in the loss
 
 
-def shift_ratios(discriminator: Discriminator, images: Tensor) -> Tensor:
-    """How far a shift by one pixel is, relative to a Gaussian blur of sigma 1, as D's maps after two blocks see it.
+class Tolerance(NamedTuple):
+    """How a network orders known changes, as scalar tensors.
 
-    The maps are whitened by their own second moments, and compared in direction, as by the form ``activation``.
+    Attributes:
+        loss: What training lowers.
+        shift_ratio: Mean distance of a shift by one pixel, relative to that of a Gaussian blur of sigma 1.
+        disorder: Share of the parts and images in which the better JPEG file is the farther one.
+    """
+
+    loss: Tensor
+    shift_ratio: Tensor
+    disorder: Tensor
+
+
+def measure_tolerance(discriminator: Discriminator, images: Tensor, terms: Sequence[Term] = TERMS) -> Tolerance:
+    """Measure how D orders changes of images: a shift and a blur, and two JPEG files of each.
+
+    Args:
+        discriminator: D, to whose weights the loss is differentiable.
+        images: ``(N, C, 2 S, 2 S)`` in [-1, 1]; some of a large batch are taken.
+        terms: Terms of the distance.
+    """
+    parts = distances_to_first(discriminator, _make_views(images[:_IMAGES]), terms)
+    shifted, blurred, better, worse = parts.unbind(1)
+    ratio = shifted.sum(0).mean() / blurred.sum(0).mean()
+    order = better.log() - worse.log()
+    loss = _SHARES[0] * F.relu((ratio / _LIMIT).log()) + _SHARES[1] * F.relu(order + _STEP).mean()
+    return Tolerance(loss, ratio, (order > 0).float().mean())
+
+
+def distances_to_first(discriminator: Discriminator, views: Tensor, terms: Sequence[Term]) -> Tensor:
+    """Distances of the first view of each image to its others, whitened by the first views of all.
 
     Args:
         discriminator: D.
-        images: ``(N, 3, 2 S, 2 S)`` in [-1, 1]. The shift is along a random axis.
+        views: ``(V, N, C, H, W)`` in [-1, 1].
+        terms: Terms of the distance.
 
     Returns:
-        The ratios for the images at full and at half size, ``(2,)``.
+        What each layer of each term adds, positive: ``(parts, V - 1, N)``.
     """
-    rows, columns = ((0, 1), (1, 0), (0, -1), (-1, 0))[int(torch.randint(4, ()))]
-    images, size = images[:_IMAGES], images.shape[-1] - 2 * _MARGIN
-
-    def cut(values: Tensor, row: int = 0, column: int = 0) -> Tensor:
-        return values[:, :, _MARGIN + row :, _MARGIN + column :][:, :, :size, :size]
-
-    full = torch.cat([cut(images), cut(images, rows, columns), cut(gaussian_blur(images, 1.0))])
-    ratios = []
-    for views in (full, F.avg_pool2d(full, 2)):
-        maps = views
-        for block in discriminator.residual_blocks()[:_BLOCKS]:
-            maps = block(maps)
-        maps = F.leaky_relu(maps, discriminator.config.slope)
-        with torch.autocast(images.device.type, enabled=False):
-            original, shifted, blurred = _directions(maps.float(), len(images)).chunk(3)
-            shift, blur = ((other - original).square().sum(-1) for other in (shifted, blurred))
-            ratios.append(_root_mean_square(shift) / _root_mean_square(blur))
-    return torch.stack(ratios)
+    parts = []
+    for level in sorted({term.level for term in terms}):
+        wanted = [term for term in terms if term.level == level]
+        images = F.avg_pool2d(views.flatten(0, 1), 2**level)
+        last = max(layer for term in wanted for layer in term.layers)
+        for layer, inputs in zip(range(last + 1), _inputs(discriminator, images), strict=False):
+            for term in (term for term in wanted if layer in term.layers):
+                with torch.autocast(images.device.type, enabled=False):
+                    whitened = _whiten(inputs.float(), views.shape[1])
+                    described = describe_maps(term.kind, whitened).unflatten(0, views.shape[:2])
+                    maps = compare_maps(term.kind, described[:1].expand_as(described[1:]).flatten(0, 1),
+                                        described[1:].flatten(0, 1))  # fmt: skip
+                    pooled = pool_maps(maps, POOLING).unflatten(0, (-1, views.shape[1]))
+                    parts.append((pooled + torch.finfo(pooled.dtype).eps) * (term.weight / len(term.layers)))
+    return torch.stack(parts)
 
 
-def tolerance_loss(ratios: Tensor) -> Tensor:
-    """Loss of the ratios of :func:`shift_ratios`: their logarithms as far as they are above what is aimed at."""
-    excess = F.relu((ratios / ratios.new_tensor(_LIMITS)).log())
-    return (excess * ratios.new_tensor(_SHARES)).sum()
+def _make_views(images: Tensor) -> Tensor:
+    """Views of images ``(N, C, S, S)``: originals, shifted, blurred, compressed better and worse; ``(5, N, C, s, s)``.
+
+    The originals are JPEG files themselves, as nearly all images are. Half of them are compressed on their own grid of
+    blocks, half on one half a block off.
+    """
+    generator = np.random.default_rng(int(torch.randint(2**31, ())))
+    rows, columns = ((0, 1), (1, 0), (0, -1), (-1, 0))[int(generator.integers(4))]
+    side = images.shape[-1] - 2 * _MARGIN
+    files: list[Pixels] = []
+    better: list[Pixels] = []
+    worse: list[Pixels] = []
+    for number, values in enumerate(images.movedim(1, -1).cpu().numpy()):
+        # Qualities that programs use: rounding twice, at related steps, is what puts files out of order.
+        quality = 75 if number % 4 < 2 else generator.uniform(60, 98)
+        file = compress(to_pixels((values + 1) * 127.5), quality, generator)
+        files.append(file)
+        on_grid = number % 2 == 0
+        original = file if on_grid else file[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+        quality = 10 * generator.integers(1, 10)
+        for found, one in ((better, quality), (worse, quality * generator.uniform(0.5, 0.8))):
+            made = compress(original, one, generator)
+            found.append(made[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] if on_grid else made)
+
+    def stack(pixels: list[Pixels]) -> Tensor:
+        return torch.from_numpy(np.stack(pixels)).movedim(-1, 1).to(images) / 127.5 - 1
+
+    def cut(maps: Tensor, row: int = 0, column: int = 0) -> Tensor:
+        return maps[:, :, _MARGIN + row :, _MARGIN + column :][:, :, :side, :side]
+
+    originals = stack(files)
+    shifted, blurred = cut(originals, rows, columns), cut(gaussian_blur(originals, 1.0))
+    return torch.stack([cut(originals), shifted, blurred, stack(better), stack(worse)])
 
 
-def _directions(maps: Tensor, originals: int) -> Tensor:
-    """Directions of maps ``(N, C, H, W)`` whitened by the first of them: ``(N, H, W, C)``."""
+def _inputs(discriminator: Discriminator, images: Tensor) -> Iterator[Tensor]:
+    """The input of each layer, in the order of :meth:`~afv_metric.fisher.engine.FisherEngine.inputs`."""
+    maps, slope = images, discriminator.config.slope
+    for block in discriminator.residual_blocks():
+        activated = maps if block.first else F.leaky_relu(maps, slope)
+        yield activated
+        hidden = F.leaky_relu(block.conv1(activated), slope)
+        yield hidden
+        yield maps
+        maps = block.conv2(hidden) + block.shortcut(maps)
+
+
+def _whiten(maps: Tensor, originals: int) -> Tensor:
+    """Maps ``(N, C, H, W)`` whitened by the first of them, to a mean squared length of about 1."""
     maps = maps.movedim(1, -1)
     vectors = maps[:originals].detach().flatten(0, 2)
     # On the CPU, as MPS has no float64; what is not finite in a network that has diverged stays in the maps.
     moment = (vectors.T @ vectors / len(vectors)).cpu().nan_to_num()
-    return F.normalize(F.linear(maps, inverse_root_matrix(moment, _EPSILON).to(maps)), dim=-1)
-
-
-def _root_mean_square(maps: Tensor) -> Tensor:
-    return (maps.square().mean((1, 2)) + 1e-8).sqrt().mean()
+    matrix = inverse_root_matrix(moment, _EPSILON) / math.sqrt(len(moment))
+    return F.linear(maps, matrix.to(maps)).movedim(-1, 1)

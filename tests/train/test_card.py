@@ -84,7 +84,8 @@ def test_facts(folder: Path) -> None:
     assert facts["Machine"] == "Z80, 8 bit, 1 thread, 2 processes, torch 2.15.0; then Abacus, 3 threads"
     assert facts["Losses"] == (
         "hinge on the logit of each position; gain 8 on it; spectral normalisation; 0.5 of a batch of corrupted images "
-        "as negatives; 0.3 times the tolerance of shifts; proximal term of the generator 0.25 (noise 0.01); "
+        "as negatives; 0.3 times the tolerance of shifts and the order of JPEG qualities; "
+        "proximal term of the generator 0.25 (noise 0.01); "
         "gradient penalty 0.5 on real images"
     )
     assert facts["Weights used"] == "Polyak averages: discriminator 0.9995, generator 0.995 per iteration"

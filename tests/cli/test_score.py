@@ -17,7 +17,7 @@ from cli_images import QUIET, TINY_BUNDLE, measure, save_image
 from PIL import Image
 
 from afv_metric import AFVDistance
-from afv_metric.cli import main
+from afv_metric.cli import items, main
 from afv_metric.fisher.forms import FORMS
 from afv_metric.images import read_image
 
@@ -184,6 +184,26 @@ def test_dirs_by_several_metrics(folders: tuple[Path, Path], tmp_path: Path, cap
     assert list(csv.reader(io.StringIO(table.read_text()))) == [header, *rows]
     assert main([*named[:4], "l2", "--csv", str(table), "--resume", *QUIET]) == 2
     assert "is not a table that this command has begun" in capsys.readouterr().err
+
+
+def test_a_batch_is_brought_to_the_range_once_for_all_metrics(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert, calls = items.to_network_range, []
+    monkeypatch.setattr(items, "to_network_range", lambda *a, **options: calls.append(a) or convert(*a, **options))
+    assert main(["dirs", *map(str, folders), "--metric", "afv", "l2", "ssim", *QUIET]) == 0
+    assert [len(images) for (images,) in calls] == [3, 3]
+
+
+def test_what_is_given_twice_is_compared_and_refused_once(
+    gallery: tuple[Path, list[Path]], tmp_path: Path, capsys: Capture
+) -> None:
+    reference, images = gallery
+    (tmp_path / "broken.png").write_text("no image")
+    given = [images[0], tmp_path / "broken.png"] * 2
+    assert main(["compare", str(reference), *map(str, given), *QUIET]) == 1
+    printed = capsys.readouterr()
+    assert (len(printed.out.splitlines()), len(printed.err.splitlines())) == (2, 1)
 
 
 def test_metrics_of_dirs_that_fail(

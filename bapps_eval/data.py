@@ -9,9 +9,8 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,8 +25,7 @@ from afv_metric.images.tiles import by_pillow
 
 __all__ = [
     "ARCHIVES", "FAMILIES", "FOLDERS", "KINDS", "PUBLISHED", "SIDE", "SMALLEST_GROUP", "TASKS", "JudgedSet",
-    "PairSet", "SameSet", "TripletSet", "default_root", "distinguish", "read_image_source", "read_pairs",
-    "read_root", "refuse_repeated", "spread",
+    "default_root", "distinguish", "read_image_source", "read_pairs", "read_root", "refuse_repeated", "spread",
 ]  # fmt: skip
 
 TASKS = ("2afc", "jnd")
@@ -47,6 +45,8 @@ ARCHIVES = {
     ("2afc", "train"): "twoafc_train.tar.gz",
     ("jnd", "val"): "jnd.tar.gz",
 }
+KINDS = {"triplets": "2AFC", "same": "JND mAP", "pairs": "SROCC"}
+"""The kinds of judged sets, and the score of each: BAPPS 2AFC, BAPPS JND, and pairs whose distance people gave."""
 SIDE = 64
 SMALLEST_GROUP = 10
 _READER = Reader()
@@ -58,25 +58,35 @@ class JudgedSet:
     """Items of two or three images, the first of which is compared with the others, and what people said.
 
     Attributes:
-        kind: Name of the kind in files: ``triplets``, ``same`` or ``pairs``.
+        kind: One of :data:`KINDS`.
         name: Heading of its column.
         source: Folder or file that it was read from.
         images: Files of the images of every item, ``(N, 2)`` or ``(N, 3)``.
-        judged: Judgements, ``(N,)``; the subclasses say what they mean.
+        judged: Judgements, ``(N,)``: of triplets the fraction who preferred the second distortion, of ``same`` the
+            fraction who took both images for the same, of pairs how far apart people found them, on any scale.
+        groups: Number of the group of every pair, ``(N,)``. Pairs are ranked within groups and the correlations
+            averaged; all 0, or None, if the whole set is scored together.
         partial: The part that is here, ``"2,000 of 4,720 items"``; empty if the set is whole, or nobody knows.
         side: Length in pixels to which the shorter side of every image is brought; None leaves images as they are.
         reader: Rules to read the files by: those of the metrics, see :func:`bapps_eval.run.evaluate`.
+
+    Raises:
+        ValueError: If pairs, or a group of them, are fewer than two, which have no order.
     """
 
-    kind: ClassVar[str]
-    _score: ClassVar[str]
+    kind: str
     name: str
     source: Path
     images: Sequence[tuple[Path, ...]]
     judged: NDArray[np.float64]
-    partial: str = field(default="", kw_only=True)
-    side: int | None = field(default=None, kw_only=True)
-    reader: Reader = field(default=_READER, kw_only=True)
+    groups: NDArray[np.intp] | None = None
+    partial: str = ""
+    side: int | None = None
+    reader: Reader = _READER
+
+    def __post_init__(self) -> None:
+        if self.kind == "pairs" and min(map(len, self.strata)) < 2:
+            raise ValueError(f"{self.source}: a rank correlation takes at least two pairs (of every group)")
 
     def __len__(self) -> int:
         """Number of items."""
@@ -85,65 +95,28 @@ class JudgedSet:
     @property
     def measure(self) -> str:
         """Name of the score that the set is for."""
-        return self._score if len(self.strata) == 1 else f"{self._score} in groups"
+        return KINDS[self.kind] + (" in groups" if len(self.strata) > 1 else "")
 
     @property
     def strata(self) -> list[NDArray[np.intp]]:
         """Rows of the items that are scored, and resampled, among themselves; together all rows."""
-        return [np.arange(len(self))]
+        groups = np.zeros(len(self)) if self.groups is None else self.groups
+        return [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
     def limited(self, count: int) -> JudgedSet:
         """At most ``count`` items, evenly spread, so that every part of an ordered list is represented."""
         return self if count >= len(self) else self.take(spread(len(self), count))
 
-    def take(self, rows: NDArray[np.intp], **changes: Any) -> JudgedSet:
-        """Some of the items, by their rows: a partial set."""
+    def take(self, rows: NDArray[np.intp]) -> JudgedSet:
+        """Some of the items, by their rows: a partial set, in groups only if each is still large enough."""
         whole = self.partial.split(" of ")[-1] or f"{len(self):,} items"
-        images, partial = [self.images[row] for row in rows], f"{len(rows):,} of {whole}"
-        return replace(self, images=images, judged=self.judged[rows], partial=partial, **changes)
-
-
-@dataclass(frozen=True, eq=False)
-class TripletSet(JudgedSet):
-    """BAPPS 2AFC: a reference and two distortions; ``judged`` is the fraction who preferred the second."""
-
-    kind, _score = "triplets", "2AFC"
-
-
-@dataclass(frozen=True, eq=False)
-class SameSet(JudgedSet):
-    """BAPPS JND: two images; ``judged`` is the fraction of people who took them for the same."""
-
-    kind, _score = "same", "JND mAP"
-
-
-@dataclass(frozen=True, eq=False)
-class PairSet(JudgedSet):
-    """A reference and a distorted image; ``judged`` is how far apart people found them, on any scale.
-
-    Attributes:
-        groups: Number of the group of every pair, ``(N,)``. Pairs are ranked within groups and the
-            correlations averaged; all 0 if the whole set is ranked together.
-
-    Raises:
-        ValueError: If a group has fewer than two pairs, which have no order.
-    """
-
-    kind, _score = "pairs", "SROCC"
-    groups: NDArray[np.intp]
-
-    def __post_init__(self) -> None:
-        if min(len(rows) for rows in self.strata) < 2:
-            raise ValueError(f"{self.source}: a rank correlation takes at least two pairs (of every group)")
-
-    @property
-    def strata(self) -> list[NDArray[np.intp]]:
-        """Rows of each group."""
-        return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
-
-    def take(self, rows: NDArray[np.intp], **changes: Any) -> JudgedSet:
-        """Some of the pairs; in groups only if each is still large enough."""
-        return super().take(rows, groups=_number_groups(self.groups[rows]), **changes)
+        return replace(
+            self,
+            images=[self.images[row] for row in rows],
+            judged=self.judged[rows],
+            groups=None if self.groups is None else _number_groups(self.groups[rows]),
+            partial=f"{len(rows):,} of {whole}",
+        )
 
 
 def _number_groups(names: ArrayLike) -> NDArray[np.intp]:
@@ -151,8 +124,6 @@ def _number_groups(names: ArrayLike) -> NDArray[np.intp]:
     _, numbers, sizes = np.unique(names, return_inverse=True, return_counts=True)
     return numbers if sizes.min() >= SMALLEST_GROUP else np.zeros_like(numbers)
 
-
-KINDS = {made.kind: made for made in (TripletSet, SameSet, PairSet)}
 
 # The folders of a family of each task; the last one holds the judgements.
 _LAYOUTS = {"2afc": ("ref", "p0", "p1", "judge"), "jnd": ("p0", "p1", "same")}
@@ -162,17 +133,9 @@ _Files = Mapping[str, Mapping[str, Path]]  # of a family: by folder, by stem
 
 
 def default_root() -> Path:
-    """Where BAPPS is looked for, and downloaded to, if nothing else is said.
-
-    It is ``$BAPPS_ROOT`` if that is set, or else ``afv_metric/bapps`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``.
-    """
-    if root := os.environ.get("BAPPS_ROOT"):
-        return Path(root).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache) if cache else Path.home() / ".cache") / "afv_metric" / "bapps"
-    except RuntimeError as error:
-        raise ValueError("there is no home folder to look for BAPPS in: set BAPPS_ROOT, or give --root") from error
+    """Where BAPPS is looked for, and downloaded to: ``$BAPPS_ROOT``, or ``afv_metric/bapps`` in the user cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("BAPPS_ROOT") or cache / "afv_metric" / "bapps").expanduser()
 
 
 def read_root(
@@ -223,7 +186,7 @@ def read_root(
     ]
 
 
-def read_pairs(file: str | os.PathLike[str]) -> PairSet:
+def read_pairs(file: str | os.PathLike[str]) -> JudgedSet:
     """Read a CSV list ``reference,distorted,distance[,group]``; paths are relative to the file.
 
     If there is a column ``group`` and every group has at least :data:`SMALLEST_GROUP` pairs, the rank
@@ -260,7 +223,7 @@ def read_pairs(file: str | os.PathLike[str]) -> PairSet:
     _require(path for path in dict.fromkeys(path for pair in images for path in pair) if not path.is_file())
     resolved = file.resolve()
     name = resolved.parent.name if file.name == "scores.csv" else file.stem
-    return PairSet(name, file, images, np.array(judged), _number_groups(groups))
+    return JudgedSet("pairs", name, file, images, np.array(judged), _number_groups(groups))
 
 
 def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:
@@ -333,8 +296,8 @@ def _make_set(task: str, split: str, folder: Path, files: _Files) -> JudgedSet:
     published = PUBLISHED.get((task, split, folder.name), len(stems))
     partial = "" if len(stems) == published else f"{len(stems):,} of {published:,} items"
     side = SIDE if folder.name in FAMILIES else None
-    made = TripletSet if task == "2afc" else SameSet
-    return made(f"{task}/{folder.name}", folder, images, judged, partial=partial, side=side)
+    kind = "triplets" if task == "2afc" else "same"
+    return JudgedSet(kind, f"{task}/{folder.name}", folder, images, judged, partial=partial, side=side)
 
 
 def _read_fraction(source: Path) -> float:

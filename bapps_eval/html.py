@@ -20,7 +20,7 @@ from scipy import stats
 
 from afv_metric.cli.outcome import describe
 from afv_metric.page import png_uri, write_page
-from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet, read_image_source, spread
+from bapps_eval.data import JudgedSet, read_image_source, spread
 from bapps_eval.formats import finite, grids
 from bapps_eval.report import Column, Report, family
 from bapps_eval.results import Results
@@ -49,7 +49,7 @@ def write_html(path: str | os.PathLike[str], report: Report, gallery: int = 12) 
             "family": family(judged),
             "kind": judged.kind,
             "points": _points(judged, distances),
-            "votes": None if isinstance(judged, PairSet) else _by_unanimity(judged, distances),
+            "votes": None if judged.kind == "pairs" else _by_unanimity(judged, distances),
         }
         for judged, distances in zip(results.sets, results.distances, strict=True)
     ]
@@ -89,7 +89,7 @@ def _metric_view(judged: JudgedSet, distances: FloatArray) -> FloatArray:
     Of triplets how much farther the first is than the second, relatively, in [-1, 1]; of pairs the place in the order
     from near to far, in [0, 1].
     """
-    if isinstance(judged, TripletSet):
+    if judged.kind == "triplets":
         first, second = distances.T
         total = np.abs(first) + np.abs(second)
         return np.asarray(np.divide(first - second, total, out=np.zeros_like(total), where=total > 0))
@@ -98,9 +98,9 @@ def _metric_view(judged: JudgedSet, distances: FloatArray) -> FloatArray:
 
 def _people_view(judged: JudgedSet) -> FloatArray:
     """The verdict of people, on the scale of :func:`_metric_view`."""
-    if isinstance(judged, TripletSet):
+    if judged.kind == "triplets":
         return 2 * judged.judged - 1
-    return _places(judged, -judged.judged if isinstance(judged, SameSet) else judged.judged)
+    return _places(judged, -judged.judged if judged.kind == "same" else judged.judged)
 
 
 def _places(judged: JudgedSet, values: FloatArray) -> FloatArray:
@@ -188,7 +188,7 @@ def _make_gallery(results: Results, count: int) -> tuple[dict[str, Any] | None, 
 
 def _worst(judged: JudgedSet, view: FloatArray, people: FloatArray, count: int) -> list[int]:
     """Rows on which a metric disagrees most with people, the worst first; none on which it sides with them."""
-    disagreement = -view * people if isinstance(judged, TripletSet) else np.abs(view - people)
+    disagreement = -view * people if judged.kind == "triplets" else np.abs(view - people)
     order = np.argsort(-disagreement, kind="stable")[:count]
     return [int(row) for row in order if disagreement[row] > 0]
 

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afv_metric.files import atomic_write, locked
-from bapps_eval.data import KINDS, JudgedSet, PairSet
+from bapps_eval.data import JudgedSet
 
-__all__ = ["Measured", "MetricRecord", "Recorder", "Results", "load_results", "plan_results", "recording"]
+__all__ = ["Measured", "MetricRecord", "Results", "load_results", "plan_results", "recording"]
 
 FloatArray = NDArray[np.float64]
 
@@ -56,6 +56,7 @@ class Results:
         distances: For every set ``(metrics, N, 1)`` or, for triplets, ``(metrics, N, 2)``; NaN where not measured.
         settings, versions: Whatever else decides the numbers; JSON can hold it.
         failures: For every set, what went wrong, by row.
+        file: Where items are kept, see :func:`recording`; None for memory alone.
     """
 
     sets: Sequence[JudgedSet]
@@ -64,9 +65,20 @@ class Results:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     failures: Sequence[dict[int, str]] = ()
+    file: IO[str] | None = None
+
+    def write(self, index: int, items: Sequence[Measured]) -> None:
+        """Enter items of the set of this index, and append them to the file."""
+        for item in items:
+            self.add(index, item)
+            if self.file:
+                what = {"error": item.error} if item.error else {"distances": item.distances}
+                self.file.write(json.dumps({"set": index, "row": item.row, **what}) + "\n")
+        if self.file:
+            self.file.flush()
 
     def add(self, index: int, item: Measured) -> None:
-        """Enter an item of the set of this index; an earlier failure of it is forgotten."""
+        """Enter an item; an earlier failure of it is forgotten."""
         self.failures[index].pop(item.row, None)
         if item.error:
             self.failures[index][item.row] = item.error
@@ -88,7 +100,7 @@ class Results:
         sets, distances, unfinished = [], [], self.unfinished
         for index, judged in enumerate(self.sets):
             kept = np.setdiff1d(np.arange(len(judged)), self.missing(index))
-            if judged.name in unfinished or len(kept) < (2 if isinstance(judged, PairSet) else 1):
+            if judged.name in unfinished or len(kept) < (2 if judged.kind == "pairs" else 1):
                 continue
             sets.append(judged.take(kept) if len(kept) < len(judged) else judged)
             distances.append(self.distances[index][:, kept])
@@ -106,42 +118,24 @@ def plan_results(
     return Results(sets, metrics, distances, settings or {}, versions or {}, [{} for _ in sets])
 
 
-class Recorder:
-    """Enters items into results, and appends them to an open file, if there is one."""
-
-    def __init__(self, results: Results, file: IO[str] | None) -> None:
-        self.results, self._file = results, file
-
-    def write(self, index: int, items: Sequence[Measured]) -> None:
-        """Keep items of the set of this index."""
-        for item in items:
-            self.results.add(index, item)
-            told = {"error": item.error} if item.error else {"distances": item.distances}
-            if self._file:
-                self._file.write(json.dumps({"set": index, "row": item.row, **told}) + "\n")
-        if self._file:
-            self._file.flush()
-
-
 @contextlib.contextmanager
-def recording(path: str | os.PathLike[str] | None, planned: Results, *, resume: bool = False) -> Iterator[Recorder]:
-    """Open a file of results to add to; nobody else can until it is closed.
+def recording(path: str | os.PathLike[str] | None, planned: Results, *, resume: bool = False) -> Iterator[Results]:
+    """Open a file for the results of a run; nobody else can until it is closed.
 
-    ``resume`` goes on with what the file has of this run; otherwise a file that is there is replaced. Without a file
-    the results are in memory alone.
+    ``resume`` goes on with what the file has of this run; otherwise a file that is there is replaced.
 
     Raises:
         BlockingIOError: If another process writes to the file.
         ValueError: If the file is of another run, all differences to which are named.
     """
     if path is None:
-        yield Recorder(planned, None)
+        yield planned
         return
     path = Path(path)
     with locked(path):
         if resume and path.exists() and b"\n" in path.read_bytes():
             kept = load_results(path)
-            if differences := _differences(kept, planned):
+            if differences := _differences(_describe(kept), _describe(planned)):
                 raise ValueError(f"{path} is of another run: {'; '.join(differences)}")
             planned = kept
             with path.open("rb+") as file:  # without the part of a last line that a kill left
@@ -150,7 +144,7 @@ def recording(path: str | os.PathLike[str] | None, planned: Results, *, resume: 
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(_describe(planned), allow_nan=False) + "\n", encoding="utf-8")
         with path.open("a", encoding="utf-8") as text:
-            yield Recorder(planned, text)
+            yield replace(planned, file=text)
             os.fsync(text.fileno())
 
 
@@ -187,7 +181,7 @@ def _describe(results: Results) -> dict[str, Any]:
             "side": judged.side,
             "images": [[str(path.absolute()) for path in item] for item in judged.images],
             "judged": judged.judged.tolist(),
-            "groups": judged.groups.tolist() if isinstance(judged, PairSet) else None,
+            "groups": None if judged.groups is None else judged.groups.tolist(),
         }
         for judged in results.sets
     ]
@@ -198,44 +192,41 @@ def _describe(results: Results) -> dict[str, Any]:
 def _restore(record: Mapping[str, Any]) -> Results:
     if record["bapps_eval"] != _FORMAT:
         raise ValueError(f"format {record['bapps_eval']}; this version reads format {_FORMAT}")
-    sets = [
-        KINDS[described["kind"]](
-            described["name"],
-            Path(described["source"]),
-            [tuple(map(Path, item)) for item in described["images"]],
-            np.array(described["judged"]),
-            **({"groups": np.array(described["groups"])} if described["groups"] is not None else dict[str, Any]()),
-            partial=described["partial"],
-            side=described["side"],
-        )
-        for described in record["sets"]
-    ]
+    sets = []
+    for described in record["sets"]:
+        known = {
+            "source": Path(described["source"]),
+            "images": [tuple(map(Path, item)) for item in described["images"]],
+            "judged": np.array(described["judged"]),
+            "groups": None if described["groups"] is None else np.array(described["groups"]),
+        }
+        sets.append(JudgedSet(**(described | known)))
     metrics = [MetricRecord(**metric) for metric in record["metrics"]]
     return plan_results(sets, metrics, record["settings"], record["versions"])
 
 
-def _differences(kept: Results, planned: Results) -> list[str]:
+def _differences(kept: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
     """Everything in which two runs differ, in words."""
-    before, now = (_flat(_describe(results)) for results in (kept, planned))
+    before, now = _flat(kept), _flat(planned)
     differences = []
     for name in {**before, **now}:
-        pair = before.get(name), now.get(name)
-        if pair[0] == pair[1]:
+        was, is_now = before.get(name, "not there"), now.get(name, "not there")
+        if was == is_now:
             continue
-        if all(isinstance(value, dict) for value in pair):
+        if isinstance(was, dict) and isinstance(is_now, dict):
             differences.append(f"{name} has other items or judgements")
         else:
-            was, is_now = ("not there" if v is None else "there" if isinstance(v, dict) else v for v in pair)
+            was, is_now = ("there" if isinstance(value, dict) else value for value in (was, is_now))
             differences.append(f"{name} was {was}, now {is_now}")
     return differences
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Whatever has to be equal for a run to be the same, by name."""
-    metrics = {
+    """Whatever has to be equal for a run to be the same, by name; what is not set is not there."""
+    run = {
         f"metric {number}": f"{metric['name']} {metric['bundle_hash'] or ''}".rstrip()
         for number, metric in enumerate(record["metrics"], start=1)
     }
+    run |= {name: value for name, value in {**record["settings"], **record["versions"]}.items() if value is not None}
     keys = ("kind", "side", "images", "judged", "groups")
-    sets = {f"set {judged['name']}": {key: judged[key] for key in keys} for judged in record["sets"]}
-    return {**metrics, **record["settings"], **record["versions"], **sets}
+    return run | {f"set {judged['name']}": {key: judged[key] for key in keys} for judged in record["sets"]}

@@ -92,18 +92,17 @@ def evaluate(
     sets = read_for(metrics, sets)
     planned = plan_results(sets, records, settings, versions)
     rank, _ = rank_and_world_size()
-    with recording(None if rank else file, planned, resume=resume) as recorder:
-        results = recorder.results
+    with recording(None if rank else file, planned, resume=resume) as results:
         shares = [share(results.missing(index).tolist()) for index in range(len(sets))]
         with tqdm(total=sum(map(len, shares)), disable=quiet or rank > 0, unit="item") as bar:
             for index, (judged, rows) in enumerate(zip(sets, shares, strict=True)):
                 kept: list[Measured] = []
                 for items in measure(metrics, judged, rows=rows, batch_size=batch_size, device=device, workers=workers):
-                    recorder.write(index, items)
+                    results.write(index, items)
                     kept += items
                     bar.update(len(items))
                 for items in gather(kept)[1:]:
-                    recorder.write(index, items)
+                    results.write(index, items)
     return results
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
+from bapps_eval.data import JudgedSet
 
 __all__ = [
     "RESAMPLES", "Sample", "agreement", "average_precision", "ceiling", "interval", "p_value", "rank_correlation",
@@ -136,9 +136,9 @@ def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = 
         counts: How often each item is there, ``(..., N)``; once if None. The result is then ``(...)``.
     """
     people, counts = judged.judged, np.ones(len(distances)) if counts is None else counts
-    if isinstance(judged, TripletSet):
+    if judged.kind == "triplets":
         return np.asarray(counts @ agreement(distances[:, 0], distances[:, 1], people) / len(people))
-    compare = average_precision if isinstance(judged, SameSet) else rank_correlation
+    compare = average_precision if judged.kind == "same" else rank_correlation
     parts = [compare(distances[rows, 0], people[rows], counts[..., rows]) for rows in judged.strata]
     return np.asarray(np.mean(parts, axis=0))
 
@@ -155,9 +155,9 @@ def ceiling(judged: JudgedSet) -> float | None:
     It is no bound: a metric that always sides with the majority scores more, as can distances in JND mAP.
     """
     fraction = judged.judged
-    if isinstance(judged, TripletSet):
+    if judged.kind == "triplets":
         return float((1 - 2 * fraction + 2 * fraction**2).mean())
-    if isinstance(judged, PairSet) or not fraction.any():
+    if judged.kind == "pairs" or not fraction.any():
         return None
     # Pairs that the one calls the same are found first, together, with this precision and this recall; then the rest.
     first, rest = (fraction**2).sum() / fraction.sum(), fraction.mean()

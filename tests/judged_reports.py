@@ -7,27 +7,27 @@ from pathlib import Path
 
 import numpy as np
 
-from bapps_eval.data import FAMILIES, JudgedSet, PairSet, SameSet, TripletSet
+from bapps_eval.data import FAMILIES, JudgedSet
 from bapps_eval.report import Report, make_report
 from bapps_eval.results import MetricRecord, Results, plan_results
 
 METRICS = ["l2", "afv/tiny/local", "afv-random/tiny/local"]
 
 
-def triplets(name: str, count: int = 10, partial: str = "") -> TripletSet:
+def triplets(name: str, count: int = 10, partial: str = "") -> JudgedSet:
     judged = np.random.default_rng(count).integers(0, 6, count) / 5
-    return TripletSet(name, Path("bapps"), [(Path("a.png"),) * 3] * count, judged, partial=partial)
+    return JudgedSet("triplets", name, Path("bapps"), [(Path("a.png"),) * 3] * count, judged, partial=partial)
 
 
-def same(name: str, count: int = 10) -> SameSet:
+def same(name: str, count: int = 10) -> JudgedSet:
     judged = np.random.default_rng(count).integers(0, 4, count) / 3
-    return SameSet(name, Path("bapps"), [(Path("a.png"),) * 2] * count, judged)
+    return JudgedSet("same", name, Path("bapps"), [(Path("a.png"),) * 2] * count, judged)
 
 
-def pairs(name: str, groups: int = 1) -> PairSet:
+def pairs(name: str, groups: int = 1) -> JudgedSet:
     judged = np.random.default_rng(groups).random(20)
     numbers = np.repeat(np.arange(groups), 20 // groups)
-    return PairSet(name, Path("scores.csv"), [(Path("a.png"),) * 2] * 20, judged, numbers)
+    return JudgedSet("pairs", name, Path("scores.csv"), [(Path("a.png"),) * 2] * 20, judged, numbers)
 
 
 def make_results(sets: Sequence[JudgedSet], names: Sequence[str] = METRICS) -> Results:

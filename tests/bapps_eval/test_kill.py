@@ -47,7 +47,7 @@ def _kept_and_completed(file: Path, command: list[str], whole: list[bytes]) -> i
 
 def test_killed_results_are_completed(command: list[str], whole: list[bytes], tmp_path: Path) -> None:
     file = tmp_path / "run.jsonl"
-    before = kill_before_each("bapps_eval.results:Recorder.write", [*command, file])
+    before = kill_before_each("bapps_eval.results:Results.write", [*command, file])
     kept = [_kept_and_completed(file, command, whole) for _ in before]
     assert kept == [1, 2, 4, *range(8, 69, 12)]  # the head; one, two and four items; sixty by twelve
 

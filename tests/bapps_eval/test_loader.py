@@ -15,11 +15,11 @@ from judged_sets import save_family, save_grey, save_pairs, save_root
 
 from afv_metric.images import Reader
 from bapps_eval import loader
-from bapps_eval.data import PairSet, read_image_source, read_pairs, read_root
+from bapps_eval.data import JudgedSet, read_image_source, read_pairs, read_root
 from bapps_eval.loader import batches
 
 
-def _pairs(folder: Path, sizes: Sequence[tuple[int, int]], name: str = "greys") -> PairSet:
+def _pairs(folder: Path, sizes: Sequence[tuple[int, int]], name: str = "greys") -> JudgedSet:
     """Pairs of the given heights and widths: the first image is as grey as its row, the second 255 less that."""
     images = []
     for row, (height, width) in enumerate(sizes):
@@ -28,7 +28,7 @@ def _pairs(folder: Path, sizes: Sequence[tuple[int, int]], name: str = "greys") 
         save_grey(pair[1], 255 - row, height, width)
         images.append(pair)
     rows = np.arange(len(sizes))
-    return PairSet(name, folder, images, rows.astype(float), np.zeros_like(rows))
+    return JudgedSet("pairs", name, folder, images, rows.astype(float), np.zeros_like(rows))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

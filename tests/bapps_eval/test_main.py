@@ -18,7 +18,7 @@ import torch
 from judged_sets import save_pairs, save_root
 
 from bapps_eval.__main__ import main
-from bapps_eval.results import Measured, Recorder, load_results
+from bapps_eval.results import Measured, Results, load_results
 
 
 @pytest.fixture(autouse=True)
@@ -239,16 +239,16 @@ def test_an_interrupted_run_goes_on(
 
     assert run(*given, *kept("whole")) == 0
     whole = capsys.readouterr().out
-    write, written = Recorder.write, []
+    write, written = Results.write, []
 
-    def stop(self: Recorder, index: int, items: Sequence[Measured]) -> None:
+    def stop(self: Results, index: int, items: Sequence[Measured]) -> None:
         write(self, index, items)
         written.append(index)
         if len(written) == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "write", stop)
+        patch.setattr(Results, "write", stop)
         assert run(*given, *kept("parts")) == 130
         message = capsys.readouterr().err
         assert (len(message.splitlines()), "--resume" in message, "parts.jsonl" in message) == (1, True, True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bapps_eval.data import PairSet, SameSet, TripletSet
+from bapps_eval.data import JudgedSet
 from bapps_eval.results import Measured, MetricRecord, Results, load_results, plan_results, recording
 
 FOLDER = Path("/data/val")
@@ -23,9 +23,11 @@ def make_plan() -> Results:
     pairs = [(FOLDER / f"p0/{row}.png", FOLDER / f"p1/{row}.png") for row in range(2)]
     lists = [(Path("/a/0.png"), Path(f"/a/{row}.png")) for row in range(4)]
     sets = [
-        TripletSet("2afc/cnn", Path("bapps"), triplets, np.array([0.2, 0.4, 1]), partial="3 of 9 items", side=64),
-        SameSet("jnd/cnn", FOLDER / "jnd/val/cnn", pairs, np.array([0, 1.0])),
-        PairSet("Größen", Path("/a/scores.csv"), lists, np.array([0.1, 2, 3, 4]), np.array([0, 0, 1, 1])),
+        JudgedSet("triplets", "2afc/cnn", Path("bapps"), triplets, np.array([0.2, 0.4, 1]), None, "3 of 9 items", 64),
+            "triplets", "2afc/cnn", Path("bapps"), triplets, np.array([0.2, 0.4, 1]), partial="3 of 9 items", side=64
+        ),
+        JudgedSet("same", "jnd/cnn", FOLDER / "jnd/val/cnn", pairs, np.array([0, 1.0])),
+        JudgedSet("pairs", "Größen", Path("/a/scores.csv"), lists, np.array([0.1, 2, 3, 4]), np.array([0, 0, 1, 1])),
     ]
     metrics = [MetricRecord("l2"), MetricRecord("afv/tiny/local", "tiny", "0123abcd", "local")]
     return plan_results(sets, metrics, {"limit": None, "metric": ["l2", "afv"]}, {"torch": "2.15"})
@@ -40,10 +42,10 @@ ITEMS = [
 
 
 def write(file: Path, *, resume: bool = False) -> Results:
-    with recording(file, make_plan(), resume=resume) as recorder:
+    with recording(file, make_plan(), resume=resume) as results:
         for index, item in ITEMS:
-            recorder.write(index, [item])
-    return recorder.results
+            results.write(index, [item])
+    return results
 
 
 def test_results_come_back(tmp_path: Path) -> None:
@@ -51,8 +53,7 @@ def test_results_come_back(tmp_path: Path) -> None:
     written = write(tmp_path / "new/run.jsonl")
     loaded = load_results(tmp_path / "new/run.jsonl")
     for was, now in zip(plan.sets, loaded.sets, strict=True):
-        attributes = ("name", "measure", "partial", "side")
-        assert type(now) is type(was)
+        attributes = ("kind", "name", "measure", "partial", "side")
         assert [getattr(now, name) for name in attributes] == [getattr(was, name) for name in attributes]
         np.testing.assert_array_equal(now.judged, was.judged)
         np.testing.assert_equal(now.strata, was.strata)
@@ -110,9 +111,9 @@ sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
 from pathlib import Path
 from test_results import ITEMS, make_plan
 from bapps_eval.results import recording
-with recording(Path({str(file)!r}), make_plan()) as recorder:
+with recording(Path({str(file)!r}), make_plan()) as results:
     for index, item in ITEMS[:3]:
-        recorder.write(index, [item])
+        results.write(index, [item])
     print("written", flush=True)
     time.sleep(60)
 """

@@ -13,7 +13,7 @@ import torch
 from judged_sets import save_grey, save_pairs, save_root
 from torch import Tensor, distributed
 
-from bapps_eval.data import JudgedSet, PairSet, read_pairs, read_root
+from bapps_eval.data import JudgedSet, read_pairs, read_root
 from bapps_eval.metrics import Choice, Metric, l2, make_metrics, psnr
 from bapps_eval.results import Results, load_results
 from bapps_eval.run import evaluate, measure
@@ -44,7 +44,7 @@ def test_rows_of_different_sizes_stay_apart(tmp_path: Path) -> None:
         side = (8, 12, 16)[index % 3]
         pair = (tmp_path / f"{index}a.png", tmp_path / f"{index}b.png")
         images.append((save_grey(pair[0], 0, side, side), save_grey(pair[1], 10 * index, side, side)))
-    judged = PairSet("sizes", tmp_path, images, np.arange(6.0), np.zeros(6, int))
+    judged = JudgedSet("pairs", "sizes", tmp_path, images, np.arange(6.0), np.zeros(6, int))
     for batch_size in (1, 2, 64):
         (distances,) = evaluate([Metric("l2", l2)], [judged], batch_size=batch_size).distances
         assert distances[0, :, 0] == pytest.approx((np.arange(6) * 10 / 127.5) ** 2)
@@ -113,7 +113,7 @@ def test_metrics_that_give_no_distance_per_pair_are_named(tmp_path: Path) -> Non
 def test_bright_images_are_taken_for_what_they_are(tmp_path: Path) -> None:
     # Alone they look like [0, 1], and the library would warn of a range that is known here.
     images = [(save_grey(tmp_path / "a.png", 200, 32, 32), save_grey(tmp_path / "b.png", 210, 32, 32))] * 2
-    judged = PairSet("bright", tmp_path, images, np.arange(2.0), np.zeros(2, int))
+    judged = JudgedSet("pairs", "bright", tmp_path, images, np.arange(2.0), np.zeros(2, int))
     (distances,) = evaluate(make_metrics(["afv"], Choice([str(TINY_BUNDLE)])), [judged]).distances
     assert (distances > 0).all()
 

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from bapps_eval import scores
-from bapps_eval.data import JudgedSet, PairSet, SameSet, TripletSet
+from bapps_eval.data import JudgedSet
 from bapps_eval.scores import (
     Sample,
     agreement,
@@ -35,17 +35,17 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def _triplets(preferred: list[float] | np.ndarray) -> TripletSet:
-    return TripletSet("triplets", HERE, [(HERE,) * 3] * len(preferred), np.array(preferred, float))
+def _triplets(preferred: list[float] | np.ndarray) -> JudgedSet:
+    return JudgedSet("triplets", "triplets", HERE, [(HERE,) * 3] * len(preferred), np.array(preferred, float))
 
 
-def _same(same: list[float] | np.ndarray) -> SameSet:
-    return SameSet("same", HERE, [(HERE,) * 2] * len(same), np.array(same, float))
+def _same(same: list[float] | np.ndarray) -> JudgedSet:
+    return JudgedSet("same", "same", HERE, [(HERE,) * 2] * len(same), np.array(same, float))
 
 
-def _pairs(judged: list[float] | np.ndarray, groups: list[int] | None = None) -> PairSet:
+def _pairs(judged: list[float] | np.ndarray, groups: list[int] | None = None) -> JudgedSet:
     numbers = np.array(groups or [0] * len(judged))
-    return PairSet("pairs", HERE, [(HERE,) * 2] * len(judged), np.array(judged, float), numbers)
+    return JudgedSet("pairs", "pairs", HERE, [(HERE,) * 2] * len(judged), np.array(judged, float), numbers)
 
 
 def _column(values: list[float] | np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from afv_metric import AFVDistance
 from afv_metric.fisher.forms import FORMS
-from bapps_eval.data import PairSet, TripletSet
+from bapps_eval.data import JudgedSet
 from bapps_eval.scores import agreement, rank_correlation
 from bapps_eval.watch import make_evaluation
 
@@ -28,12 +28,15 @@ def _save_noisy(folder, amplitude, seed=0):
 def _pairs(folder, amplitudes=(2, 10, 60, 30, 5, 20), name="noise"):
     reference = _save_noisy(folder, 0)
     pairs = [(reference, _save_noisy(folder, amplitude, 1)) for amplitude in amplitudes]
-    return PairSet(name, folder, pairs, np.array(amplitudes, float), np.zeros(len(pairs), np.intp))
+    return JudgedSet("pairs", name, folder, pairs, np.array(amplitudes, float), np.zeros(len(pairs), np.intp))
 
 
 def _triplets(folder):
     reference, near, far = _save_noisy(folder, 0), _save_noisy(folder, 3, 1), _save_noisy(folder, 60, 1)
-    return TripletSet("2afc/noise", folder, [(reference, near, far), (reference, far, near)], np.array([0.0, 0.75]))
+    items = [(reference, near, far), (reference, far, near)]
+    return JudgedSet("triplets", "2afc/noise", folder, items, np.array([0.0, 0.75]))
+        "triplets", "2afc/noise", folder, [(reference, near, far), (reference, far, near)], np.array([0.0, 0.75])
+    )
 
 
 def _read(path):

@@ -189,11 +189,9 @@ def read_root(
 def read_pairs(file: str | os.PathLike[str]) -> JudgedSet:
     """Read a CSV list ``reference,distorted,distance[,group]``; paths are relative to the file.
 
-    If there is a column ``group`` and every group has at least :data:`SMALLEST_GROUP` pairs, the rank
-    correlation is taken within each group and averaged over groups, also of a part of the set. Otherwise over all,
-    because the order of a handful of pairs says little. So HECD (32 or 33 recolourings of each of 6 scenes)
-    is scored within scenes, LIVE blur and SRIJ (1-7 distortions of each of many images) overall.
-    The set is called after the file, or after its folder if it is called ``scores.csv``.
+    If there is a column ``group`` and every group has at least :data:`SMALLEST_GROUP` pairs, the rank correlation is
+    taken within each group and averaged over groups, also of a part of the set. Otherwise over all, because the order
+    of a handful of pairs says little. The set is called after the file, or after its folder if that is ``scores.csv``.
 
     Raises:
         FileNotFoundError: If the list or an image is missing; the missing images are named.

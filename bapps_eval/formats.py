@@ -54,12 +54,13 @@ def grids(report: Report) -> list[tuple[str, list[str], list[list[Cell]]]]:
     laid_out = []
     for table in report.tables:
         columns = table.columns
-        measures, tops = [column.measure for column in columns], [column.ceiling for column in columns]
+        measures = [column.measure for column in columns]
+        tops = ["" if column.ceiling is None else format_number(column.ceiling) for column in columns]
         rows = [[Cell("items"), *(Cell(f"{column.items:,}") for column in columns)]]
         if len(set(measures) - {"mean"}) > 1:
             rows.append([Cell("measure"), *map(Cell, measures)])
-        if set(tops) != {None}:
-            rows.append([Cell("ceiling"), *(Cell("" if top is None else format_number(top)) for top in tops)])
+        if any(tops):
+            rows.append([Cell("ceiling"), *map(Cell, tops)])
         for rank, label in enumerate(report.labels):
             scores = [column.scores[rank] for column in columns]
             rows.append([Cell(label), *(_cell(score.value, score.interval, score.share) for score in scores)])
@@ -150,13 +151,10 @@ def write_csv(path: str | os.PathLike[str], report: Report) -> None:
 
 
 def write_json(path: str | os.PathLike[str], report: Report) -> None:
-    """Write scores, intervals, counts, settings and versions: all it takes to tell two runs apart.
-
-    Scores are fractions: 2AFC and JND in [0, 1], correlations in [-1, 1]; null where they are undefined.
-    """
-    results, columns = report.results, report.columns
-    singles = {column.name: column for column in columns if column.measure != "mean"}
-    means = {column.name: column for column in columns if column.measure == "mean"}
+    """Write scores (null where undefined), intervals, counts, settings and versions."""
+    results = report.results
+    singles = {column.name: column for column in report.columns if column.measure != "mean"}
+    means = {column.name: column for column in report.columns if column.measure == "mean"}
     record = {
         "versions": dict(results.versions),
         "settings": dict(results.settings) | {"resamples": RESAMPLES},

@@ -146,17 +146,16 @@ def _make_gallery(results: Results, count: int) -> tuple[dict[str, Any] | None, 
     people = list(map(_people_view, sets))
     views = [[_metric_view(judged, of) for of in of_set] for judged, of_set in zip(sets, of_sets, strict=True)]
     worst = [
-        [_worst(judged, view, said, count) for view in of_set]
-        for judged, of_set, said in zip(sets, views, people, strict=True)
+        (rank, index, metric, row)
+        for index, judged in enumerate(sets)
+        for metric, view in enumerate(views[index])
+        for rank, row in enumerate(_worst(judged, view, people[index], count))
     ]
     # By set and row, the ranks for the metrics for which the item is among the worst. The worst of every metric and
     # set come first, so that what does not fit into the file was less bad.
     ranks: dict[tuple[int, int], dict[int, int]] = {}
-    for rank in range(count):
-        for index, of_set in enumerate(worst):
-            for metric, rows in enumerate(of_set):
-                if rank < len(rows):
-                    ranks.setdefault((index, rows[rank]), {})[metric] = rank
+    for rank, index, metric, row in sorted(worst):
+        ranks.setdefault((index, row), {})[metric] = rank
     images: dict[str, dict[str, Any]] = {}
     items: list[dict[str, Any]] = []
     for (index, row), of_metrics in ranks.items():

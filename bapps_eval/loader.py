@@ -48,7 +48,7 @@ def batches(
     workers: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Decode a set, or some rows of it, in batches of one image size.
+    """Decode a set, or some rows of it, in batches of one image size, ahead of the one who asks.
 
     Every item comes once, also those that cannot be read or whose images differ in size. Images travel to the device
     as bytes. By default one process per core but one decodes, at most 16, and no more than there are batches; none
@@ -59,39 +59,30 @@ def batches(
     if workers is None:
         cores = _cores()
         workers = min(cores - 1, _MOST_WORKERS) if cores > 2 or device.type != "cpu" else 0
-    workers = min(workers, -(-len(rows) // batch_size))
-    for parts, errors in _decode(judged, rows, batch_size, workers, device):
-        if errors:
-            yield Batch(np.array([*errors], np.intp), [], errors)
-        for found, pixels in parts:
-            images = pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
-            yield Batch(np.array(found, np.intp), list(images.permute(0, 1, 4, 2, 3)), {})
-
-
-def _decode(
-    judged: JudgedSet, rows: Sequence[int], batch_size: int, workers: int, device: torch.device
-) -> Iterator[_Decoded]:
-    """Decode items, in order, ahead of the one who asks."""
-    items = [(row, judged.images[row]) for row in rows]
     with warnings.catch_warnings():
         # DataLoader doubts numbers of workers, and Python that processes can be forked beside threads.
         warnings.simplefilter("ignore")
         loader: DataLoader[Any] = DataLoader(
-            items,  # type: ignore[arg-type]  # any sequence will do
+            [(row, judged.images[row]) for row in rows],  # type: ignore[arg-type]  # any sequence will do
             batch_size,
-            num_workers=workers,
-            collate_fn=partial(_decode_batch, judged.side, judged.reader),
+            num_workers=min(workers, -(-len(rows) // batch_size)),
+            collate_fn=partial(_decode, judged.side, judged.reader),
             worker_init_fn=_give_way,
             pin_memory=device.type == "cuda",
         )
         decoded = iter(loader)
     try:
-        yield from decoded
+        for parts, errors in decoded:
+            if errors:
+                yield Batch(np.array([*errors], np.intp), [], errors)
+            for found, pixels in parts:
+                images = pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
+                yield Batch(np.array(found, np.intp), list(images.permute(0, 1, 4, 2, 3)), {})
     except RuntimeError as error:
         raise ValueError(f"a process that decodes images has ended ({error}); try it with --workers 0") from error
 
 
-def _decode_batch(side: int | None, reader: Reader, items: Sequence[_Item]) -> _Decoded:
+def _decode(side: int | None, reader: Reader, items: Sequence[_Item]) -> _Decoded:
     """Read every image of some items once, and sort the items by size."""
     images: dict[Path, Tensor] = {}
     sizes: dict[torch.Size, list[_Item]] = {}

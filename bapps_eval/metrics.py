@@ -205,20 +205,18 @@ def _make_d_pool(name: str, choice: Choice) -> list[Metric]:
     Without gradients, statistics or levels. The vectors keep their length: at length 1 they agree with people less.
     """
 
+    def describe(engine: FisherEngine, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=images[0].dtype)
+        *_, (_, maps) = engine.inputs(pad_to_multiple(joined, engine.stride))
+        return maps.mean((2, 3)).chunk(len(images))
+
     def distance(first: Tensor, second: Tensor) -> Tensor:
         return (first - second).square().sum(1)
 
-    metrics = []
-    for bundle in choice.bundles:
-        describe = partial(_pool, FisherEngine(bundle.discriminator))
-        metrics.append(Metric(f"{name}/{bundle.name}", distance, None, bundle.name, bundle.hash, describe))
-    return metrics
-
-
-def _pool(engine: FisherEngine, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    joined = to_network_range(torch.cat(list(images)), normalize=False, dtype=images[0].dtype)
-    *_, (_, maps) = engine.inputs(pad_to_multiple(joined, engine.stride))
-    return maps.mean((2, 3)).chunk(len(images))
+    return [
+        Metric(f"{name}/{of.name}", distance, None, of.name, of.hash, partial(describe, FisherEngine(of.discriminator)))
+        for of in choice.bundles
+    ]
 
 
 def _make_lpips(name: str, choice: Choice) -> list[Metric]:
@@ -393,14 +391,7 @@ NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Check names for :func:`make_metrics`, before anything is read or computed.
-
-    Example:
-        >>> check_names(["lpips-alx"])
-        Traceback (most recent call last):
-        ...
-        ValueError: there is no metric 'lpips-alx'; did you mean lpips-alex or ...? There are afv, ...
-    """
+    """Check names for :func:`make_metrics`, before anything is read or computed."""
     for name in names:
         if _maker(name) is _make_callable:
             _find_callable(name)

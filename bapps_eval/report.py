@@ -47,21 +47,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Column:
-    """One set, or the mean over several, whose measure is ``mean``, under every metric.
+    """One set, or the mean over several, whose measure is ``mean``, under every metric."""
 
-    Attributes:
-        name: Its name where it stands alone, ``2afc/cnn`` or ``2AFC distortion``.
-        heading: Its name in its table, ``cnn`` or ``distortion``, with a star if it is partial.
-        partial: For each set in it that is not whole, the part that is there.
-        ceiling: Score of one human; None if unknown.
-    """
-
-    name: str
-    heading: str
+    name: str  # where it stands alone, "2afc/cnn" or "2AFC distortion"
+    heading: str  # in its table, "cnn" or "distortion", with a star if it is partial
     measure: str
     items: int
-    partial: tuple[str, ...]
-    ceiling: float | None
+    partial: tuple[str, ...]  # for each set in it that is not whole, the part that is there
+    ceiling: float | None  # score of one human, if known
     scores: tuple[Score, ...]
 
 
@@ -126,48 +119,46 @@ def make_report(results: Results) -> Report:
     sets = {judged.name: judged for judged in results.sets}
     found = {name: score_set(judged, of) for (name, judged), of in zip(sets.items(), results.distances, strict=True)}
 
-    def column(name: str, heading: str, members: Sequence[str], mean: bool = True) -> Column:
+    def mean(name: str, heading: str, members: Sequence[str], measure: str = "mean") -> Column:
         chosen = [sets[member] for member in members]
         tops = [top for judged in chosen if (top := ceiling(judged)) is not None]
         top = sum(tops) / len(tops) if len(tops) == len(chosen) else None
         partial = tuple(f"{judged.name}: {judged.partial}" for judged in chosen if judged.partial)
         scores = _scores(Sample.mean([found[member] for member in members]), top)
-        measure = "mean" if mean else chosen[0].measure
         return Column(name, heading + "*" * bool(partial), measure, sum(map(len, chosen)), partial, top, scores)
+
+    def single(member: str) -> Column:
+        return mean(member, family(sets[member]), [member], sets[member].measure)
 
     tables = []
     for kind, (name, title) in _TITLES.items():
         members = rest = [judged.name for judged in results.sets if judged.kind == kind]
-        columns, whole = [], False
+        columns: list[Column] = []
+        whole = False
         for label, families in _TOGETHER[kind].items():
             together = [member for member in families if member in rest]
-            columns += [column(member, family(sets[member]), [member], mean=False) for member in together]
+            columns += map(single, together)
             rest = [member for member in rest if member not in together]
             if label and len(together) == len(families):
                 whole = len(together) == len(members)
-                columns.append(column(f"{name} {label}", label, together))
-        columns += [column(member, family(sets[member]), [member], mean=False) for member in rest]
+                columns.append(mean(f"{name} {label}", label, together))
+        columns += map(single, rest)
         if len(members) > 1 and not whole:
-            columns.append(column(f"{name} all", "all", members))
+            columns.append(mean(f"{name} all", "all", members))
         tables += [Table(name, f"{name[0].upper()}{name[1:]}: {title}", tuple(columns))] if columns else []
-    mean = column("mean of all", f"mean of {len(sets)} sets" if len(sets) > 1 else "mean", list(sets))
-    return Report(results, tuple(tables), mean, unfinished)
+    of_all = mean("mean of all", f"mean of {len(sets)} sets" if len(sets) > 1 else "mean", list(sets))
+    return Report(results, tuple(tables), of_all, unfinished)
 
 
 def _scores(sample: Sample, top: float | None) -> tuple[Score, ...]:
-    less = sample.less()
+    less = sample.differences
     columns = zip(sample.values.tolist(), sample.intervals, less.values.tolist(), less.intervals, strict=True)
-    return tuple(
-        Score(
-            value,
-            interval,
-            None if top is None else value / top,
-            difference,
-            difference_interval,
-            p_value(difference, less.drawn[rank]) if rank else None,
-        )
-        for rank, (value, interval, difference, difference_interval) in enumerate(columns)
-    )
+    scores = []
+    for rank, (value, interval, difference, difference_interval) in enumerate(columns):
+        share = None if top is None else value / top
+        p = p_value(difference, less.drawn[rank]) if rank else None
+        scores.append(Score(value, interval, share, difference, difference_interval, p))
+    return tuple(scores)
 
 
 def family(judged: JudgedSet) -> str:

@@ -210,23 +210,23 @@ def _differences(kept: Mapping[str, Any], planned: Mapping[str, Any]) -> list[st
     before, now = _flat(kept), _flat(planned)
     differences = []
     for name in {**before, **now}:
-        was, is_now = before.get(name, "not there"), now.get(name, "not there")
-        if was == is_now:
+        pair = before.get(name), now.get(name)
+        if pair[0] == pair[1]:
             continue
-        if isinstance(was, dict) and isinstance(is_now, dict):
+        if all(isinstance(value, dict) for value in pair):
             differences.append(f"{name} has other items or judgements")
         else:
-            was, is_now = ("there" if isinstance(value, dict) else value for value in (was, is_now))
+            was, is_now = ("not there" if v is None else "there" if isinstance(v, dict) else v for v in pair)
             differences.append(f"{name} was {was}, now {is_now}")
     return differences
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Whatever has to be equal for a run to be the same, by name; what is not set is not there."""
-    run = {
+    """Whatever has to be equal for a run to be the same, by name."""
+    metrics = {
         f"metric {number}": f"{metric['name']} {metric['bundle_hash'] or ''}".rstrip()
         for number, metric in enumerate(record["metrics"], start=1)
     }
-    run |= {name: value for name, value in {**record["settings"], **record["versions"]}.items() if value is not None}
     keys = ("kind", "side", "images", "judged", "groups")
-    return run | {f"set {judged['name']}": {key: judged[key] for key in keys} for judged in record["sets"]}
+    sets = {f"set {judged['name']}": {key: judged[key] for key in keys} for judged in record["sets"]}
+    return {**metrics, **record["settings"], **record["versions"], **sets}

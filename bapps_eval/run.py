@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from afv_metric.distributed import gather, rank_and_world_size, share
@@ -42,26 +41,16 @@ def read_for(metrics: Sequence[Metric], sets: Sequence[JudgedSet]) -> list[Judge
 
 
 def measure(
-    metrics: Sequence[Metric],
-    judged: JudgedSet,
-    *,
-    rows: Sequence[int] | None = None,
-    batch_size: int = 64,
-    device: str = "cpu",
-    workers: int | None = None,
+    metrics: Sequence[Metric], judged: JudgedSet, *, batch_size: int = 64, device: str = "cpu", **how: Any
 ) -> Iterator[list[Measured]]:
-    """Measure a set, or some rows of it: its items as they come, in any order, each of them once.
+    """Measure a set: its items as they come, in any order, each of them once.
 
-    An item that fails is reported as such, and the others go on. The metrics compute on ``device``; ``workers`` are
-    those of :func:`~bapps_eval.loader.batches`.
+    An item that fails is reported as such, and the others go on. ``rows`` and ``workers`` are those of
+    :func:`~bapps_eval.loader.batches`.
     """
-
-    def compute(batch: Batch) -> list[Measured]:
-        return _compute(metrics, judged, batch)
-
-    decoded = batches(judged, batch_size, device=device, workers=workers, rows=rows)
+    decoded = batches(judged, batch_size, device=device, **how)
     alone = any(metric.one_at_a_time for metric in metrics)
-    for _, items in parallel_map(compute, decoded, device, alone=alone):
+    for _, items in parallel_map(partial(_compute, metrics, judged), decoded, device, alone=alone):
         yield items
 
 
@@ -81,12 +70,8 @@ def evaluate(
     """Measure all metrics on all sets, and keep every item in a file as soon as it is measured.
 
     If ``torch.distributed`` is initialised, every process measures its share of the items of every set, and the first
-    gets them all, set by set. Settings and versions, which decide the numbers, too, are for the record. What the file
-    has of this run is kept if it is resumed, and items that failed are tried again. Without a file nothing is kept. Of
-    the rest see :func:`measure`.
-
-    Raises:
-        ValueError: If the file cannot be written to, or is of another run.
+    gets them all, set by set. Settings and versions, which decide the numbers, too, are for the record. Items that
+    failed are tried again if a run is resumed. Of the rest see :func:`measure` and :func:`recording`.
     """
     records = [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
     sets = read_for(metrics, sets)
@@ -110,27 +95,22 @@ def _compute(metrics: Sequence[Metric], judged: JudgedSet, batch: Batch) -> list
     """Measure a batch; if that fails, its items one by one."""
     if batch.errors:
         return [Measured(row, [], error) for row, error in batch.errors.items()]
+
+    def failed(row: int, error: object) -> Measured:
+        return Measured(row, [], f"{', '.join(map(str, judged.images[row]))}: {error}")
+
     rows = batch.rows.tolist()
     try:
-        distances = _distances(metrics, batch.images)
+        distances = torch.stack([metric.distances(batch.images).cpu().double() for metric in metrics])
     except ValueError as error:
         if len(rows) == 1:
-            return [_failed(judged, rows[0], str(error))]
+            return [failed(rows[0], error)]
         images = zip(*(column.split(1) for column in batch.images), strict=True)
         singles = [Batch(np.array([row]), [*alone], {}) for row, alone in zip(rows, images, strict=True)]
         return [item for single in singles for item in _compute(metrics, judged, single)]
     items = []
-    for row, of_item in zip(rows, distances.transpose(1, 0, 2), strict=True):
-        broken = [metric.name for metric, values in zip(metrics, of_item, strict=True) if not np.isfinite(values).all()]
-        finite = Measured(row, of_item.tolist())
-        items.append(_failed(judged, row, f"{', '.join(broken)} gave no finite number") if broken else finite)
+    for row, of_item in zip(rows, distances.transpose(0, 1), strict=True):
+        broken = [metric.name for metric, of in zip(metrics, of_item, strict=True) if not of.isfinite().all()]
+        measured = Measured(row, of_item.tolist())
+        items.append(failed(row, f"{', '.join(broken)} gave no finite number") if broken else measured)
     return items
-
-
-def _distances(metrics: Sequence[Metric], images: Sequence[Tensor]) -> NDArray[np.float64]:
-    """``(metrics, n, 1 or 2)``."""
-    return np.asarray(torch.stack([metric.distances(images).cpu().double() for metric in metrics]).numpy())
-
-
-def _failed(judged: JudgedSet, row: int, error: str) -> Measured:
-    return Measured(row, [], f"{', '.join(map(str, judged.images[row]))}: {error}")

@@ -40,7 +40,8 @@ class Sample(NamedTuple):
         """95 % bootstrap interval of each metric."""
         return list(map(interval, self.drawn))
 
-    def less(self) -> Sample:
+    @property
+    def differences(self) -> Sample:
         """The differences to the first metric."""
         return Sample(self.values - self.values[0], self.drawn - self.drawn[0])
 
@@ -128,12 +129,9 @@ def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
 
 
 def score(judged: JudgedSet, distances: FloatArray, counts: FloatArray | None = None) -> FloatArray:
-    """Score a metric on a set, or on many resamples of it: 2AFC, JND mAP or SROCC, a mean over groups if there are any.
+    """Score a metric on a set by its distances ``(N, 1 or 2)``: 2AFC, JND mAP or SROCC, a mean over groups if any.
 
-    Args:
-        judged: The set; its images are not needed.
-        distances: Distances of the first image of each item to the others, ``(N, 1)`` or, for triplets, ``(N, 2)``.
-        counts: How often each item is there, ``(..., N)``; once if None. The result is then ``(...)``.
+    With ``counts`` ``(..., N)``, how often each item is there, the result is ``(...)``.
     """
     people, counts = judged.judged, np.ones(len(distances)) if counts is None else counts
     if judged.kind == "triplets":
@@ -177,12 +175,11 @@ def score_set(judged: JudgedSet, distances: FloatArray, resamples: int = RESAMPL
 
 def _draw(judged: JudgedSet, resamples: int, generator: np.random.Generator) -> Iterator[FloatArray]:
     """How often each item is drawn in each resample, in blocks ``(count, N)``."""
-    items, strata = len(judged.judged), judged.strata
-    step = max(1, _BLOCK // items)
+    step = max(1, _BLOCK // len(judged))
     for start in range(0, resamples, step):
         count = min(step, resamples - start)
-        counts = np.empty((count, items))
-        for stratum in strata:
+        counts = np.empty((count, len(judged)))
+        for stratum in judged.strata:
             drawn = generator.integers(len(stratum), size=(count, len(stratum)))
             drawn += len(stratum) * np.arange(count)[:, None]
             counts[:, stratum] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
@@ -193,8 +190,7 @@ def p_value(difference: float, drawn: FloatArray) -> float:
     """Two-sided paired bootstrap p-value: how often chance alone moves a difference as far as it is from 0.
 
     (1 + k) / (1 + n) for n resamples, of which k have a difference at least as far from the measured one as that is
-    from 0. It is never 0; the smallest possible value is 1 / (1 + n). Undefined resamples do not count, and an
-    undefined difference gives NaN.
+    from 0. Undefined resamples do not count, and an undefined difference gives NaN.
 
     Example:
         >>> p_value(0.3, np.array([0.2, 0.3, 0.4, 0.7]))

@@ -175,7 +175,7 @@ def _distances(metrics: Sequence[Metric], sets: Sequence[JudgedSet]) -> list[NDA
 
 def _rows(facts: Sequence[tuple[str, str, int | None, float | None]], samples: Sequence[Sample]) -> list[Row]:
     mean = Sample.mean(samples)
-    less = mean.less()
+    less = mean.differences
     return [
         Row(
             *fact,

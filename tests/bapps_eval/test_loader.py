@@ -146,10 +146,10 @@ def test_default_number_of_workers(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     asked: list[int] = []
 
-    def decode(judged: object, rows: object, batch_size: int, workers: int, device: torch.device) -> list[object]:
-        asked.append(workers)
+    def load(items: object, batch_size: int, *, num_workers: int, **settings: object) -> list[object]:
+        asked.append(num_workers)
         return []
 
-    monkeypatch.setattr(loader, "_decode", decode)
+    monkeypatch.setattr(loader, "DataLoader", load)
     list(batches(_pairs(tmp_path, [(8, 8)] * items), 1))
     assert asked == [expected]

@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_sets() -> None:
     report = make_report(results)
     samples = [score_set(judged, of) for judged, of in zip(results.sets, results.distances, strict=True)]
     column, further = (table.columns[0] for table in report.tables)
-    main, less = samples[0], samples[0].less()
+    main, less = samples[0], samples[0].differences
     for rank in range(3):
         score = column.scores[rank]
         assert (score.value, score.interval) == (main.values[rank], main.intervals[rank])

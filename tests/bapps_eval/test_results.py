@@ -24,8 +24,6 @@ def make_plan() -> Results:
     lists = [(Path("/a/0.png"), Path(f"/a/{row}.png")) for row in range(4)]
     sets = [
         JudgedSet("triplets", "2afc/cnn", Path("bapps"), triplets, np.array([0.2, 0.4, 1]), None, "3 of 9 items", 64),
-            "triplets", "2afc/cnn", Path("bapps"), triplets, np.array([0.2, 0.4, 1]), partial="3 of 9 items", side=64
-        ),
         JudgedSet("same", "jnd/cnn", FOLDER / "jnd/val/cnn", pairs, np.array([0, 1.0])),
         JudgedSet("pairs", "Größen", Path("/a/scores.csv"), lists, np.array([0.1, 2, 3, 4]), np.array([0, 0, 1, 1])),
     ]

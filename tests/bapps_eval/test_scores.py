@@ -305,9 +305,9 @@ def test_samples(rng: np.random.Generator) -> None:
     mean = Sample.mean(samples)
     assert mean.values[1] == pytest.approx((samples[0].values[1] + samples[1].values[1]) / 2)
     assert mean.intervals[1][0] < mean.values[1] < mean.intervals[1][1]
-    assert mean.less().values.tolist() == pytest.approx([0, mean.values[1] - 1, 0])
-    assert mean.less().intervals[1] == pytest.approx([bound - 1 for bound in mean.intervals[1]])
-    assert p_value(float(mean.less().values[1]), mean.less().drawn[1]) == 1 / 1001
+    assert mean.differences.values.tolist() == pytest.approx([0, mean.values[1] - 1, 0])
+    assert mean.differences.intervals[1] == pytest.approx([bound - 1 for bound in mean.intervals[1]])
+    assert p_value(float(mean.differences.values[1]), mean.differences.drawn[1]) == 1 / 1001
 
 
 def test_samples_of_every_kind_of_set(rng: np.random.Generator) -> None:
@@ -347,7 +347,7 @@ def test_differences_are_paired(rng: np.random.Generator) -> None:
     other = distances.copy()
     other[0] = other[0, ::-1]
     sample = score_set(_triplets(preferred), np.array([distances, other]))
-    less = sample.less()
+    less = sample.differences
     assert abs(less.values[1]) == pytest.approx(1 / 200)
     assert np.ptp(less.intervals[1]) < 0.25 * np.ptp(sample.intervals[0])
     # One item that is drawn k times, k Poisson of mean 1, is as far from 1 as 1 is from 0 unless k = 1.

@@ -35,8 +35,6 @@ def _triplets(folder):
     reference, near, far = _save_noisy(folder, 0), _save_noisy(folder, 3, 1), _save_noisy(folder, 60, 1)
     items = [(reference, near, far), (reference, far, near)]
     return JudgedSet("triplets", "2afc/noise", folder, items, np.array([0.0, 0.75]))
-        "triplets", "2afc/noise", folder, [(reference, near, far), (reference, far, near)], np.array([0.0, 0.75])
-    )
 
 
 def _read(path):

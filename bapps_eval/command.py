@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from afv_metric.cli.options import add, count
 from afv_metric.cli.outcome import DONE, SOME_FAILED, emit, if_interrupted, say
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["add_eval", "add_eval_report"]
 
 _OUTPUTS = ("csv", "json", "markdown", "html")
-_SETTINGS = ("split", "task", "families", "limit", "metric", "weights", "batch_size", "device")
+# Whatever decides the numbers.
+_SETTINGS = ("root", "pairs", "split", "task", "families", "limit", "metric", "weights", "batch_size", "device")
 _MOST_ERRORS = 10
 
 
@@ -108,11 +109,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     check_names(options.metric)
     options.device = str(find_device(options.device))
     sets = _read_sets(options)
-    # Whatever decides the numbers.
-    settings: dict[str, Any] = {
-        name: [str(path.absolute()) for path in getattr(options, name)] for name in ("root", "pairs")
-    }
-    settings |= {name: getattr(options, name) for name in _SETTINGS}
+    settings = {name: getattr(options, name) for name in _SETTINGS}
+    settings |= {name: [str(path.absolute()) for path in settings[name]] for name in ("root", "pairs")}
     kept = "with --results FILE what is measured is kept, and --resume goes on from there"
     if options.results:
         kept = f"what was measured is in {options.results}: the same command with --resume goes on from there"
@@ -165,15 +163,13 @@ def _read_sets(options: argparse.Namespace) -> list[JudgedSet]:
 
 def _write_outputs(results: Results, options: argparse.Namespace) -> int:
     """Write the files that were asked for, print the tables and what failed; returns the exit status."""
+    from afv_metric.files import atomic_write
     from bapps_eval import formats
     from bapps_eval.html import write_html
     from bapps_eval.report import make_report
 
-    errors = [
-        f"error: {judged.name}: {error}"
-        for judged, failed in zip(results.sets, results.failures, strict=True)
-        for error in failed.values()
-    ]
+    failures = zip(results.sets, results.failures, strict=True)
+    errors = [f"error: {judged.name}: {error}" for judged, failed in failures for error in failed.values()]
     for line in errors[:_MOST_ERRORS]:
         say(line)
     if len(errors) > _MOST_ERRORS:
@@ -182,10 +178,10 @@ def _write_outputs(results: Results, options: argparse.Namespace) -> int:
         say("error: not one set could be scored")
         return SOME_FAILED
     report = make_report(results)
-    writers = {"csv": formats.write_csv, "json": formats.write_json, "markdown": formats.write_markdown}
-    for name, write in writers.items():
+    for name in ("csv", "json", "markdown"):
         if path := getattr(options, name):
-            write(path, report)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(getattr(formats, f"format_{name}")(report).encode())
     if options.html:
         write_html(options.html, report, options.gallery)
     emit(formats.format_text(report))

@@ -30,21 +30,12 @@ __all__ = [
 
 TASKS = ("2afc", "jnd")
 FAMILIES = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp", "mix")
+# Items of the split val.
 PUBLISHED = {
-    ("2afc", "val", "traditional"): 4720,
-    ("2afc", "val", "cnn"): 4720,
-    ("2afc", "val", "superres"): 10856,
-    ("2afc", "val", "deblur"): 9440,
-    ("2afc", "val", "color"): 4720,
-    ("2afc", "val", "frameinterp"): 1888,
-    ("jnd", "val", "traditional"): 4800,
-    ("jnd", "val", "cnn"): 4800,
+    "2afc": {"traditional": 4720, "cnn": 4720, "superres": 10856, "deblur": 9440, "color": 4720, "frameinterp": 1888},
+    "jnd": {"traditional": 4800, "cnn": 4800},
 }
-ARCHIVES = {
-    ("2afc", "val"): "twoafc_val.tar.gz",
-    ("2afc", "train"): "twoafc_train.tar.gz",
-    ("jnd", "val"): "jnd.tar.gz",
-}
+ARCHIVES = {"val": {"2afc": "twoafc_val.tar.gz", "jnd": "jnd.tar.gz"}, "train": {"2afc": "twoafc_train.tar.gz"}}
 KINDS = {"triplets": "2AFC", "same": "JND mAP", "pairs": "SROCC"}
 """The kinds of judged sets, and the score of each: BAPPS 2AFC, BAPPS JND, and pairs whose distance people gave."""
 SIDE = 64
@@ -175,7 +166,7 @@ def read_root(
     lacking = [family for family in families if family not in there]
     if lacking or not there:
         expected = " or ".join(f"{task}/{split}/{family}" for family in lacking or ["<family>"] for task in found)
-        packed = [name for name in ARCHIVES.values() if (root / name).is_file() and not there]
+        packed = [name for name in ARCHIVES.get(split, {}).values() if (root / name).is_file() and not there]
         hint = f"; unpack {' and '.join(packed)} in it first" if packed else ""
         raise FileNotFoundError(f"{root} has no folder {expected}{hint}")
     order = {family: index for index, family in enumerate(FAMILIES)}
@@ -291,7 +282,7 @@ def _make_set(task: str, split: str, folder: Path, files: _Files) -> JudgedSet:
     _require(folder / name / f"{stem}.*" for name, there in files.items() for stem in stems if stem not in there)
     judged = np.array([_read_fraction(files[judgement][stem]) for stem in stems])
     images = [tuple(files[name][stem] for name in names) for stem in stems]
-    published = PUBLISHED.get((task, split, folder.name), len(stems))
+    published = PUBLISHED[task].get(folder.name, len(stems)) if split == "val" else len(stems)
     partial = "" if len(stems) == published else f"{len(stems):,} of {published:,} items"
     side = SIDE if folder.name in FAMILIES else None
     kind = "triplets" if task == "2afc" else "same"

@@ -55,9 +55,8 @@ def download(
     """Fetch the published archives and unpack them, unless they are there.
 
     An archive is fetched into ``<name>.part``, from where an interrupted call goes on if the server still has the same;
-    its sha256 is compared with the one that :data:`RECORD` in the root has of an earlier download; it is unpacked into
-    a hidden folder, which is renamed when all is well; then the archive is removed and its sha256 recorded. A process
-    that finds another at it waits. The folders ``<task>/<split>`` are returned.
+    its sha256 is compared with the one that :data:`RECORD` has of an earlier download, or recorded. A process that
+    finds another at it waits. The folders ``<task>/<split>`` are returned; each appears whole, or not at all.
 
     Raises:
         ConnectionError: If an archive cannot be fetched; what there is of it stays for the next call.
@@ -66,7 +65,7 @@ def download(
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"the address of the archives should begin with https:// or http://, not {url!r}")
-    names = {task: ARCHIVES[task, split] for task in TASKS if task in tasks and (task, split) in ARCHIVES}
+    names = {task: name for task, name in ARCHIVES.get(split, {}).items() if task in tasks}
     if not names:
         raise ValueError(f"there is no archive of the split {split!r} of {' and '.join(tasks)}")
     root = Path(root)
@@ -167,7 +166,7 @@ def _fetch_rest(url: str, part: Path, have: int, bar: tqdm[NoReturn]) -> int | N
             start, total = _parse_range(response.headers)
             if start != have:
                 raise ConnectionError(f"cannot fetch {url}: asked for byte {have:,}, the server sends byte {start}")
-        _require_space(part.parent, start, total)
+        _require_space(part.parent, start, total or 0)
         bar.initial = start
         bar.reset(total)
         bar.update(start)
@@ -194,11 +193,10 @@ def _parse_range(headers: Message) -> tuple[int, int | None]:
     return int(start or 0), int(total) if total else None
 
 
-def _require_space(folder: Path, start: int, total: int | None) -> None:
+def _require_space(folder: Path, start: int, total: int) -> None:
     """See that there is room for the rest of an archive and for what is in it."""
-    needed = 0 if total is None else total - start + int(_UNPACKED_SHARE * total)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    needed = total - start + int(_UNPACKED_SHARE * total)
+    if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(
             f"{folder} has {free / 1e9:.1f} GB free, but the archive and what is in it take {needed / 1e9:.1f} GB; "
             "make room, or choose another folder"

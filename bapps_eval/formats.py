@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from afv_metric.files import atomic_write
 from bapps_eval.report import Report, Score
 from bapps_eval.scores import RESAMPLES
 
 __all__ = [
-    "Cell", "finite", "format_interval", "format_markdown", "format_number", "format_text", "grids", "write_csv",
-    "write_json", "write_markdown",
+    "Cell", "finite", "format_csv", "format_interval", "format_json", "format_markdown", "format_number",
+    "format_text", "grids",
 ]  # fmt: skip
 
 _WIDTH = 120
@@ -129,29 +128,23 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*")
 
 
-def write_markdown(path: str | os.PathLike[str], report: Report) -> None:
-    """Write the tables as Markdown."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(format_markdown(report), encoding="utf-8")
-
-
-def write_csv(path: str | os.PathLike[str], report: Report) -> None:
-    """Write one line per metric and column, with all digits; what does not apply is empty."""
+def format_csv(report: Report) -> str:
+    """One line per metric and column, with all digits; what does not apply is empty."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
     head = ["metric", "set", "measure", "score", "low", "high", "ceiling", "share"]
-    head += ["difference", "difference_low", "difference_high", "p", "n", "partial"]
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        for column in report.columns:
-            partial = "; ".join(column.partial)
-            for metric, score in zip(report.results.metrics, column.scores, strict=True):
-                numbers = [score.value, *score.interval, column.ceiling, score.share, score.difference]
-                numbers += [*score.difference_interval, score.p_value]
-                writer.writerow([metric.name, column.name, column.measure, *finite(numbers), column.items, partial])
+    writer.writerow([*head, "difference", "difference_low", "difference_high", "p", "n", "partial"])
+    for column in report.columns:
+        for metric, score in zip(report.results.metrics, column.scores, strict=True):
+            numbers = [score.value, *score.interval, column.ceiling, score.share, score.difference]
+            numbers += [*score.difference_interval, score.p_value]
+            row = [metric.name, column.name, column.measure, *finite(numbers), column.items, "; ".join(column.partial)]
+            writer.writerow(row)
+    return text.getvalue()
 
 
-def write_json(path: str | os.PathLike[str], report: Report) -> None:
-    """Write scores (null where undefined), intervals, counts, settings and versions."""
+def format_json(report: Report) -> str:
+    """Scores (null where undefined), intervals, counts, settings and versions."""
     results = report.results
     singles = {column.name: column for column in report.columns if column.measure != "mean"}
     means = {column.name: column for column in report.columns if column.measure == "mean"}
@@ -178,8 +171,7 @@ def write_json(path: str | os.PathLike[str], report: Report) -> None:
             for rank, metric in enumerate(results.metrics)
         ],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return json.dumps(finite(record), indent=2, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:

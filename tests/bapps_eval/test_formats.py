@@ -6,13 +6,12 @@ import csv
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from judged_reports import make_results, make_whole, pairs, triplets
 
-from bapps_eval.formats import format_markdown, format_text, write_csv, write_json, write_markdown
+from bapps_eval.formats import format_csv, format_json, format_markdown, format_text
 from bapps_eval.report import Report, make_report
 
 
@@ -38,9 +37,8 @@ def test_text_fits_a_terminal_and_lines_up(whole: Report) -> None:
     assert "Bundle tiny: 0123456789abcdef." in lines
 
 
-def test_json_tells_where_the_numbers_come_from(whole: Report, tmp_path: Path) -> None:
-    write_json(tmp_path / "scores.json", whole)
-    record = json.loads((tmp_path / "scores.json").read_text())
+def test_json_tells_where_the_numbers_come_from(whole: Report) -> None:
+    record = json.loads(format_json(whole))
     assert record["versions"] == {"torch": "2.15"}
     assert record["settings"] == {"limit": None, "root": ["bapps"], "resamples": 1000}
     sets = {judged["name"]: judged for judged in record["sets"]}
@@ -78,9 +76,9 @@ def test_markdown_is_a_table_of_even_rows(whole: Report) -> None:
     assert row.split(" | ")[1].strip() == f"{value} [{low}, {high}] {score.share:.0%}"
 
 
-def test_undefined_scores_are_a_dash_or_nothing_and_never_zero(tmp_path: Path) -> None:
+def test_undefined_scores_are_a_dash_or_nothing_and_never_zero() -> None:
     report = make_report(make_results([triplets("2afc/mine"), replace(pairs("hue"), judged=np.ones(20))]))
-    outputs = write_all(report, tmp_path)
+    outputs = format_all(report)
     for output in (outputs["text"], outputs[".md"]):
         table = output[output.index("Judged pairs") :]
         assert ".000" not in table
@@ -106,16 +104,14 @@ def test_one_metric_has_no_differences() -> None:
     assert "p:" not in text
 
 
-def write_all(report: Report, folder: Path) -> dict[str, str]:
-    write_csv(folder / "scores.csv", report)
-    write_json(folder / "scores.json", report)
-    write_markdown(folder / "scores.md", report)
-    return {file.suffix: file.read_text() for file in folder.iterdir()} | {"text": format_text(report)}
+def format_all(report: Report) -> dict[str, str]:
+    formats = {".csv": format_csv, ".json": format_json, ".md": format_markdown, "text": format_text}
+    return {name: format_report(report) for name, format_report in formats.items()}
 
 
-def test_partial_sets_are_named_in_every_output(tmp_path: Path) -> None:
+def test_partial_sets_are_named_in_every_output() -> None:
     sets = [triplets("2afc/traditional"), triplets("2afc/cnn", 12, "12 of 4,720 items"), pairs("blur")]
-    outputs = write_all(make_report(make_results(sets)), tmp_path)
+    outputs = format_all(make_report(make_results(sets)))
     assert set(outputs) == {".csv", ".json", ".md", "text"}
     for output in outputs.values():
         assert "12 of 4,720 items" in output
@@ -125,10 +121,8 @@ def test_partial_sets_are_named_in_every_output(tmp_path: Path) -> None:
     assert "mean of 3 sets*" in outputs["text"]
 
 
-def test_csv_has_a_line_for_each_metric_set_and_measure(whole: Report, tmp_path: Path) -> None:
-    write_csv(tmp_path / "new/scores.csv", whole)
-    with (tmp_path / "new/scores.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
+def test_csv_has_a_line_for_each_metric_set_and_measure(whole: Report) -> None:
+    lines = list(csv.DictReader(format_csv(whole).splitlines()))
     column = whole.tables[0].columns[1]
     line = next(line for line in lines if (line["metric"], line["set"]) == ("afv/tiny/local", "2afc/cnn"))
     score = column.scores[1]

@@ -99,7 +99,7 @@ def _report(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     """Measure, and make the outputs."""
     from afv_metric.distributed import init_distributed, rank_and_world_size
-    from afv_metric.runtime import find_device, read_versions
+    from afv_metric.runtime import find_device
     from bapps_eval.metrics import Choice, check_names, make_metrics
     from bapps_eval.run import evaluate
 
@@ -120,7 +120,6 @@ def _evaluate(options: argparse.Namespace) -> int:
             metrics,
             sets,
             settings=settings,
-            versions=read_versions(),
             batch_size=options.batch_size,
             device=str(device),
             workers=options.workers,

@@ -126,7 +126,10 @@ _Files = Mapping[str, Mapping[str, Path]]  # of a family: by folder, by stem
 def default_root() -> Path:
     """Where BAPPS is looked for, and downloaded to: ``$BAPPS_ROOT``, or ``afv_metric/bapps`` in the user cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(os.environ.get("BAPPS_ROOT") or cache / "afv_metric" / "bapps").expanduser()
+    try:
+        return Path(os.environ.get("BAPPS_ROOT") or cache / "afv_metric" / "bapps").expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no home folder to look for BAPPS in: set BAPPS_ROOT, or give --root") from error
 
 
 def read_root(

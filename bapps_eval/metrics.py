@@ -376,7 +376,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
+_Maker = Callable[[str, Choice], list[Metric]]
+METRICS: dict[str, _Maker] = {
     **{kind + form: _make_afv for kind in ("afv", "afv-random") for form in ("", *(f":{form}" for form in FORMS))},
     "d-pool": _make_d_pool,
     **dict.fromkeys(_PLAIN, _make_plain),
@@ -384,7 +385,7 @@ METRICS: dict[str, Callable[[str, Choice], list[Metric]]] = {
     **{f"stlpips-{net}": _make_lpips for net in ("alex", "vgg")},
     "dists": _make_piq,
 }
-_PACKAGES: dict[str, Callable[[str, Choice], list[Metric]]] = {"piq": _make_piq, "torchmetrics": _make_torchmetrics}
+_PACKAGES: dict[str, _Maker] = {"piq": _make_piq, "torchmetrics": _make_torchmetrics}
 
 NAMES = (*METRICS, "piq:NAME", "torchmetrics:NAME", "MODULE:CALLABLE")
 """What :func:`make_metrics` takes."""
@@ -430,7 +431,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
     return metrics
 
 
-def _maker(name: str) -> Callable[[str, Choice], list[Metric]]:
+def _maker(name: str) -> _Maker:
     """What makes the metric of a name; a colon that is none of ours belongs to a package or a module."""
     package, _, wanted = name.partition(":")
     if name in METRICS:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from afv_metric.distributed import gather, rank_and_world_size, share
 from afv_metric.images import Reader
-from afv_metric.runtime import parallel_map
+from afv_metric.runtime import parallel_map, read_versions
 from bapps_eval.data import JudgedSet
 from bapps_eval.loader import Batch, batches
 from bapps_eval.metrics import Metric
@@ -59,7 +59,6 @@ def evaluate(
     sets: Sequence[JudgedSet],
     *,
     settings: Mapping[str, Any] | None = None,
-    versions: Mapping[str, str] | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     workers: int | None = None,
@@ -70,12 +69,12 @@ def evaluate(
     """Measure all metrics on all sets, and keep every item in a file as soon as it is measured.
 
     If ``torch.distributed`` is initialised, every process measures its share of the items of every set, and the first
-    gets them all, set by set. Settings and versions, which decide the numbers, too, are for the record. Items that
+    gets them all, set by set. The settings, which decide the numbers, too, are for the record. Items that
     failed are tried again if a run is resumed. Of the rest see :func:`measure` and :func:`recording`.
     """
     records = [MetricRecord(metric.name, metric.bundle, metric.bundle_hash, metric.form) for metric in metrics]
     sets = read_for(metrics, sets)
-    planned = plan_results(sets, records, settings, versions)
+    planned = plan_results(sets, records, settings, read_versions())
     rank, _ = rank_and_world_size()
     with recording(None if rank else file, planned, resume=resume) as results:
         shares = [share(results.missing(index).tolist()) for index in range(len(sets))]

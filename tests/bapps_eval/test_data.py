@@ -113,6 +113,13 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_root() == Path.home() / ".cache/afv_metric/bapps"
 
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(ValueError, match=r"no home folder .*: set BAPPS_ROOT"):
+        default_root()
+
 
 @pytest.mark.parametrize("lost", ["ref/000001.png", "p0/000001.png", "p1/000001.png", "judge/000001.npy"])
 def test_root_names_what_is_missing(root: Path, lost: str) -> None:

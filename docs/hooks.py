@@ -5,7 +5,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-_CARD = Path("weights/tiny-imagenet-v6")
+_CARD = Path("weights/tiny-imagenet-v7")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -224,7 +224,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         ValueError: If ``weights`` is none of the three.
 
     Example:
-        >>> load_bundle("tiny-imagenet-v6").form in ("fisher", "local", "activation")
+        >>> load_bundle("tiny-imagenet-v7").form in ("fisher", "local", "activation")
         True
     """
     files = (_CONFIG, _MODEL, _GENERATOR) if generator else (_CONFIG, _MODEL)

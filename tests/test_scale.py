@@ -31,7 +31,7 @@ def images() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "strengths"), [("blur", (0.65, 1.3, 3)), ("jpeg", (55, 30, 12)), ("noise", (5.5, 11, 35))]
+    ("name", "strengths"), [("blur", (0.65, 1.3, 3)), ("jpeg", (55, 30, 15)), ("noise", (5.5, 11, 35))]
 )
 def test_the_strength_of_the_kind_is_named(
     metric: AFVDistance, images: list[torch.Tensor], name: str, strengths: tuple[float, ...]

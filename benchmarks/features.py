@@ -49,15 +49,15 @@ class PlainNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Mean energy of the images."""
+        """Mean logit of the images."""
         maps = images
         for index, pooled in enumerate(self.pooled):
             conv1, conv2, shortcut = self.layers[3 * index : 3 * index + 3]
             hidden = F.leaky_relu(maps, self.slope) if index else maps
             maps = conv2(F.leaky_relu(conv1(hidden), self.slope)) + shortcut(maps)
             maps = F.avg_pool2d(maps, 2) if pooled else maps
-        energy: Tensor = self.layers[-1](F.leaky_relu(maps, self.slope)).mean()
-        return energy
+        logit: Tensor = self.layers[-1](F.leaky_relu(maps, self.slope)).mean()
+        return logit
 
 
 def loop_of_one(network: PlainNetwork, means: Tensor, roots: Tensor, images: Tensor) -> Tensor:

@@ -86,16 +86,16 @@ def published_step(state: State, recipe: Recipe, images: Tensor) -> tuple[Tensor
 
 
 def check_equal(recipe: Recipe) -> float:
-    """Largest relative difference of energies and their gradients between both networks."""
+    """Largest relative difference of logits and their gradients between both networks."""
     states = State(recipe, CPU), make_plain(State(recipe, CPU))
     latents = torch.randn(4, recipe.latent_size, generator=torch.Generator().manual_seed(1))
     results = []
     for state in states:
         state.discriminator.eval(), state.generator.eval()
-        energies = state.discriminator(state.generator(latents))
-        energies.sum().backward()
+        logits = state.discriminator(state.generator(latents))
+        logits.sum().backward()
         gradients = [weight.grad for weight in state.generator.parameters() if weight.grad is not None]
-        results.append([energies.detach(), *gradients])
+        results.append([logits.detach(), *gradients])
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(*results, strict=True))
 
 
@@ -141,7 +141,7 @@ def compare(width: int, batch: int, repeats: int) -> None:
     times = [[seconds(function, steps) for function in (ours, theirs, ours_low)] for _ in range(repeats)]
     ratios = sorted(theirs / ours for ours, theirs, _ in times)
     low_ratios = sorted(theirs / ours for _, theirs, ours in times)
-    print(f"width {width}: energies and gradients differ by {check_equal(recipe):.0e}, relative")
+    print(f"width {width}: logits and gradients differ by {check_equal(recipe):.0e}, relative")
     print(f"  published loop / ours, float32:   {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     print(
         f"  published loop / ours, bfloat16:  {statistics.median(low_ratios):.2f}x "

@@ -12,7 +12,7 @@ a sigmoid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 from afv_metric.fisher.frozen import FrozenTensors
 from afv_metric.networks import Discriminator, PooledConv2d, sum_of_shifts
 
-__all__ = ["FisherEngine", "Output", "Signals", "mean_of_neighbours"]
+__all__ = ["FisherEngine", "Output", "Signals", "layer_inputs", "mean_of_neighbours"]
 
 Output = Literal["logit", "sigmoid"]
 
@@ -121,16 +121,7 @@ class FisherEngine:
         Yields:
             The index of each layer, in the order of the forward pass, and its input ``(N, C_in, h, w)``.
         """
-        maps = _channels_last(images)
-        for block in range(len(self._pools)):
-            layer = 3 * block
-            activated = F.leaky_relu(maps, self.slope) if block else maps
-            yield layer, activated
-            hidden = F.leaky_relu(self._convolve(layer, activated), self.slope, inplace=True)
-            yield layer + 1, hidden
-            yield layer + 2, maps
-            maps = self._convolve(layer + 1, hidden) + self._convolve(layer + 2, maps)
-        yield self.head, F.leaky_relu(maps, self.slope)
+        yield from enumerate(layer_inputs(self._convolve, len(self._pools), self.slope, _channels_last(images)))
 
     def logit(self, images: Tensor) -> Tensor:
         """Logit D(x) of each image, the mean over positions: ``(N, 3, H, W)`` to ``(N,)``."""
@@ -233,6 +224,32 @@ class FisherEngine:
         """Gradient before a leaky ReLU, from the one behind it and the activated map, whose signs are constants."""
         through: Tensor = torch.ops.aten.leaky_relu_backward(gradient, activated.detach(), self.slope, False)
         return through
+
+
+def layer_inputs(
+    convolve: Callable[[int, Tensor], Tensor], blocks: int, slope: float, images: Tensor
+) -> Iterator[Tensor]:
+    """Forward pass of a discriminator's convolutions, one layer at a time and no further than the caller goes on.
+
+    Args:
+        convolve: Applies a layer, given by its index in the order of the forward pass.
+        blocks: Number of residual blocks.
+        slope: Negative slope of the leaky ReLU.
+        images: ``(N, C, H, W)`` in [-1, 1].
+
+    Yields:
+        The input of each layer, the head's last.
+    """
+    maps = images
+    for block in range(blocks):
+        layer = 3 * block
+        activated = F.leaky_relu(maps, slope) if block else maps
+        yield activated
+        hidden = F.leaky_relu(convolve(layer, activated), slope, inplace=True)
+        yield hidden
+        yield maps
+        maps = convolve(layer + 1, hidden) + convolve(layer + 2, maps)
+    yield F.leaky_relu(maps, slope)
 
 
 def _channels_last(maps: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from afv_metric.images.tensors import is_exporting
 
 __all__ = [
     "FORMS", "ActivationForm", "Description", "FisherForm", "Form", "FormName", "Kind", "LocalForm", "Part",
-    "PositionForm", "Term", "compare_maps", "describe_maps", "pool_maps",
+    "PositionForm", "Term", "compare_maps", "describe_maps", "pool_maps", "whiten_maps",
+    "whitening_matrix",
 ]  # fmt: skip
 
 FormName = Literal["fisher", "local", "activation"]
@@ -318,8 +319,8 @@ class LocalForm(PositionForm):
         self.layers = [layer for layer in range(engine.head + 1) if blocks is None or engine.block_of(layer) in blocks]
         tensors = {}
         for layer in self.layers:
-            tensors[f"input{layer}"] = _whitening(statistics.layers[layer].input_factor, epsilon)
-            tensors[f"delta{layer}"] = _whitening(statistics.layers[layer].delta_factor, epsilon)
+            tensors[f"input{layer}"] = whitening_matrix(statistics.layers[layer].input_factor, epsilon)
+            tensors[f"delta{layer}"] = whitening_matrix(statistics.layers[layer].delta_factor, epsilon)
         self._tensors = FrozenTensors(tensors)
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
@@ -330,8 +331,8 @@ class LocalForm(PositionForm):
         for signals in self.engine.signals(images, weights, weighted=False):
             if signals.layer in self.layers:
                 if signals.delta is not seen:  # the second convolution and the shortcut of a block share one
-                    seen, delta = signals.delta, _whiten(signals.delta, tensors[f"delta{signals.layer}"])
-                inputs = _whiten(signals.inputs, tensors[f"input{signals.layer}"])
+                    seen, delta = signals.delta, whiten_maps(signals.delta, tensors[f"delta{signals.layer}"])
+                inputs = whiten_maps(signals.inputs, tensors[f"input{signals.layer}"])
                 yield Part(level, signals.layer), (inputs, delta)
             if signals.layer == self.layers[0]:
                 return  # before the stream goes on to what nobody needs
@@ -389,7 +390,7 @@ class ActivationForm(PositionForm):
         self.levels = tuple(sorted({term.level for term in terms}))
         self.bound = sum(term.weight * (4 if term.kind == "direction" else 1) for term in terms)
         self._tensors = FrozenTensors(
-            {f"input{layer}": _whitening(statistics.layers[layer].input_factor, epsilon) for layer in layers}
+            {f"input{layer}": whitening_matrix(statistics.layers[layer].input_factor, epsilon) for layer in layers}
         )
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
@@ -400,7 +401,7 @@ class ActivationForm(PositionForm):
         for layer, inputs in self.engine.inputs(images):
             wanted = [(index, term.kind) for index, term in terms if layer in term.layers]
             if wanted:
-                whitened = _whiten(inputs, tensors[f"input{layer}"])
+                whitened = whiten_maps(inputs, tensors[f"input{layer}"])
                 for index, kind in wanted:
                     yield Part(index, layer), (describe_maps(kind, whitened),)
             if layer == last:
@@ -481,12 +482,13 @@ def _counted(levels: Sequence[float]) -> tuple[int, ...]:
     return tuple(level for level, share in enumerate(levels) if share)
 
 
-def _whitening(factor: Tensor, epsilon: float) -> Tensor:
+def whitening_matrix(factor: Tensor, epsilon: float) -> Tensor:
     """Inverse root of a factor, scaled so that whitened vectors have a mean squared length of about 1."""
     return inverse_root_matrix(factor, epsilon) / math.sqrt(len(factor))
 
 
-def _whiten(maps: Tensor, matrix: Tensor) -> Tensor:
+def whiten_maps(maps: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply the vector at each position of maps ``(N, C, H, W)`` by a matrix."""
     if is_exporting():
         return F.conv2d(maps, matrix[:, :, None, None])
     # As a product of matrices: convolutions of 1x1 can take a slow path.

@@ -8,8 +8,7 @@ a worse one, in the distance that :mod:`afv_metric.train.export` will give the b
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from afv_metric.fisher.forms import Term, compare_maps, describe_maps, pool_maps
-from afv_metric.fisher.statistics import inverse_root_matrix
+from afv_metric.fisher.comparison import pyramid
+from afv_metric.fisher.engine import layer_inputs
+from afv_metric.fisher.forms import Term, compare_maps, describe_maps, pool_maps, whiten_maps, whitening_matrix
 from afv_metric.images.distort import Pixels, compress, to_pixels
 from afv_metric.networks import Discriminator
 from afv_metric.train.export import POOLING, TERMS
@@ -48,15 +48,14 @@ class Tolerance(NamedTuple):
     disorder: Tensor
 
 
-def measure_tolerance(discriminator: Discriminator, images: Tensor, terms: Sequence[Term] = TERMS) -> Tolerance:
+def measure_tolerance(discriminator: Discriminator, images: Tensor) -> Tolerance:
     """Measure how D orders changes of images: a shift and a blur, and two JPEG files of each.
 
     Args:
         discriminator: D, to whose weights the loss is differentiable.
         images: ``(N, C, 2 S, 2 S)`` in [-1, 1]; some of a large batch are taken.
-        terms: Terms of the distance.
     """
-    parts = distances_to_first(discriminator, _make_views(images[:_IMAGES]), terms)
+    parts = distances_to_first(discriminator, _make_views(images[:_IMAGES]), TERMS)
     shifted, blurred, better, worse = parts.unbind(1)
     ratio = shifted.sum(0).mean() / blurred.sum(0).mean()
     order = better.log() - worse.log()
@@ -75,21 +74,27 @@ def distances_to_first(discriminator: Discriminator, views: Tensor, terms: Seque
     Returns:
         What each layer of each term adds, positive: ``(parts, V - 1, N)``.
     """
+    count, layers = views.shape[1], list(discriminator.convolutions())
+    blocks, slope = len(discriminator.residual_blocks()), discriminator.config.slope
     parts = []
-    for level in sorted({term.level for term in terms}):
+    for level, images in pyramid(views.flatten(0, 1), tuple(sorted({term.level for term in terms}))):
         wanted = [term for term in terms if term.level == level]
-        images = F.avg_pool2d(views.flatten(0, 1), 2**level)
         last = max(layer for term in wanted for layer in term.layers)
-        for layer, inputs in zip(range(last + 1), _inputs(discriminator, images), strict=False):
-            for term in (term for term in wanted if layer in term.layers):
+        inputs = layer_inputs(lambda layer, maps: layers[layer](maps), blocks, slope, images)
+        for layer, maps in zip(range(last + 1), inputs, strict=False):
+            compared = [term for term in wanted if layer in term.layers]
+            if compared:
                 with torch.autocast(images.device.type, enabled=False):
-                    whitened = _whiten(inputs.float(), views.shape[1])
-                    described = describe_maps(term.kind, whitened).unflatten(0, views.shape[:2])
-                    maps = compare_maps(term.kind, described[:1].expand_as(described[1:]).flatten(0, 1),
-                                        described[1:].flatten(0, 1))  # fmt: skip
-                    pooled = pool_maps(maps, POOLING).unflatten(0, (-1, views.shape[1]))
-                    parts.append((pooled + torch.finfo(pooled.dtype).eps) * (term.weight / len(term.layers)))
+                    whitened = _whiten(maps.float(), count)
+                    parts += [_distances(term, whitened, count) for term in compared]
     return torch.stack(parts)
+
+
+def _distances(term: Term, whitened: Tensor, count: int) -> Tensor:
+    """Distances of the first ``count`` maps of a layer to each further ``count``, by one term: ``(V - 1, N)``."""
+    first, *others = describe_maps(term.kind, whitened).split(count)
+    pooled = torch.stack([pool_maps(compare_maps(term.kind, first, other), POOLING) for other in others])
+    return (pooled + torch.finfo(pooled.dtype).eps) * (term.weight / len(term.layers))
 
 
 def _make_views(images: Tensor) -> Tensor:
@@ -127,23 +132,9 @@ def _make_views(images: Tensor) -> Tensor:
     return torch.stack([cut(originals), shifted, blurred, stack(better), stack(worse)])
 
 
-def _inputs(discriminator: Discriminator, images: Tensor) -> Iterator[Tensor]:
-    """The input of each layer, in the order of :meth:`~afv_metric.fisher.engine.FisherEngine.inputs`."""
-    maps, slope = images, discriminator.config.slope
-    for block in discriminator.residual_blocks():
-        activated = maps if block.first else F.leaky_relu(maps, slope)
-        yield activated
-        hidden = F.leaky_relu(block.conv1(activated), slope)
-        yield hidden
-        yield maps
-        maps = block.conv2(hidden) + block.shortcut(maps)
-
-
 def _whiten(maps: Tensor, originals: int) -> Tensor:
     """Maps ``(N, C, H, W)`` whitened by the first of them, to a mean squared length of about 1."""
-    maps = maps.movedim(1, -1)
-    vectors = maps[:originals].detach().flatten(0, 2)
+    vectors = maps[:originals].detach().movedim(1, -1).flatten(0, 2)
     # On the CPU, as MPS has no float64; what is not finite in a network that has diverged stays in the maps.
     moment = (vectors.T @ vectors / len(vectors)).cpu().nan_to_num()
-    matrix = inverse_root_matrix(moment, _EPSILON) / math.sqrt(len(moment))
-    return F.linear(maps, matrix.to(maps)).movedim(-1, 1)
+    return whiten_maps(maps, whitening_matrix(moment, _EPSILON).to(maps))

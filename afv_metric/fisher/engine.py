@@ -248,7 +248,7 @@ def layer_inputs(
         hidden = F.leaky_relu(convolve(layer, activated), slope, inplace=True)
         yield hidden
         yield maps
-        maps = convolve(layer + 1, hidden) + convolve(layer + 2, maps)
+        maps = convolve(layer + 1, hidden).add_(convolve(layer + 2, maps))
     yield F.leaky_relu(maps, slope)
 
 

@@ -38,6 +38,7 @@ Description = tuple[Tensor, ...]
 _FLOOR = 1e-3  # of a vector's squared length, in units of its mean over the statistics
 _SPREAD_FLOOR = 0.05  # of a channel's variance, in units of its mean square over the statistics
 _CELL = 2  # side of the cells of the texture, in positions; its windows are cells and their neighbours
+_FEW = 16  # channels, below which the fast kernels of torch are slow
 
 
 @dataclass(frozen=True)
@@ -438,19 +439,23 @@ def describe_maps(kind: Kind, whitened: Tensor) -> Tensor:
     """What a term compares of whitened maps ``(N, C, H, W)``.
 
     Returns:
-        Directions ``(N, C, H, W)``, or the variance of each channel in the window round each cell of 2x2 positions,
-        ``(N, C, H / 2, W / 2)``.
+        The vectors themselves, whose directions count, or the variance of each channel in the window round each cell of
+        2x2 positions, ``(N, C, H / 2, W / 2)``.
     """
     if kind == "direction":
-        return whitened * (whitened.square().sum(1, keepdim=True) + _FLOOR).rsqrt()
-    means, squares = (_window_mean(F.avg_pool2d(values, _CELL)) for values in (whitened, whitened.square()))
+        return whitened
+    means, squares = (_window_mean(values) for values in (whitened, whitened.square()))
     return (squares - means.square()).clamp_min(0)
 
 
 def compare_maps(kind: Kind, first: Tensor, second: Tensor) -> Tensor:
     """Squared difference of directions, or relative squared difference of variances, at each place ``(N, 1, h, w)``."""
     if kind == "direction":
-        return (first - second).square().sum(1, keepdim=True)
+        # |x / a - y / b|^2, by the norms a and b with their floor, without maps of the quotients.
+        a, b = ((_squared_length(vectors) + _FLOOR).sqrt() for vectors in (first, second))
+        product = a * b
+        across = _squared_length(first - second) - (a - b).square() * (1 + _FLOOR / product)
+        return across.clamp_min(0) / product
     floor = _SPREAD_FLOOR / first.shape[1]
     return ((first - second).square() / ((first + second).square() + floor**2)).mean(1, keepdim=True)
 
@@ -489,13 +494,18 @@ def whitening_matrix(factor: Tensor, epsilon: float) -> Tensor:
 
 def whiten_maps(maps: Tensor, matrix: Tensor) -> Tensor:
     """Multiply the vector at each position of maps ``(N, C, H, W)`` by a matrix."""
-    if is_exporting():
+    if is_exporting() or len(matrix) < _FEW:
         return F.conv2d(maps, matrix[:, :, None, None])
     # As a product of matrices: convolutions of 1x1 can take a slow path.
     return F.linear(maps.movedim(1, -1), matrix).movedim(-1, 1)
 
 
-def _window_mean(cells: Tensor) -> Tensor:
+def _window_mean(values: Tensor) -> Tensor:
+    if is_exporting() or values.shape[1] >= _FEW:
+        cells = F.avg_pool2d(values, _CELL)
+    else:
+        rows = torch.lerp(values[..., ::_CELL, :], values[..., 1::_CELL, :], 0.5)
+        cells = torch.lerp(rows[..., ::_CELL], rows[..., 1::_CELL], 0.5)
     cells = F.pad(cells, (1, 1, 1, 1), mode="replicate")
     rows = cells[..., :-2, :] + 2 * cells[..., 1:-1, :] + cells[..., 2:, :]
     return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16

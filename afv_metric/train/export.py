@@ -17,7 +17,12 @@ from afv_metric.train.checkpoint import best_checkpoints, checkpoints, latest_ch
 __all__ = ["BLOCKS", "LEVELS", "POOLING", "TERMS", "export_run", "find_checkpoint"]
 
 LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
-TERMS = (Term("direction", 1, (7,), 1.0), Term("texture", 0, (3,), 1.25), Term("direction", 0, (3,), 0.06))
+TERMS = (
+    Term("direction", 1, (7,), 1.0),
+    Term("texture", 0, (3,), 1.25),
+    Term("direction", 0, (3,), 0.1),
+    Term("texture", 0, (0,), 0.1),
+)
 """How the shipped bundle turns its network into a distance, chosen on images that people judged; see its card."""
 
 # What else of a checkpoint a bundle records, and under which name.

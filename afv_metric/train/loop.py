@@ -355,7 +355,7 @@ def _take_up(state: State, saved: dict[str, Any], out: Path) -> dict[str, Any]:
     try:
         state.from_checkpoint(saved)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        path, reason = checkpoint_at(out, saved["iteration"]), str(error).partition("\n")[0]
+        path, reason = checkpoint_at(out, saved["iteration"]), " ".join(str(error).split("\n\t")[:2])
         raise ValueError(f"{path} does not hold the state of a run with its settings ({reason})") from error
     return {name: saved[name] for name in ("init", "before") if name in saved}
 

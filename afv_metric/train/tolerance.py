@@ -30,8 +30,8 @@ _IMAGES = 24  # of a batch are enough
 _MARGIN = 4  # round the views, in pixels: what the shift brings in, and half a block of JPEG
 _EPSILON = 0.03  # relative floor of the whitening
 _LIMIT = 0.28  # of the shift ratio, below which nothing is gained
-_STEP = 0.1  # by which the logarithm of the distance should rise, at least, from the better file to the worse
-_SHARES = (1.5, 5.0)  # of the shift ratio and the order, in the loss
+_STEP = 0.15  # by which the logarithm of the distance should rise, at least, from the better file to the worse
+_SHARES = (1.5, 10.0)  # of the shift ratio and the order, in the loss
 
 
 class Tolerance(NamedTuple):
@@ -40,7 +40,7 @@ class Tolerance(NamedTuple):
     Attributes:
         loss: What training lowers.
         shift_ratio: Mean distance of a shift by one pixel, relative to that of a Gaussian blur of sigma 1.
-        disorder: Share of the parts and images in which the better JPEG file is the farther one.
+        disorder: Share of the images whose better JPEG file is the farther one.
     """
 
     loss: Tensor
@@ -55,9 +55,8 @@ def measure_tolerance(discriminator: Discriminator, images: Tensor) -> Tolerance
         discriminator: D, to whose weights the loss is differentiable.
         images: ``(N, C, 2 S, 2 S)`` in [-1, 1]; some of a large batch are taken.
     """
-    parts = distances_to_first(discriminator, _make_views(images[:_IMAGES]), TERMS)
-    shifted, blurred, better, worse = parts.unbind(1)
-    ratio = shifted.sum(0).mean() / blurred.sum(0).mean()
+    shifted, blurred, better, worse = distances_to_first(discriminator, _make_views(images[:_IMAGES]), TERMS)
+    ratio = shifted.mean() / blurred.mean()
     order = better.log() - worse.log()
     loss = _SHARES[0] * F.relu((ratio / _LIMIT).log()) + _SHARES[1] * F.relu(order + _STEP).mean()
     return Tolerance(loss, ratio, (order > 0).float().mean())
@@ -72,11 +71,11 @@ def distances_to_first(discriminator: Discriminator, views: Tensor, terms: Seque
         terms: Terms of the distance.
 
     Returns:
-        What each layer of each term adds, positive: ``(parts, V - 1, N)``.
+        Distances ``(V - 1, N)``, positive.
     """
     count, layers = views.shape[1], list(discriminator.convolutions())
     blocks, slope = len(discriminator.residual_blocks()), discriminator.config.slope
-    parts = []
+    parts: list[Tensor] = []
     for level, images in pyramid(views.flatten(0, 1), tuple(sorted({term.level for term in terms}))):
         wanted = [term for term in terms if term.level == level]
         last = max(layer for term in wanted for layer in term.layers)
@@ -87,7 +86,7 @@ def distances_to_first(discriminator: Discriminator, views: Tensor, terms: Seque
                 with torch.autocast(images.device.type, enabled=False):
                     whitened = _whiten(maps.float(), count)
                     parts += [_distances(term, whitened, count) for term in compared]
-    return torch.stack(parts)
+    return torch.stack(parts).sum(0)
 
 
 def _distances(term: Term, whitened: Tensor, count: int) -> Tensor:
@@ -100,8 +99,8 @@ def _distances(term: Term, whitened: Tensor, count: int) -> Tensor:
 def _make_views(images: Tensor) -> Tensor:
     """Views of images ``(N, C, S, S)``: originals, shifted, blurred, compressed better and worse; ``(5, N, C, s, s)``.
 
-    The originals are JPEG files themselves, as nearly all images are. Half of them are compressed on their own grid of
-    blocks, half on one half a block off.
+    The originals are JPEG files themselves, as nearly all images are. Most of them are compressed on their own grid of
+    blocks, a quarter on one half a block off.
     """
     generator = np.random.default_rng(int(torch.randint(2**31, ())))
     rows, columns = ((0, 1), (1, 0), (0, -1), (-1, 0))[int(generator.integers(4))]
@@ -111,10 +110,10 @@ def _make_views(images: Tensor) -> Tensor:
     worse: list[Pixels] = []
     for number, values in enumerate(images.movedim(1, -1).cpu().numpy()):
         # Qualities that programs use: rounding twice, at related steps, is what puts files out of order.
-        quality = 75 if number % 4 < 2 else generator.uniform(60, 98)
+        quality = 75 if number % 3 < 2 else generator.uniform(60, 98)
         file = compress(to_pixels((values + 1) * 127.5), quality, generator)
         files.append(file)
-        on_grid = number % 2 == 0
+        on_grid = number % 4 < 3
         original = file if on_grid else file[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
         quality = 10 * generator.integers(1, 10)
         for found, one in ((better, quality), (worse, quality * generator.uniform(0.5, 0.8))):

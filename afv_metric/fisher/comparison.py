@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from afv_metric.fisher.forms import Description, FisherForm, Form, Part, PositionForm
+from afv_metric.fisher.forms import ActivationForm, Description, FisherForm, Form, Part, PositionForm
 from afv_metric.images.tensors import is_exporting
 
 __all__ = ["Comparison", "at_level", "pyramid", "total_of"]
 
 _Result = TypeVar("_Result")
 # Pixels of each of two batches that are worked on at a time, and of a band, by measurement: more where what is cut is
-# recomputed for a gradient.
-_PIXELS, _TRACKED_PIXELS = 2**15, 2**19
+# recomputed for a gradient, fewer where the form keeps all maps for a backward pass.
+_PIXELS, _BACKWARD_PIXELS, _TRACKED_PIXELS = 2**15, 2**14, 2**19
 _BAND_PIXELS, _TRACKED_BAND_PIXELS = 2**16, 2**18
 _ROWS = 64  # of which a band has a multiple; its margins are added to them
 
@@ -67,7 +67,8 @@ class Comparison:
         if is_exporting():  # as a whole: the number of chunks and bands would be fixed in the graph
             return self._compare_chunk(first, second, weights)
         count = max(len(first), len(second))
-        pixels = _TRACKED_PIXELS if _tracked(first, second) else _PIXELS
+        pixels = _PIXELS if isinstance(self.form, ActivationForm) else _BACKWARD_PIXELS
+        pixels = _TRACKED_PIXELS if _tracked(first, second) else pixels
         size = self.chunk_size or max(1, pixels // (first.shape[2] * first.shape[3]))
 
         def cut(value: Tensor | None, start: int) -> Tensor | None:

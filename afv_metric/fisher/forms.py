@@ -207,7 +207,7 @@ class FisherForm(Form):
         total = torch.zeros((), device=difference[0].device, dtype=difference[0].dtype)
         for name, values in zip(("weight", "bias"), difference, strict=True):
             information = tensors[f"{name}{part.layer}"].flatten().square()
-            total = total + (values.flatten(start).square() * information).sum(-1)
+            total = total + values.flatten(start).square() @ information
         return total * (self._shares[part.term] / self.parameter_count)
 
     def whiten(self, layer: int, score: Description) -> Tensor:

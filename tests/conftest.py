@@ -34,7 +34,7 @@ TINY_BUNDLE = Path(__file__).parent / "data" / "tiny-bundle"
 
 
 def make_discriminator(width: int | tuple[int, ...] = 4, seed: int = 0, **settings: object) -> Discriminator:
-    """A baked discriminator in float64; a large gain keeps its energies away from 0."""
+    """A baked discriminator in float64; a large gain keeps its logits away from 0."""
     torch.manual_seed(seed)
     config = DiscriminatorConfig(width=width, **{"slope": 0.2, "gain": 8.0, **settings})  # type: ignore[arg-type]
     return Discriminator(config).double().baked()
@@ -46,9 +46,9 @@ def make_images(count: int = 3, height: int = 32, width: int = 32, seed: int = 1
     return torch.rand(count, 3, height, width, generator=generator, dtype=torch.float64) * 2 - 1
 
 
-def make_statistics(discriminator: Discriminator, energy: str = "logit") -> FisherStatistics:
+def make_statistics(discriminator: Discriminator, output: str = "logit") -> FisherStatistics:
     """Statistics over a few random images."""
-    return collect_statistics(FisherEngine(discriminator.baked(), energy), [make_images(6, seed=2)])  # type: ignore[arg-type]
+    return collect_statistics(FisherEngine(discriminator.baked(), output), [make_images(6, seed=2)])  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

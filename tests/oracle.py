@@ -47,7 +47,7 @@ def logit(discriminator: Discriminator, image: Tensor, kind: str = "logit", conv
 def scores(
     discriminator: Discriminator, images: Tensor, kind: str = "logit", weights=None
 ) -> list[tuple[Tensor, Tensor]]:
-    """dE/dW and dE/db of each layer, (N, ...) each: one backward pass an image."""
+    """dD/dW and dD/db of each layer, (N, ...) each: one backward pass per image."""
     parameters = [p for name in layer_names(discriminator) for p in discriminator.get_submodule(name).parameters()]
     rows = []
     for index in range(len(images)):
@@ -87,7 +87,7 @@ def fisher_distance(
 def untied_scores(discriminator: Discriminator, image: Tensor, kind: str = "logit") -> list[Tensor]:
     """Gradients of a copy with weights of its own at every position: (positions, C_out, C_in, offsets) a layer.
 
-    They are those of the energy times the number of positions of the last map over those of a training image, before
+    They are those of the logit times the number of positions of the last map over those of a training image, before
     the division by 4 of the mean pooling.
     """
     untied: dict[str, Tensor] = {}

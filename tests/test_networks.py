@@ -72,7 +72,7 @@ def test_head_shapes_and_equal_logit(head):
     torch.testing.assert_close(discriminator.logit(images), discriminator.baked().logit(images))
 
 
-def test_baking_keeps_energies_and_leaves_the_network_alone():
+def test_baking_keeps_logits_and_leaves_the_network_alone():
     torch.manual_seed(0)
     discriminator = Discriminator(DiscriminatorConfig(width=4, gain=8.0)).train()
     before = {name: value.clone() for name, value in discriminator.state_dict().items()}

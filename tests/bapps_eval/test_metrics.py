@@ -244,7 +244,7 @@ def test_afv_random_is_the_bundle_at_its_initialisation() -> None:
         assert metric.distances(images).numpy() == pytest.approx(expected.numpy(), rel=1e-4)
 
 
-def test_d_pool_compares_what_the_energy_is_read_off() -> None:
+def test_d_pool_compares_what_the_logit_is_read_off() -> None:
     images = _images(2)
     discriminator = load_bundle(TINY_BUNDLE).discriminator
     seen: list[Tensor] = []

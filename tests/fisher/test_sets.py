@@ -25,19 +25,19 @@ from afv_metric.fisher.sets import (
 from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics, collect_statistics
 
 
-def _oracle_means(discriminator, images, energy):
-    return [(weight.mean(0), bias.mean(0)) for weight, bias in oracle.scores(discriminator, images, energy)]
+def _oracle_means(discriminator, images, output):
+    return [(weight.mean(0), bias.mean(0)) for weight, bias in oracle.scores(discriminator, images, output)]
 
 
-@pytest.mark.parametrize("energy", ["logit", "sigmoid"])
+@pytest.mark.parametrize("output", ["logit", "sigmoid"])
 @pytest.mark.parametrize("shape", [{}, {"image_size": 64}, {"slope": 0.0}])
-def test_mean_scores_and_distance_agree_with_autograd_on_one_image_at_a_time(energy, shape):
+def test_mean_scores_and_distance_agree_with_autograd_on_one_image_at_a_time(output, shape):
     discriminator = make_discriminator(**shape)
-    engine = FisherEngine(discriminator.baked(), energy)
-    statistics, epsilon = make_statistics(discriminator, energy), 0.03
+    engine = FisherEngine(discriminator.baked(), output)
+    statistics, epsilon = make_statistics(discriminator, output), 0.03
     images = make_images(5, 40, 32, seed=3), make_images(3, 40, 32, seed=4)
     means = [mean_scores(engine, part.split(2)) for part in images]
-    expected = [_oracle_means(discriminator, part, energy) for part in images]
+    expected = [_oracle_means(discriminator, part, output) for part in images]
     for ours, theirs in zip(means, expected, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other)

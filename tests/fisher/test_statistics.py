@@ -9,12 +9,12 @@ from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import collect_statistics, inverse_root, inverse_root_matrix
 
 
-@pytest.mark.parametrize("energy", ["logit", "sigmoid"])
-def test_statistics_are_those_of_the_oracle(energy):
+@pytest.mark.parametrize("output", ["logit", "sigmoid"])
+def test_statistics_are_those_of_the_oracle(output):
     discriminator, images = make_discriminator(3), make_images(5)
-    statistics = collect_statistics(FisherEngine(discriminator.baked(), energy), images.split(2))
+    statistics = collect_statistics(FisherEngine(discriminator.baked(), output), images.split(2))
     assert statistics.count == 5
-    for layer, (weight, bias) in zip(statistics.layers, oracle.scores(discriminator, images, energy), strict=True):
+    for layer, (weight, bias) in zip(statistics.layers, oracle.scores(discriminator, images, output), strict=True):
         torch.testing.assert_close(layer.weight_mean, weight.mean(0))
         torch.testing.assert_close(layer.weight_variance, weight.var(0, correction=0))
         torch.testing.assert_close(layer.bias_mean, bias.mean(0))

@@ -416,7 +416,7 @@ def test_rolling_back_for_ever_is_not_tried(recipe, images, tmp_path, monkeypatc
 
 
 def test_a_discriminator_that_cannot_learn_is_noticed(recipe, images, tmp_path):
-    """Deliberately broken: with next to no gain all energies are the same, whatever D does."""
+    """Deliberately broken: with next to no gain all logits are the same, whatever D does."""
     broken = dataclasses.replace(recipe, gain=1e-9, log_interval=1, iterations=20)
     with pytest.raises(DivergenceError, match="the discriminator has collapsed"):
         train(broken, images, tmp_path, quiet=True)

@@ -37,12 +37,12 @@ def test_the_pull_to_the_average_is_the_squared_distance_of_images():
     assert noisy.mean().item() == pytest.approx(0.01 * 48, rel=0.1)
 
 
-def test_the_gradient_penalty_is_half_the_squared_gradient_of_the_mean_energy():
+def test_the_gradient_penalty_is_half_the_squared_gradient_of_the_mean_logit():
     images = torch.randn(2, 3, 4, 4, requires_grad=True)
     slopes = torch.tensor([1.0, 3.0])
-    # Two positions an image with slopes 1 and 3 for all 48 pixels: the mean energy has slope 2.
-    energies = images.sum((1, 2, 3))[:, None] * slopes
-    penalty = gradient_penalty(energies, images)
+    # Two positions per image with slopes 1 and 3 for all 48 pixels: the mean logit has slope 2.
+    logits = images.sum((1, 2, 3))[:, None] * slopes
+    penalty = gradient_penalty(logits, images)
     assert penalty.item() == pytest.approx(0.5 * 48 * 4)
 
 

@@ -108,7 +108,7 @@ def test_similarities_are_those_of_mean_score_vectors(state, images, values):
     assert 0.01 < values["fisher_similarity/held_out"] < 0.9 * values["fisher_similarity/train"] < 0.9
 
 
-def test_energies_are_means_of_the_averaged_discriminator(state, images, values):
+def test_logits_are_means_of_the_averaged_discriminator(state, images, values):
     _, generated = _generated(state)
     real = {"train": _small(images[0], range(0, 20, 2)), "held_out": _small(images[1], range(10))}
     for name, some in (real | {"generated": generated}).items():
@@ -117,7 +117,7 @@ def test_energies_are_means_of_the_averaged_discriminator(state, images, values)
     assert abs(values["logit/negatives"] - values["logit/train"]) > 1e-4
 
 
-def test_energies_are_logits_where_the_loss_has_a_sigmoid(state, images, values):
+def test_logits_are_those_before_the_sigmoid_of_the_loss(state, images, values):
     recipe = replace(RECIPE, loss="least-squares")
     measured = Monitor(recipe, *images).measure(state)
     assert measured["logit/train"] == pytest.approx(values["logit/train"], rel=1e-5)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "atomic_update", "atomic_write", "finish_file", "finish_update", "locked", "made_folder", "real_path",
+    "atomic_update", "atomic_write", "finish_update", "fsync_file", "locked", "made_folder", "real_path",
     "reason_of", "save_figure", "sha256_of",
 ]  # fmt: skip
 
@@ -35,7 +35,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def finish_file(path: Path) -> None:
+def fsync_file(path: Path) -> None:
     """Flush a file to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -141,9 +141,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(ordinary)  # what wrote it may have put a private file in its place
-            finish_file(temporary)
+            fsync_file(temporary)
             temporary.replace(path)
-            _finish_folder(path.parent)
+            _fsync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -175,20 +175,20 @@ def atomic_update(folder: str | os.PathLike[str], head: str) -> Iterator[Path]:
             yield temporary
             for path in temporary.iterdir():
                 path.chmod(ordinary)
-                finish_file(path)
-            _finish_folder(temporary)
+                fsync_file(path)
+            _fsync_folder(temporary)
             if is_new:
                 temporary.rename(folder)
-                _finish_folder(folder.parent)
+                _fsync_folder(folder.parent)
                 return
             staged = temporary = temporary.rename(_staged(folder, temporary / head))
-            _finish_folder(folder)
+            _fsync_folder(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     with contextlib.suppress(FileNotFoundError):  # a head that has not changed lets readers finish it before
         (staged / head).replace(folder / head)
-    _finish_folder(folder)
+    _fsync_folder(folder)
     finish_update(folder, head)
 
 
@@ -201,7 +201,7 @@ def finish_update(folder: str | os.PathLike[str], head: str) -> None:
         for path in sorted(staged.iterdir()):
             path.replace(folder / path.name)
         staged.rmdir()
-    _finish_folder(folder)
+    _fsync_folder(folder)
 
 
 def _staged(folder: Path, head: Path) -> Path:
@@ -215,7 +215,7 @@ def _remove_leftovers(folder: Path, pattern: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _finish_folder(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the system can."""
     if os.name == "posix":
         with contextlib.suppress(OSError):

@@ -38,7 +38,7 @@ from afv_metric.bundles.resolve import DEFAULT_BUNDLE
 from afv_metric.bundles.twin import random_twin
 from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.vectors import Features, ScoreFeatures, UInt8Images, extract
-from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images
+from afv_metric.images.cache import ImageSet, ImageView, draw_images, load_images
 from afv_metric.networks import DiscriminatorConfig
 from afv_metric.train.divergence import DivergenceError
 from experiments.features import PixelFeatures, PooledFeatures, store
@@ -80,7 +80,7 @@ class Examples(NamedTuple):
         labels: int64 ``(N,)``.
     """
 
-    images: Rows
+    images: ImageView
     labels: Tensor
 
 
@@ -211,7 +211,7 @@ def _shuffled(images: ImageSet, number: Tensor, seed: int) -> Examples:
 class _Augmented:
     """Images moved and mirrored; the same slice is the same images again, whichever thread asks for it."""
 
-    def __init__(self, images: Rows, *key: int) -> None:
+    def __init__(self, images: ImageView, *key: int) -> None:
         self._images, self._key = images, key
 
     def __len__(self) -> int:

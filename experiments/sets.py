@@ -37,7 +37,7 @@ from afv_metric.files import atomic_write, save_figure
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.sets import BlockScores, SetComparison, block_scores, compare_sets, similarity_at
 from afv_metric.fisher.statistics import FisherStatistics
-from afv_metric.images.cache import ImageSet, Rows, load_images
+from afv_metric.images.cache import ImageSet, ImageView, load_images
 from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import parallel_map
 from bapps_eval.formats import format_number
@@ -56,7 +56,7 @@ FloatArray = NDArray[np.float64]
 
 
 def score_sets(
-    bundle: Bundle, images: Rows, sets: Iterable[Sequence[Tensor]], *, device: str | torch.device = "cpu"
+    bundle: Bundle, images: ImageView, sets: Iterable[Sequence[Tensor]], *, device: str | torch.device = "cpu"
 ) -> Iterator[BlockScores]:
     """Mean scores of sets of images, block by block; on the CPU one set a core.
 
@@ -80,7 +80,7 @@ def score_sets(
         yield scores
 
 
-def _read(images: Rows, rows: Tensor) -> Tensor:
+def _read(images: ImageView, rows: Tensor) -> Tensor:
     return to_network_range(images[rows], normalize=False, dtype=torch.float32)
 
 
@@ -162,7 +162,7 @@ def compare_all(
 
 def compare_halves(
     bundle: Bundle,
-    images: Rows,
+    images: ImageView,
     sizes: Sequence[int],
     *,
     draws: int = 5,

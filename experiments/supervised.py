@@ -100,7 +100,7 @@ def train_supervised(
 
     Args:
         network: From images ``(N, 3, H, W)`` in [-1, 1] to ``(N, classes)``.
-        images: Gives the uint8 images ``(n, 3, H, W)`` of int64 rows ``(n,)``, such as ``Rows.__getitem__``.
+        images: Gives the uint8 images ``(n, 3, H, W)`` of int64 rows ``(n,)``, such as ``ImageView.__getitem__``.
         labels: int64 ``(N,)``.
         epochs: Passes over the images.
         batch_size: Images a step; the images left over at the end of an epoch wait for the next one.

@@ -32,7 +32,7 @@ class Features(Protocol):
 
 
 class UInt8Images(Protocol):
-    """Decoded images, such as a uint8 tensor ``(N, 3, H, W)`` or :class:`afv_metric.images.cache.Rows`."""
+    """Decoded images, such as a uint8 tensor ``(N, 3, H, W)`` or :class:`afv_metric.images.cache.ImageView`."""
 
     def __len__(self) -> int:
         """Number of images."""

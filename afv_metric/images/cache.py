@@ -31,29 +31,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from afv_metric.files import finish_file, reason_of
+from afv_metric.files import fsync_file, reason_of
 from afv_metric.images.listing import Picture
 from afv_metric.images.reading import ImageError, Reader
 from afv_metric.images.sources import Source, class_folders
 from afv_metric.images.streams import find_sources
 from afv_metric.images.tiles import Tiling, resize_and_center_crop
 
-__all__ = ["FEWEST_IMAGES", "ImageSet", "Rows", "draw_images", "load_images", "split_held_out", "take_images"]
+__all__ = ["FEWEST_IMAGES", "ImageSet", "ImageView", "draw_images", "load_images", "split_held_out", "take_images"]
 
 FEWEST_IMAGES = 64
 _VERSION = 4  # of the cache and the rules above; another one is built anew
 _log = logging.getLogger(__name__)
 
 
-class Rows:
-    """Some of the rows of a large tensor of images, without a copy: it may be far larger than the memory.
+class ImageView:
+    """A view of some images of a tensor, without a copy: the tensor may be far larger than the memory.
 
-    Images are uint8 ``(N, height, width, C)``; those of chosen rows are copied as ``(n, C, height, width)`` in
+    Images are uint8 ``(N, height, width, C)``; those that an index chooses are copied as ``(n, C, height, width)`` in
     channels-last memory.
 
     Example:
-        >>> rows = Rows(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 3]))
-        >>> len(rows), rows[torch.tensor([1, 1, 0])].shape
+        >>> view = ImageView(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 3]))
+        >>> len(view), view[torch.tensor([1, 1, 0])].shape
         (2, torch.Size([3, 3, 8, 8]))
     """
 
@@ -76,15 +76,15 @@ class Rows:
         copied = self._pixels.index_select(0, self._rows[chosen])
         return copied.view(-1, *self._image_shape).permute(0, 3, 1, 2)
 
-    def take(self, chosen: Tensor) -> Rows:
-        """Rows of these rows, still without a copy."""
-        return Rows(self._pixels.view(-1, *self._image_shape), self._rows[chosen])
+    def take(self, chosen: Tensor) -> ImageView:
+        """A view of some of these images, still without a copy."""
+        return ImageView(self._pixels.view(-1, *self._image_shape), self._rows[chosen])
 
 
 class ImageSet(NamedTuple):
     """Decoded images."""
 
-    images: Rows  # images[chosen] copies a batch, uint8 (n, C, size, size)
+    images: ImageView  # images[chosen] copies a batch, uint8 (n, C, size, size)
     labels: Tensor | None  # class of each, int64 (N,); None unless all sources have classes
     classes: tuple[str, ...]  # their names; those of several sources one after the other, each with its source
     names: Sequence[str]  # of each image: its source, and the path inside it
@@ -268,7 +268,7 @@ def _open_entry(entry: Path) -> ImageSet | None:
         if (entry / "pixels.bin").stat().st_size != math.prod(shape):
             raise ValueError("pixels.bin has another size than index.json says")
         # "c" maps it for reading; numpy calls such arrays writable, as torch wants them.
-        rows = Rows(torch.from_numpy(np.memmap(entry / "pixels.bin", np.uint8, "c", shape=shape)))
+        rows = ImageView(torch.from_numpy(np.memmap(entry / "pixels.bin", np.uint8, "c", shape=shape)))
         pictures = torch.tensor(numbers) if numbers[-1] + 1 < len(names) else None
         images = ImageSet(rows, *_classes(names, index["counts"]), names, index["fingerprint"], pictures, index["end"])
     except (OSError, ValueError, TypeError, LookupError) as error:
@@ -375,7 +375,7 @@ def _write_entry(entry: Path, sources: Sequence[Source], rules: _Rules, quiet: b
     if broken:
         (entry / "broken.json").write_text(json.dumps(broken, indent=1) + "\n")
     for path in entry.iterdir():
-        finish_file(path)
+        fsync_file(path)
 
 
 def _check_room(folder: Path, needed: int) -> None:

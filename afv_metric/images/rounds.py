@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from afv_metric.files import atomic_write
-from afv_metric.images.cache import ImageSet, Rows, take_images
+from afv_metric.images.cache import ImageSet, ImageView, take_images
 
 __all__ = ["Rounds"]
 
@@ -25,7 +25,7 @@ class Rounds:
     def __init__(
         self,
         everything: ImageSet,  # of the first round, which lasts for ever where they are all that there is
-        trained: Rows,  # those of them that are trained on
+        trained: ImageView,  # those of them that are trained on
         held_out: Collection[str],  # names of those that are not, nor when they come again
         load: Callable[[Any], ImageSet],  # loads the round that begins at a position
         draws: int,  # images per iteration
@@ -41,14 +41,14 @@ class Rounds:
         if self._starts[0] != everything.end:
             raise ValueError(f"{file} is of another stream; give the same --data and --cache-gb, or another --out")
 
-    def at(self, iteration: int) -> Rows:
+    def at(self, iteration: int) -> ImageView:
         """The images that an iteration draws from."""
         number = iteration * self._draws // self._length if self._endless else 0
         if number != self._number:
             self._number, self._images = number, self._round(number) if number else self._first
         return self._images
 
-    def _round(self, number: int) -> Rows:
+    def _round(self, number: int) -> ImageView:
         while len(self._starts) < number:  # the file is lost, so that all that came before is read again
             self._starts.append(self._load(self._starts[-1]).end)
         images = self._load(self._starts[number - 1])

@@ -28,7 +28,7 @@ from afv_metric.bundles.bundle import Bundle
 from afv_metric.distributed import any_rank, average, rank_and_world_size
 from afv_metric.files import atomic_write, locked, made_folder
 from afv_metric.images.augment import augment
-from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
+from afv_metric.images.cache import ImageSet, ImageView, draw_images, load_images, split_held_out
 from afv_metric.images.grid import save_grid
 from afv_metric.images.reading import Reader
 from afv_metric.images.rounds import Rounds
@@ -235,7 +235,7 @@ def _run(
         writer.log.close()
 
 
-def iterate(state: State, recipe: Recipe, images: Rows | Tensor, device: torch.device) -> dict[str, Tensor]:
+def iterate(state: State, recipe: Recipe, images: ImageView | Tensor, device: torch.device) -> dict[str, Tensor]:
     """One iteration of training, which changes the state: steps of the generator and the discriminator, both averages.
 
     Of the images, uint8 ``(N, C, 2 S, 2 S)``, crops of S are seen. Losses, mean logits and their spread over the batch

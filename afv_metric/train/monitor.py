@@ -55,10 +55,10 @@ class Monitor:
     features ``(N, F)``; it is torchmetrics' network by default, if that and its weights can be had.
 
     Example:
-        >>> from afv_metric.images.cache import Rows
+        >>> from afv_metric.images.cache import ImageView
         >>> recipe = Recipe(width=4, generator_width=4, monitor_samples=8)
         >>> pixels = torch.randint(256, (12, 64, 64, 3), dtype=torch.uint8)
-        >>> images = ImageSet(Rows(pixels), None, (), [""] * 12, "")
+        >>> images = ImageSet(ImageView(pixels), None, (), [""] * 12, "")
         >>> values = Monitor(recipe, images, images).measure(State(recipe, torch.device("cpu")))
         >>> 0 <= values["fisher_similarity/held_out"] <= 1, values["generator_drift"]
         (True, 0.0)

@@ -30,7 +30,7 @@ class Recipe:
         spectral_norm: Whether D's convolutions are spectrally normalised.
         loss: ``"hinge"``; ``"logistic"``, the logit as that of being real (Goodfellow et al. 2014); or
             ``"least-squares"`` on the sigmoid of the logit (the paper).
-        gamma: Weight of the generator's pull towards its own average (eq. 7 of the paper); 0 switches it off.
+        gamma: Weight of the proximal term, which holds G near its average (eq. 7 of the paper); 0 switches it off.
         noise_std: Standard deviation of the noise in that term, in units of [-1, 1] images.
         r1: Weight of the zero-centred gradient penalty on real images (section 4 of the paper); 0 switches it off.
         augmentation: ``"multiscale"``: crops between half and one and a half times the size of the images;

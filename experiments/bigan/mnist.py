@@ -216,8 +216,9 @@ class Networks(nn.Module):
 def _game(networks: Networks, images: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     """Losses of D and of G in a game without an encoder; G's gradient does not vanish where D is sure."""
     assert networks.discriminator
-    of_real, of_generated = networks.discriminator(images), networks.discriminator(generated)
-    return (F.softplus(-of_real).mean() + F.softplus(of_generated).mean()) / 2, F.softplus(-of_generated).mean()
+    real_logits, generated_logits = networks.discriminator(images), networks.discriminator(generated)
+    discriminator_loss = (F.softplus(-real_logits).mean() + F.softplus(generated_logits).mean()) / 2
+    return discriminator_loss, F.softplus(-generated_logits).mean()
 
 
 def _gan(networks: Networks, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:

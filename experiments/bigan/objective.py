@@ -47,8 +47,8 @@ class BiGAN(nn.Module):
 
     def losses(self, real: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> BiGANLosses:
         """Losses of both sides from :meth:`pairs`; detach the pairs for a step of D alone."""
-        of_real, of_generated = self.discriminator(*real), self.discriminator(*generated)
+        real_logits, generated_logits = self.discriminator(*real), self.discriminator(*generated)
         return BiGANLosses(
-            F.softplus(-of_real).mean() + F.softplus(of_generated).mean(),
-            F.softplus(of_real).mean() + F.softplus(-of_generated).mean(),
+            F.softplus(-real_logits).mean() + F.softplus(generated_logits).mean(),
+            F.softplus(real_logits).mean() + F.softplus(-generated_logits).mean(),
         )

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from afv_metric.files import atomic_write
 from afv_metric.images.augment import augment
-from afv_metric.images.cache import Rows, load_images, split_held_out
+from afv_metric.images.cache import ImageView, load_images, split_held_out
 from afv_metric.networks import Generator, GeneratorConfig
 from afv_metric.train.checkpoint import (
     latest_checkpoint,
@@ -288,7 +288,9 @@ def export_run(run: str | Path, name: str) -> TrainedEncoder:
     return TrainedEncoder(name, state.averaged_encoder, training)
 
 
-def iterate(state: BiGANState, recipe: BiGANRecipe, images: Rows | Tensor, device: torch.device) -> dict[str, Tensor]:
+def iterate(
+    state: BiGANState, recipe: BiGANRecipe, images: ImageView | Tensor, device: torch.device
+) -> dict[str, Tensor]:
     """One iteration: a step of D, and one of E and G, both from the same pairs, as in the paper.
 
     Args:
@@ -321,7 +323,7 @@ def iterate(state: BiGANState, recipe: BiGANRecipe, images: Rows | Tensor, devic
     return {"loss_d": losses.discriminator.detach(), "loss_eg": losses.encoder_generator.detach()}
 
 
-def _draw(recipe: BiGANRecipe, images: Rows | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _draw(recipe: BiGANRecipe, images: ImageView | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch of images and one of latents, from torch's global random stream."""
     chosen = torch.randint(len(images), (recipe.batch_size,))
     real = augment(images[chosen].to(device).float() / 127.5 - 1, _SIZE, recipe.augmentation)
@@ -333,7 +335,7 @@ def _autocast(recipe: BiGANRecipe, device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def _normalise(state: BiGANState, recipe: BiGANRecipe, images: Rows, device: torch.device) -> None:
+def _normalise(state: BiGANState, recipe: BiGANRecipe, images: ImageView, device: torch.device) -> None:
     """Measure the statistics of the averaged networks' batch norms, always over the same images and latents.
 
     Those of the networks in training belong to other weights: with them reconstructions are clearly worse.

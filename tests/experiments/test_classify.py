@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from afv_metric.fisher.vectors import ScoreFeatures, extract
-from afv_metric.images.cache import Rows
+from afv_metric.images.cache import ImageView
 from afv_metric.train.divergence import DivergenceError
 from experiments import classify
 from experiments.classify import Settings, add_arguments, read_examples, run
@@ -224,7 +224,7 @@ def test_sketch_keeps_what_vectors_tell(bundle):
 
 def test_augmented_slices_repeat():
     drawn = torch.Generator().manual_seed(0)
-    rows = Rows(torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8, generator=drawn))
+    rows = ImageView(torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8, generator=drawn))
     moved = classify._Augmented(rows, 3)
     assert torch.equal(moved[slice(8, 16)], moved[slice(8, 16)])
     assert not torch.equal(moved[slice(8, 16)], classify._Augmented(rows, 4)[slice(8, 16)])

@@ -188,10 +188,10 @@ def test_the_picture_has_a_line_for_every_run_that_has_values(tmp_path, monkeypa
     pictures = []
     monkeypatch.setattr(Picture, "savefig", lambda self, *_, **__: pictures.append(self))
     draw({"gamma-0": curves(9), "gamma-1": curves(5)}, tmp_path / "figure.png")
-    logit, pull = pictures[0].axes
-    assert (logit.get_title(), pull.get_title()) == ("logit (train, generated)", "generator drift")
-    assert (logit.get_yscale(), pull.get_yscale()) == ("linear", "log")
-    assert pull.get_lines()[1].get_xydata().tolist() == [[1, 0.25], [2, 0.5], [3, 0.75], [4, 1.0]]
+    logit, drift = pictures[0].axes
+    assert (logit.get_title(), drift.get_title()) == ("logit (train, generated)", "generator drift")
+    assert (logit.get_yscale(), drift.get_yscale()) == ("linear", "log")
+    assert drift.get_lines()[1].get_xydata().tolist() == [[1, 0.25], [2, 0.5], [3, 0.75], [4, 1.0]]
     assert [line.get_linestyle() for line in logit.get_lines()] == ["-", ":", "-", ":"]
     assert len({line.get_color() for line in logit.get_lines()}) == 2
     assert [text.get_text() for text in pictures[0].legends[0].get_texts()] == ["gamma-0", "gamma-1"]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.sets import SetComparison, block_scores, compare_sets
-from afv_metric.images.cache import ImageSet, Rows
+from afv_metric.images.cache import ImageSet, ImageView
 from afv_metric.images.tensors import to_network_range
 from experiments import sets
 from experiments.sets import compare_all, compare_halves, score_classes, score_sets
@@ -32,7 +32,7 @@ def images():
     """Noise of three brightnesses, of which the first two are close; one class is small."""
     parts = [_pixels(40, 0, 100, 0), _pixels(40, 10, 110, 1), _pixels(12, 120, 256, 2)]
     labels = torch.arange(3).repeat_interleave(torch.tensor([40, 40, 12]))
-    return ImageSet(Rows(torch.cat(parts)), labels, CLASSES, [""] * 92, "")
+    return ImageSet(ImageView(torch.cat(parts)), labels, CLASSES, [""] * 92, "")
 
 
 def test_all_pairs_are_compared_the_closest_first(bundle, images):
@@ -116,7 +116,7 @@ def test_halves_are_disjoint_samples_whose_sizes_are_nested(bundle, images, monk
 
 
 def test_samples_of_one_set_differ_by_a_bias_that_falls_as_one_over_n(bundle):
-    images = Rows(_pixels(240, 0, 256, 3))
+    images = ImageView(_pixels(240, 0, 256, 3))
     found = compare_halves(bundle, images, [10, 80], draws=8)
     plain, corrected, biases = (
         {size: np.array([read(one) for one in draws]) for size, draws in found.items()}

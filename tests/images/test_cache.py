@@ -16,7 +16,7 @@ from torchvision.datasets import CIFAR10
 
 from afv_metric.images import Reader, read_image
 from afv_metric.images import cache as data
-from afv_metric.images.cache import ImageSet, Rows, draw_images, load_images, split_held_out
+from afv_metric.images.cache import ImageSet, ImageView, draw_images, load_images, split_held_out
 from afv_metric.images.tiles import Tiling, resize_and_center_crop
 
 
@@ -402,12 +402,12 @@ def test_what_was_found_is_told(tree, caplog):
     assert f"66 images in 2 classes from {tree} (folder)" in caplog.text
 
 
-# Rows and splits
+# Views and splits
 
 
 def test_rows_of_rows():
     pixels = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 4, 5, 3).contiguous()
-    rows = Rows(pixels).take(torch.tensor([5, 1, 3])).take(torch.tensor([2, 0]))
+    rows = ImageView(pixels).take(torch.tensor([5, 1, 3])).take(torch.tensor([2, 0]))
     assert rows.shape == (2, 3, 4, 5)
     assert rows[:].shape == rows.shape
     assert rows[torch.tensor([1, 0, 1])][:, 2, 3, 4].tolist() == [5, 3, 5]
@@ -453,7 +453,7 @@ def test_odd_shares(tree):
 def test_a_smaller_choice_is_part_of_a_larger_one():
     names = [str(index) for index in range(20)]
     pixels = torch.arange(20, dtype=torch.uint8)[:, None, None, None].expand(20, 2, 2, 3).contiguous()
-    everything = ImageSet(Rows(pixels), torch.arange(20), ("one",), names, "")
+    everything = ImageSet(ImageView(pixels), torch.arange(20), ("one",), names, "")
     few, more = (draw_images(everything, count, seed=3) for count in (5, 12))
     assert len(few.names) == len(few.images) == 5
     assert set(few.names) < set(more.names)

@@ -29,7 +29,7 @@ def test_logistic_by_hand():
     assert generator_loss("logistic", negatives).item() == pytest.approx(-(math.log(0.2) + math.log(0.4)) / 2)
 
 
-def test_the_pull_to_the_average_is_the_squared_distance_of_images():
+def test_the_proximal_term_is_the_squared_distance_of_images():
     images, averaged = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
     assert proximal_term(images, averaged, 0.0).item() == pytest.approx(0.25 * 48)
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from afv_metric import AFVDistance
 from afv_metric.bundles.bundle import Bundle
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.statistics import collect_statistics
-from afv_metric.images.cache import ImageSet, Rows
+from afv_metric.images.cache import ImageSet, ImageView
 from afv_metric.networks import Discriminator, Generator
 from afv_metric.train import monitor as module
 from afv_metric.train.monitor import Monitor
@@ -53,7 +53,7 @@ def _image_set(count, seed=0, shift=0.0):
     latents = torch.randn(count, RECIPE.latent_size, generator=torch.Generator().manual_seed(seed))
     small = (_State().averaged_generator(latents) + shift).clamp(-1, 1) * 127.5 + 127.5
     pixels = F.interpolate(small, scale_factor=2).byte().permute(0, 2, 3, 1).contiguous()
-    return ImageSet(Rows(pixels), None, (), [""] * count, "")
+    return ImageSet(ImageView(pixels), None, (), [""] * count, "")
 
 
 def _small(images, rows):
@@ -124,7 +124,7 @@ def test_logits_are_those_before_the_sigmoid_of_the_loss(state, images, values):
     assert measured["fisher_similarity/train"] != pytest.approx(values["fisher_similarity/train"], rel=1e-6)
 
 
-def test_the_pull_is_the_squared_distance_of_both_generators(images, values):
+def test_the_drift_is_the_squared_distance_of_both_generators(images, values):
     assert values["generator_drift"] == 0
     state = _State()
     with torch.no_grad():
@@ -267,7 +267,7 @@ def _labelled(count, seed, *, random_labels=False):
     pixels[labels == 1] += 100
     if random_labels:
         labels = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
-    return ImageSet(Rows(pixels.contiguous()), labels + 5, (), [""] * count, "")
+    return ImageSet(ImageView(pixels.contiguous()), labels + 5, (), [""] * count, "")
 
 
 def test_the_probe_tells_what_can_be_told(state):
@@ -331,15 +331,15 @@ def test_inception_score_and_frechet_distance_of_a_network(state, images):
     values, again = monitor.measure(state), monitor.measure(state)
     assert (values["inception_score"], values["fid"]) == (again["inception_score"], again["fid"])
     _, generated = _generated(state)
-    of_generated, of_real = (
+    generated_features, real_features = (
         _Features()((some * 127.5 + 127.5).round().byte()).double()
         for some in (generated, _small(images[0], range(0, 20, 2)))
     )
-    gap = (of_generated.mean(0) - of_real.mean(0)).square().sum()
-    first, second = of_generated.T.cov(), of_real.T.cov()
+    gap = (generated_features.mean(0) - real_features.mean(0)).square().sum()
+    first, second = generated_features.T.cov(), real_features.T.cov()
     roots = torch.linalg.eigvals(first @ second).sqrt().real.sum()
     assert values["fid"] == pytest.approx(float(gap + first.trace() + second.trace() - 2 * roots), rel=1e-3)
-    shares = of_generated.softmax(1)
+    shares = generated_features.softmax(1)
     score = (shares * (shares / shares.mean(0)).log()).sum(1).mean().exp()
     # Over ten parts of six images, which lowers it a little.
     assert values["inception_score"] == pytest.approx(float(score), rel=0.1)

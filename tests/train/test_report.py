@@ -113,7 +113,7 @@ def page(tmp_path_factory):
     recipe = Recipe(iterations=4000)
     runs = [
         _save_run(folder / "plain & <simple>", recipe),
-        _save_run(folder / "pulled", replace(recipe, gamma=0.25), inception=True, grids=range(0, 20000, 1000)),
+        _save_run(folder / "proximal", replace(recipe, gamma=0.25), inception=True, grids=range(0, 20000, 1000)),
     ]
     return write_report(runs, folder / "reports" / "report.html")
 
@@ -140,14 +140,14 @@ def test_names_are_text_and_never_markup(page, read):
 
 
 def test_the_summary_has_the_latest_values_and_the_best_iteration(read):
-    row = read.row("pulled", "imagenet")
-    assert row == ["pulled", "imagenet", "4,000", "6 min", "0.7", "0.35", "0.6 at 2,000", "0", "-1", "-2"]
+    row = read.row("proximal", "imagenet")
+    assert row == ["proximal", "imagenet", "4,000", "6 min", "0.7", "0.35", "0.6 at 2,000", "0", "-1", "-2"]
 
 
 def test_tables_hold_what_was_measured(read):
     assert read.row("2afc/val") == ["2afc/val", "0.6 / 0.5", "0.7 / 0.6", "0.8 / 0.7"]
     assert read.row("blocks.1.conv2") == ["blocks.1.conv2", "2.5", "0.125", "7"]
-    assert read.row("pulled", "0.25") == ["pulled", "0.25", "0.01", "18.4", "0.35", "3.25"]
+    assert read.row("proximal", "0.25") == ["proximal", "0.25", "0.01", "18.4", "0.35", "3.25"]
     assert read.row("plain & <simple>", "0")[-1] == "\N{EN DASH}"
 
 
@@ -158,32 +158,32 @@ def test_the_difference_between_recipes_is_marked(read):
 
 
 def test_at_most_eight_grids_a_run_from_first_to_last(read, page):
-    shown = re.findall(r'alt="samples of pulled at iteration (\d+)"', page.read_text(encoding="utf-8"))
+    shown = re.findall(r'alt="samples of proximal at iteration (\d+)"', page.read_text(encoding="utf-8"))
     assert len(shown) == 8
     assert (shown[0], shown[-1]) == ("0", "19000")
 
 
 def test_untrained_networks_are_horizontal_lines(page, monkeypatch):
-    drawn = _panels(monkeypatch, page.parent.parent / "pulled")["Agreement with people"][0].curves
+    drawn = _panels(monkeypatch, page.parent.parent / "proximal")["Agreement with people"][0].curves
     lines = drawn
     assert lines["local"] == [(0, 0.6), (1000, 0.625), (2000, 0.65), (3000, 0.6 + 0.075), (4000, 0.7)]
     assert lines["local, untrained"] == [(0, 0.6), (4000, 0.6)]
 
 
 def test_curves_are_what_was_recorded_and_thinned(page, monkeypatch):
-    panels = _panels(monkeypatch, page.parent.parent / "pulled")
+    panels = _panels(monkeypatch, page.parent.parent / "proximal")
     train, held_out, gap = panels["Fisher Similarity"]
-    pulled = train.curves["pulled"]
-    assert pulled[-1] == (4000, 0.7)
-    assert gap.curves["pulled"] == [
-        (x, y - z) for (x, y), (_, z) in zip(pulled, held_out.curves["pulled"], strict=True)
+    proximal = train.curves["proximal"]
+    assert proximal[-1] == (4000, 0.7)
+    assert gap.curves["proximal"] == [
+        (x, y - z) for (x, y), (_, z) in zip(proximal, held_out.curves["proximal"], strict=True)
     ]
-    loss = panels["Losses"][0].curves["pulled"]
+    loss = panels["Losses"][0].curves["proximal"]
     assert len(loss) == 400
     thinned = figures._thin(loss)
     assert len(thinned) == 200
     assert thinned[0] == (15, pytest.approx(1 + (1 / 10 + 1 / 20) / 2))
-    assert dict(panels["Time"][0].curves["pulled"])[10] == pytest.approx(0.1)
+    assert dict(panels["Time"][0].curves["proximal"])[10] == pytest.approx(0.1)
     assert panels["Dead channels"][0].curves["block 2"][-1] == (4000, 0.25)
 
 

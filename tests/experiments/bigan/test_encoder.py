@@ -51,7 +51,7 @@ def test_nothing_changes_if_writing_fails(folder: Path, monkeypatch: pytest.Monk
     def fail(path: Path) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("afv_metric.files.finish_file", fail)
+    monkeypatch.setattr("afv_metric.files.fsync_file", fail)
     with pytest.raises(OSError, match="no space left"):
         save_encoder(make_trained(seed=1), folder)
     assert torch.equal(load_encoder(folder).encoder.head.weight, make_trained().encoder.head.weight)

@@ -53,8 +53,8 @@ def test_losses_where_d_knows_nothing() -> None:
 def test_discriminator_loss_is_minus_the_value_of_the_game() -> None:
     game = make_game()
     real, generated = game.pairs(torch.randn(7, 3), torch.randn(4, 2))
-    of_real, of_generated = torch.sigmoid(game.discriminator(*real)), torch.sigmoid(game.discriminator(*generated))
-    value = of_real.log().mean() + (1 - of_generated).log().mean()
+    p_real, p_generated = (torch.sigmoid(game.discriminator(*pairs)) for pairs in (real, generated))
+    value = p_real.log().mean() + (1 - p_generated).log().mean()
     torch.testing.assert_close(game.losses(real, generated).discriminator, -value)
 
 
@@ -76,8 +76,8 @@ def test_inverse_objective_keeps_its_gradient_where_d_is_sure() -> None:
 
     losses = make_game(Sure()).losses((logits[1:, None], torch.zeros(1, 2)), (logits[:1, None], torch.zeros(1, 2)))
     assert losses.encoder_generator.item() == pytest.approx(60)
-    (of_generated,) = torch.autograd.grad(F.softplus(-(logits[0] + shift)), shift)
-    assert of_generated.item() == pytest.approx(-1)
+    (slope,) = torch.autograd.grad(F.softplus(-(logits[0] + shift)), shift)
+    assert slope.item() == pytest.approx(-1)
     assert losses.discriminator.item() < 1e-9
 
 

@@ -68,8 +68,8 @@ class AFVDistance(nn.Module):
 
     Three forms share one network. ``"activation"`` compares whitened activations: their direction at each position and
     their texture in windows. ``"local"`` compares the scores of untied weights at every position, whitened by Kronecker
-    factors. ``"fisher"`` is eq. 5 of the paper, divided by the number of parameters, on the levels of an image pyramid.
-    A bundle's default is the form that people agree with most.
+    factors. ``"fisher"`` is eq. 5 of the paper per parameter, with a floor under the variances, summed over weighted
+    levels of an image pyramid. A bundle's default is the form that people agree with most.
 
     The module is frozen by construction: its weights are plain tensors of its own, no parameters and no buffers, so
     nothing that walks over the modules of a surrounding model can change them, and they are in no ``state_dict``. It
@@ -85,7 +85,7 @@ class AFVDistance(nn.Module):
             :class:`~afv_metric.bundles.bundle.Bundle`.
         form: Form of the distance; the bundle's default if None.
         pooling: Exponent, from 1 on, of the mean over positions in the forms ``local`` and ``activation``; the bundle's
-            if None. People agree most with a high one, which looks at the places that differ most; as a loss, a low one
+            if None. People agree most with a high one, which favours the places that differ most; as a loss, a low one
             such as 2 has a denser gradient.
         spatial: Return maps of the local distance instead of distances, each scaled so that its mean is the distance
             (which pools the map by a mean of high order).

@@ -104,7 +104,7 @@ def load_images(
     most: int | None = None,
     position: Any = None,
 ) -> ImageSet:
-    """Decode images, or find them decoded by an earlier call; see :mod:`afv_metric.images.cache` for all rules.
+    """Decode images, or find them decoded by an earlier call; the notes of this module name those with the rules.
 
     The decoded images lie in a folder of the cache: ``pixels.bin``, ``index.json`` and, if any image could not be
     read, ``broken.json`` with the reasons. They are used again as long as the names, sizes and modification times of

@@ -1,4 +1,4 @@
-"""Monitors of a training run: what the averaged discriminator, the metric in the making, is worth at an iteration.
+"""Monitors of a training run: what the averaged discriminator, the metric in the making, measures at an iteration.
 
 All of it is measured on the same images and the same latents every time, so that a curve moves only with the weights.
 Measuring changes nothing in the run: no mode, no buffer; random numbers are a function of the iteration there. It meets
@@ -35,7 +35,7 @@ from afv_metric.train.state import State
 __all__ = ["Monitor"]
 
 _BATCH = 50
-# Of judged images: halves and quarters. Whole images, too, would take 3/4 of the time.
+# Of the forms fisher and local: half and quarter size. Full size, too, would take 3/4 of the time.
 _LEVELS = (0.0, 0.67, 0.33)
 _SKETCH = 2048  # numbers that a score vector is reduced to for the linear probe
 _log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Monitor:
     number of images (see :mod:`afv_metric.fisher.sets`), is the same for both.
 
     Without held-out images their monitors are left out. ``evaluate`` gives scores by name, such as ``FORM/SET``, of a
-    bundle that compares images at half and quarter size. ``inception`` goes from uint8 images ``(N, 3, S, S)`` to
-    features ``(N, F)``; it is torchmetrics' network by default, if that and its weights can be had.
+    bundle that has the terms of an exported one, and for the other forms levels of half and quarter size.
+    ``inception`` maps uint8 images ``(N, 3, S, S)`` to features ``(N, F)``; default: torchmetrics' network, if at hand.
 
     Example:
         >>> from afv_metric.images.cache import ImageView

@@ -24,7 +24,7 @@ from torch import Tensor
 from afv_metric.files import atomic_write
 from afv_metric.images.distort import Ladder, add_noise, blur, compress, make_steps
 
-__all__ = ["FILE", "KINDS", "PHRASES", "Scale", "calibrate", "measure_ladders", "strength_at", "told_strength"]
+__all__ = ["FILE", "KINDS", "PHRASES", "Scale", "calibrate", "format_strength", "measure_ladders", "strength_at"]
 
 FILE = "scale.json"
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -81,12 +81,12 @@ def strength_at(name: str, curve: NDArray[np.float64], distance: float) -> float
     return float(np.exp(np.interp(distance, curve, np.log(KINDS[name].strengths))))
 
 
-def told_strength(name: str, curve: NDArray[np.float64], distance: float) -> str:
-    """The same in words.
+def format_strength(name: str, curve: NDArray[np.float64], distance: float) -> str:
+    """The strength as text, with ``<`` or ``>`` beyond the ladder.
 
     Example:
         >>> curve = np.linspace(0.1, 1.8, 18)
-        >>> told_strength("noise", curve, 0.01), told_strength("noise", curve, 2), told_strength("jpeg", curve, 2)
+        >>> format_strength("noise", curve, 0.01), format_strength("noise", curve, 2), format_strength("jpeg", curve, 2)
         ('<1', '>80', '<5')
     """
     value, strengths = strength_at(name, curve, distance), KINDS[name].strengths

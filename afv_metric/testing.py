@@ -52,12 +52,12 @@ def assert_images_close(
         value = float(distances[worst])
         if value <= at_most:
             return
-        told = f"the distance is {value:.6g}, at most {at_most:g} was expected"
+        message = f"the distance is {value:.6g}, at most {at_most:g} was expected"
         if len(distances) > 1:
-            told += f" (pair {worst} of {len(distances)})"
+            message += f" (pair {worst} of {len(distances)})"
         if heat_map is not None:
             values = afv_distance(*images, **{**settings, "spatial": True})[worst, 0]
             shown = levels_to_show(images[0], metric, settings)
             save_picture(colour_map(values, shown[worst % len(shown)]), heat_map)
-            told += f"; {heat_map} shows where, up to {float(values.max()):.6g} (pale yellow)"
-    raise AssertionError(told)
+            message += f"; {heat_map} shows where, up to {float(values.max()):.6g} (pale yellow)"
+    raise AssertionError(message)

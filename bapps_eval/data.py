@@ -221,9 +221,9 @@ def read_pairs(file: str | os.PathLike[str]) -> JudgedSet:
 def distinguish(sets: Sequence[JudgedSet]) -> list[JudgedSet]:
     """Call sets of equal names after where they come from, and refuse a set that is given twice."""
     names = Counter(judged.name for judged in sets)
-    told = [judged if names[judged.name] == 1 else replace(judged, name=judged.source.as_posix()) for judged in sets]
-    refuse_repeated(judged.name for judged in told)
-    return told
+    named = [judged if names[judged.name] == 1 else replace(judged, name=judged.source.as_posix()) for judged in sets]
+    refuse_repeated(judged.name for judged in named)
+    return named
 
 
 def refuse_repeated(names: Iterable[str]) -> None:

@@ -288,7 +288,7 @@ def _tried(name: str, compare: Distance, device: str) -> Metric:
     with _explained(name), torch.inference_mode():
         same, apart = (float(measure(image.to(device), other.to(device))) for other in (image, noisy))
     if not same < apart and not same > apart:
-        raise ValueError(f"{name} does not tell an image from a noisy copy; write a function: MODULE:CALLABLE")
+        raise ValueError(f"{name} does not separate an image from a noisy copy; write a function: MODULE:CALLABLE")
     sign = 1 if same < apart else -1
     return Metric(name, lambda img0, img1: sign * measure(img0, img1), one_at_a_time=True)
 

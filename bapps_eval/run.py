@@ -32,10 +32,10 @@ def read_for(metrics: Sequence[Metric], sets: Sequence[JudgedSet]) -> list[Judge
     channels = {metric.reader.channels for metric in metrics}
     ranges = {metric.reader.data_range for metric in metrics} - {None}
     if len(channels) > 1 or len(ranges) > 1:
-        told = "; ".join(
+        inputs = "; ".join(
             f"{one.name}: {one.reader.channels} channels, range {one.reader.data_range}" for one in metrics
         )
-        raise ValueError(f"these metrics take other images each and must be evaluated one by one: {told}")
+        raise ValueError(f"these metrics take other images each and must be evaluated one by one: {inputs}")
     reader = Reader(next(iter(ranges), None), next(iter(channels), 3))
     return [replace(judged, reader=reader) for judged in sets]
 

@@ -125,7 +125,7 @@ def lines(width: int, count: int, repeats: int) -> None:
                 times[name].append(spent)
     error = float((vectors["ours"] - vectors["plain"]).norm() / vectors["plain"].norm())
     print(
-        f"width {width}, {features.size:,} numbers an image: {count / statistics.median(times['ours']):.0f} images/s; "
+        f"width {width}, {features.size:,} numbers per image: {count / statistics.median(times['ours']):.0f} images/s; "
         f"the same vectors as the plain loop to {error:.0e}"
     )
     for name in ("plain", "published"):

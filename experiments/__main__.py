@@ -27,7 +27,7 @@ _EXPERIMENTS = {
     "classify": "linear classifiers on score vectors and their rivals (Table 1)",
     "sets": "Fisher distances between classes, and their bias (Figure 2)",
     "neighbours": "nearest neighbours, and whether the generator copies (Figures 6 and 7)",
-    "compress": "an index of score vectors at a few bytes an image",
+    "compress": "an index of score vectors at a few bytes per image",
     "monitor": "training runs that differ in one setting, and their curves (Figures 3, 4, 5 and 8)",
     "mnist": "bidirectional GANs and their rivals on MNIST (Donahue et al., Table 1)",
 }

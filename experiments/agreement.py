@@ -71,12 +71,12 @@ class Row(NamedTuple):
         form: Form of the distance; empty for peers.
         iterations: Iterations of training, with those of the bundles that it started from, at the bundle's own levels;
             None where there is none of that.
-        hours: Hours of training, likewise.
+        hours: Hours of training, counted in the same way.
         scores: Score on each set.
-        mean: Their mean.
-        interval: Its 95 % interval.
+        mean: Mean of the scores.
+        interval: 95 % interval of the mean.
         difference: The mean less that of the random initialisation.
-        difference_interval: Its 95 % interval.
+        difference_interval: 95 % interval of the difference.
     """
 
     name: str
@@ -123,7 +123,7 @@ def measure_all(
         forms: Forms of the distance.
         peers: Other metrics.
         by_level: Whether to score each level alone, too.
-        quiet: Show no progress.
+        quiet: Whether to show no progress.
 
     Raises:
         ValueError: If an item cannot be read or compared.
@@ -240,11 +240,11 @@ def extrapolate(run: Path, rows: Sequence[Row], teraflops: float) -> Iterator[st
     operations = count_operations(read_recipe(json.loads((run / "recipe.json").read_text())))
     exaflop = operations * PUBLISHED_ITERATIONS / 1e18
     here, there = hours / iterations * PUBLISHED_ITERATIONS, exaflop * 1e6 / teraflops / 3600
-    yield f"{run.name}: {operations / 1e9:.1f} GFLOP an iteration; {PUBLISHED_ITERATIONS:,} take {exaflop:.3f} EFLOP,"
+    yield f"{run.name}: {operations / 1e9:.1f} GFLOP per iteration; {PUBLISHED_ITERATIONS:,} take {exaflop:.3f} EFLOP,"
     yield f"{here:.0f} hours at the speed of this run, {there:.1f} GPU hours at {teraflops:g} TFLOP/s (assumed)"
     if iterations >= 2 * first:  # what less than a doubling added says nothing about one
         slope, end = growth(rows)
-        yield f"{slope:+.4f} a doubling; {format_number(end)} at {PUBLISHED_ITERATIONS:,} iterations if that went on"
+        yield f"{slope:+.4f} per doubling; {format_number(end)} at {PUBLISHED_ITERATIONS:,} iterations if that went on"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

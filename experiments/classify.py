@@ -1,4 +1,4 @@
-"""Table 1 of the paper: linear classifiers on Adversarial Fisher Vectors and on what they are held against.
+"""Table 1 of the paper: linear classifiers on Adversarial Fisher Vectors and on what they are compared with.
 
 Each kind of features is computed once and stored on disk in half precision, or computed anew for every epoch, as moved
 and mirrored images must be. Sketches of the vectors are taken as these are computed. Whitened vectors are divided by a
@@ -7,7 +7,7 @@ common factor, pooled features and pixels are standardised one by one, all by th
 D-pool is the discriminator's last map averaged over positions; ``d-pool-blocks`` joins the averages of all blocks.
 
 For features of up to 32,768 numbers, penalties and dropout that are not given are compared on a tenth of the training
-images, and the best pair is trained with all of them; longer ones take the defaults. The test images are looked at
+images, and the best pair is trained with all of them; longer ones take the defaults. The test images are used
 once, at the end.
 
 Each row of the table is added to ``rows.jsonl`` as soon as it is known, so that what a later kind of features fails at
@@ -63,7 +63,7 @@ _BATCH = 128
 _HELD_OUT = 0.1
 _PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _DROPOUTS = (0.0, 0.5)
-_LONG = 32_768  # numbers an image, above which penalties and dropout are not compared
+_LONG = 32_768  # numbers per image, above which penalties and dropout are not compared
 _LONG_PENALTY, _LONG_DROPOUT = 1e-5, 0.5
 _STEPS, _LONG_STEPS, _FEWEST_EPOCHS = 4_000, 2_400, 10
 _SCALING_IMAGES = 4_096
@@ -89,7 +89,7 @@ class Settings:
     """How features are classified.
 
     Attributes:
-        augment: Move and mirror the training images, and compute their features anew, for every epoch.
+        augment: Whether to move and mirror the training images, with features computed anew in every epoch.
         sketches: Lengths of sketches of the vectors, besides the vectors themselves.
         epochs: Epochs of a linear classifier; None: as many as make 2,400 steps for features of more than 32,768
             numbers, or else 4,000, but at least 10.
@@ -98,9 +98,9 @@ class Settings:
             numbers.
         penalty: L2 penalty of a linear classifier; None: chosen, or 1e-5 for features of more than 32,768 numbers.
         supervised_epochs: Epochs of the supervised network.
-        device: Where to compute.
+        device: Device to compute on.
         seed: Seed of everything that is drawn.
-        quiet: Show no progress bars.
+        quiet: Whether to show no progress bars.
     """
 
     augment: bool = False
@@ -127,17 +127,17 @@ class Row:
     """One line of the table.
 
     Attributes:
-        features: What was classified.
-        size: Numbers an image; of the supervised network its parameters.
+        features: Kind of the features.
+        size: Numbers per image; of the supervised network its parameters.
         train_accuracy: Share of the training images, not augmented, in their own class.
-        test_accuracy: Likewise of the test images.
+        test_accuracy: Share of the test images in their own class.
         interval: 95 % interval of the test accuracy by Wilson's formula, for the test images as a sample.
         processor_minutes: Time of the processor, the extraction of the features included.
         penalty: L2 penalty that was used; None for the supervised network.
-        dropout: Likewise.
+        dropout: Dropout that was used; None for the supervised network.
         rate: Step size the classifier was trained with in the end, lower than that of the settings if that diverged;
             None for the supervised network.
-        epochs: That it was trained for.
+        epochs: Epochs of the training.
         compared: Dropout, penalty, accuracy on the images held out, and step size, of all that were compared.
     """
 
@@ -167,11 +167,11 @@ def read_examples(
 
     Args:
         train: Folders with a folder for each class, or CIFAR archives; see :mod:`afv_metric.images.sources`.
-        test: Likewise.
+        test: Folders or archives of the test images.
         size: Side of the images in pixels.
-        limit: Use at most so many of either; 0: all.
-        seed: Of choice and order.
-        quiet: Show no progress bar.
+        limit: Largest number of either; 0: all.
+        seed: Seed of choice and order.
+        quiet: Whether to show no progress bar.
 
     Returns:
         Training images, test images and the names of the classes.
@@ -262,8 +262,8 @@ def classify(
         train: Training images in random order.
         test: Test images.
         classes: Number of classes.
-        settings: How.
-        folder: Where features are kept that are stored on disk; they are removed before their rows are yielded.
+        settings: How the features are classified.
+        folder: Folder for features that are stored on disk; they are removed before their rows are yielded.
 
     Yields:
         A row for each kind and for each sketch, as soon as it is known.

@@ -1,4 +1,4 @@
-"""Score vectors at a few bytes an image: an index of a folder by product quantisation, and what it finds again.
+"""Score vectors at a few bytes per image: an index of a folder by product quantisation, and what it finds again.
 
 The whitened score vector of an image, P numbers, becomes 4 to 128 bytes in three steps:
 
@@ -15,7 +15,7 @@ Kinds of codes and numbers of coordinates were chosen in trials with another net
 300 queries. Beside its codes an index holds what all images share, projection and codebooks; names are not counted.
 
 Queries are not quantised. The exact distance that recall is measured against is the ``fisher`` distance at the images'
-own resolution. Sketches of the gallery are kept in memory while an index is built, 8 KB an image at 4,096 numbers.
+own resolution. Sketches of the gallery are kept in memory while an index is built, 8 KB per image at 4,096 numbers.
 faiss is the optional extra ``index``: ``pip install "afv-metric[index]"``.
 """
 
@@ -110,7 +110,7 @@ class ImageIndex:
 
     Attributes:
         codes: The index of faiss, over the coordinates of ``projection``.
-        projection: From sketches to coordinates.
+        projection: Map from sketches to coordinates.
         names: Name of each image.
         settings: Bundle, sketch, seed, image size, bytes and kind of the codes.
     """
@@ -150,7 +150,7 @@ def group_dimensions(variances: Sequence[float], groups: int) -> list[int]:
     The largest goes to the emptiest group, which is the one of the smallest product so far among those with room.
 
     Args:
-        variances: Of the coordinates, as many as a multiple of the groups.
+        variances: Variances of the coordinates, a multiple of the groups in number.
         groups: Number of parts.
 
     Example:
@@ -215,10 +215,10 @@ def build_index(
     """Index images by their sketches.
 
     Args:
-        bundle: What the sketches are of.
+        bundle: Bundle of the sketches.
         sketches: ``(N, sketch)``, as :func:`~experiments.features.store` gives them.
-        projection: From :func:`fit_projection`; cut to what suits the number of bytes.
-        count: Bytes an image.
+        projection: Projection of :func:`fit_projection`; cut to what suits the number of bytes.
+        count: Bytes per image.
         names: Name of each image.
         seed: Seed that the sketches were made with, and of the choice of those that codes are trained on.
 
@@ -266,8 +266,8 @@ def save_index(index: ImageIndex, folder: str | Path, fingerprint: str = "") -> 
 
     Args:
         index: The index.
-        folder: Where to put it; what stands there is replaced file by file, and half of a new one is refused.
-        fingerprint: Of the images, for the record.
+        folder: Folder to write; what stands there is replaced file by file, and half of a new one is refused.
+        fingerprint: Fingerprint of the images, for the record.
     """
     folder = Path(folder)
     with atomic_write(folder / _INDEX) as temporary:
@@ -325,8 +325,8 @@ def search_index(
         index: The index.
         bundle: The bundle that it was built with.
         images: Decoded images of the size that the index was built at.
-        k: How many for each, at most as many as the index holds.
-        device: Where to compute score vectors.
+        k: Number of images for each, at most as many as the index holds.
+        device: Device to compute score vectors on.
 
     Returns:
         Estimates of the ``fisher`` distance, nearest first, and which images of the index.
@@ -356,8 +356,8 @@ def sketch_vectors(features: ScoreFeatures, vectors: Tensor) -> Tensor:
     """Sketch score vectors as features with a sketch do, without computing them anew.
 
     Args:
-        features: With a sketch.
-        vectors: Of the same bundle, without a sketch: ``(N, P)``.
+        features: Features with a sketch.
+        vectors: Score vectors of the same bundle, without a sketch: ``(N, P)``.
 
     Returns:
         ``(N, features.size)``.
@@ -471,7 +471,7 @@ def _build(options: argparse.Namespace, bundle: Bundle, folder: Path) -> tuple[d
         record["index"][str(count)] = entry
     if not queries:
         entry = record["index"][str(keep)]
-        head = ["index", "bytes an image", _SHARED, "images"]
+        head = ["index", "bytes per image", _SHARED, "images"]
         return record, [head, [entry["kind"], *_bytes(entry), str(entry["images"])]]
     chunks = (chunk.float() for chunk in sketches.split(_CHUNK))
     alone = {"bytes": 2 * options.sketch, "shared_bytes": 0}
@@ -481,7 +481,7 @@ def _build(options: argparse.Namespace, bundle: Bundle, folder: Path) -> tuple[d
     rows.append(_row(f"sketch of {options.sketch}, half precision", alone))
     rows.append(_row("score vectors, float32 (the reference)", whole))
     record["picture"] = _draw_recall(record, options.out / "recall.png")
-    return record, [["kept", "bytes an image", _SHARED, f"recall@{_NEAREST}", f"{_NEAREST}@{_FIRST}"], *rows]
+    return record, [["kept", "bytes per image", _SHARED, f"recall@{_NEAREST}", f"{_NEAREST}@{_FIRST}"], *rows]
 
 
 class _Exact(NamedTuple):
@@ -570,7 +570,7 @@ def _draw_recall(record: dict[str, Any], path: Path) -> str | None:
     shown = [*(entry["bytes"] for entry in entries), *(reference["bytes"] for reference in references.values())]
     axes.set_xticks(shown, [f"{count:,}" for count in shown], fontsize=8)
     axes.minorticks_off()
-    axes.set(xlabel="bytes an image", ylabel="recall", ylim=(0, 1.03))
+    axes.set(xlabel="bytes per image", ylabel="recall", ylim=(0, 1.03))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", framealpha=1)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""What score vectors are held against: the discriminator's maps and the pixels; and features kept in half precision."""
+"""What score vectors are compared with: the discriminator's maps, and the pixels; features kept in half precision."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def store(
     """Features of many images, kept in half precision.
 
     Args:
-        features: As for :func:`~afv_metric.fisher.vectors.extract`.
-        images: Likewise.
+        features: Features, as for :func:`~afv_metric.fisher.vectors.extract`.
+        images: Decoded images, as there.
         path: File to map into memory, which may then be smaller than the features; None keeps them in memory.
-        batch_size: Likewise.
-        device: Likewise.
-        quiet: Likewise.
+        batch_size: Images per batch.
+        device: Device to compute on.
+        quiet: Whether to show no progress bar.
 
     Returns:
         ``(N, size)`` float16. Values beyond its range are cut to it.

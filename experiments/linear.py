@@ -33,10 +33,10 @@ __all__ = [
 ]  # fmt: skip
 
 _MOMENTUM = 0.9
-_BIAS_RATE = 0.1  # all examples pull at the intercept together, and at a weight against each other
+_BIAS_RATE = 0.1  # the gradients of the intercept add up over the examples, those of a weight largely cancel
 _LAST_STEPS = 0.9  # the share of the steps after which the rate is below a fortieth of the first one
 _JUDGED = 100  # steps, below which a run may be too short to have settled
-_WORST_LOSS = 1.5  # a class; weights of 0 have 1, to which noise adds a little where there is nothing to learn
+_WORST_LOSS = 1.5  # per class; weights of 0 have 1, to which noise adds a little where there is nothing to learn
 
 
 def seeded(*key: int) -> torch.Generator:
@@ -61,7 +61,7 @@ class Batches(Protocol):
     size: int
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Features ``(n, size)`` and int64 labels ``(n,)`` of all batches of one epoch, a function of its number."""
@@ -77,8 +77,8 @@ class StoredBatches:
     Args:
         features: ``(N, size)``, float16 or float32, in memory or mapped; never changed.
         labels: int64 ``(N,)``.
-        batch_size: Examples a batch.
-        seed: Of the order of the batches.
+        batch_size: Examples per batch.
+        seed: Seed of the order of the batches.
 
     Example:
         >>> batches = StoredBatches(torch.zeros(10, 3), torch.arange(10), 4, seed=0)
@@ -147,7 +147,7 @@ def measure_scaling(features: Tensor | Iterable[Tensor], *, each: bool) -> Scali
         return Scaling(None, (squares.sum() / count).clamp_min(torch.finfo().tiny).rsqrt())
     mean = total / count
     variance = squares / count - mean**2
-    # Features that do not vary, but for rounding, tell nothing and are left out.
+    # Features that do not vary, but for rounding, carry nothing and are left out.
     varies = variance > 1e-6 * (squares / count)
     scale = torch.where(varies, variance.clamp_min(torch.finfo().tiny).rsqrt(), 0)
     return Scaling(mean, scale / varies.sum().clamp_min(1).sqrt())
@@ -177,7 +177,7 @@ class Schedule:
 
 
 class LinearClassifier(NamedTuple):
-    """One linear function a class; the largest wins.
+    """One linear function per class; the largest wins.
 
     Attributes:
         weight: ``(classes, size)``, for the features as they are, before scaling.
@@ -211,16 +211,16 @@ def train_svm(
         scaling: Applied to the features; the penalty sees the weights of the scaled ones.
         schedule: Epochs, step size and dropout.
         penalties: Weights of the L2 penalty; all are trained at once.
-        device: Where to compute.
-        seed: Of the dropout.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        seed: Seed of the dropout.
+        quiet: Whether to show no progress bar.
 
     Returns:
         One classifier for each penalty.
 
     Raises:
         DivergenceError: If the weights are no longer finite, or if a classifier's loss over the last tenth of at least
-            100 steps is above 1.5 a class: weights of 0 have 1, and a step size that is low enough leads to less.
+            100 steps is above 1.5 per class: weights of 0 have 1, and a step size that is low enough leads to less.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
@@ -265,7 +265,7 @@ def train_svm(
     worst = last.view(len(penalties), classes).mean(1).max().item() / max(judged, 1)
     if not worst <= _WORST_LOSS:
         raise DivergenceError(
-            f"the classifier ended with a loss of {worst:.3g} a class, where weights of 0 have 1; lower its rate "
+            f"the classifier ended with a loss of {worst:.3g} per class, where weights of 0 have 1; lower its rate "
             f"{schedule.rate:g}"
         )
     unscaled = weight.detach() * scale
@@ -278,7 +278,7 @@ def count_correct(classifiers: Sequence[LinearClassifier], examples: Iterable[tu
     """How many examples each classifier puts into their own class.
 
     Args:
-        classifiers: Of the same features.
+        classifiers: Classifiers of the same features.
         examples: Batches of features ``(n, size)`` and labels ``(n,)``.
     """
     correct = [0] * len(classifiers)

@@ -68,7 +68,7 @@ def measure(networks: Networks, digits: Digits, device: str = "cpu") -> dict[str
     Args:
         networks: Trained ones.
         digits: Images and labels.
-        device: Where the networks are.
+        device: Device of the networks.
 
     Returns:
         ``accuracy`` of the last hidden layer (that of the encoder, else the discriminator) and, with an encoder,
@@ -96,8 +96,8 @@ def draw(networks: Networks, digits: Digits, device: str = "cpu", seed: int = 0)
     Args:
         networks: Trained ones, with an encoder.
         digits: Images and labels.
-        device: Where the networks are.
-        seed: Decides on the latents.
+        device: Device of the networks.
+        seed: Seed of the latents.
     """
     assert networks.encoder
     order = digits.test_labels.argsort(stable=True)

@@ -163,10 +163,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _refuse_other_samples(samples: int, smallest: float, folders: Sequence[Path]) -> None:
-    """Similarities of runs are compared only where monitors look at as many images; ``train`` lets this change."""
+    """Similarities of runs are compared only where monitors measure on as many images; ``train`` lets this change."""
     if samples > smallest:
         raise ValueError(
-            f"the smallest training set has {smallest:g} images, fewer than the {samples} that monitors look at: "
+            f"the smallest training set has {smallest:g} images, fewer than the {samples} that monitors measure on: "
             f"similarities depend on this number. Give --set monitor_samples={smallest:g}, or larger sets"
         )
     for folder in folders:
@@ -174,6 +174,6 @@ def _refuse_other_samples(samples: int, smallest: float, folders: Sequence[Path]
             before = json.loads(file.read_text())["monitor_samples"]
             if before != samples:
                 raise ValueError(
-                    f"the monitors of {folder} look at {before} images and would now look at {samples}. "
+                    f"the monitors of {folder} measure on {before} images and would now on {samples}. "
                     f"Give --set monitor_samples={before}, or another --out"
                 )

@@ -2,7 +2,7 @@
 
 Distances are squared Euclidean ones of :mod:`afv_metric.fisher.vectors`; between score vectors that is the ``fisher``
 distance at the images' own resolution. The gallery passes by batch by batch and its features are never kept; those of
-the queries are, 4 bytes a number: 1,000 queries at width 48 take 0.84 GB.
+the queries are, 4 bytes per number: 1,000 queries at width 48 take 0.84 GB.
 
 - Where the images have classes, the neighbours vote: the accuracy of one neighbour and of all k (of tied classes that
   of the nearest wins), and the share of the neighbours that are of the query's class.
@@ -10,7 +10,7 @@ the queries are, 4 bytes a number: 1,000 queries at width 48 take 0.84 GB.
   some of them. The medians of both, the share of pairs in which the generated one is nearer (1/2 for equal
   distributions), and the share of generated images below the 5 % quantile of held-out ones (.05) are compared. The
   gallery must hold what the generator was trained on; a part of it, by ``--limit``, rules no copies out. Smooth images
-  are near everything, above all by pixels: numbers above those of chance ask for a look at ``closest.png``, numbers at
+  are near everything, above all by pixels: numbers above those of chance ask for a check of ``closest.png``, numbers at
   or below them rule out copying on a large scale.
 """
 
@@ -76,13 +76,13 @@ def nearest(
     """The k images of a gallery that are nearest to each query.
 
     Args:
-        features: What to compare; a module is on ``device`` already.
+        features: Features to compare; a module is on ``device`` already.
         queries: Decoded images; their features stay in memory.
         gallery: Decoded images of any number; features pass by.
         k: Neighbours of each query.
         batch_size: Images at a time.
-        device: Where to compute.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        quiet: Whether to show no progress bar.
 
     Raises:
         ValueError: If the gallery has fewer than k images.
@@ -113,7 +113,7 @@ def nearest_among(queries: Tensor, batches: Iterable[Tensor], k: int) -> Neighbo
     Args:
         queries: ``(Q, size)``, on the device to compute on.
         batches: Vectors ``(n, size)``, any n; the first of equally near ones is kept.
-        k: How many.
+        k: Number of neighbours.
 
     Raises:
         ValueError: If there are fewer than k.
@@ -163,12 +163,12 @@ class Nearness(NamedTuple):
     """Distances of generated images to the nearest training image, against those of held-out images.
 
     Attributes:
-        medians: Of the generated and of the held-out images.
+        medians: Median distances of the generated and of the held-out images.
         nearer: Share of pairs of one of each in which the generated image is nearer to its neighbour than the held-out
             one to its own; ties count half. 1/2 for equal distributions.
         nearer_interval: 95 % bootstrap interval.
         tail: Share of generated images that are nearer than the 5 % quantile of held-out ones; about .05 by chance.
-        tail_interval: Likewise.
+        tail_interval: 95 % bootstrap interval.
     """
 
     medians: tuple[float, float]
@@ -206,8 +206,8 @@ def compare_nearness(generated: Tensor, held_out: Tensor, *, resamples: int = 20
     """Compare distances to the nearest training image; both samples are drawn anew for the intervals.
 
     Args:
-        generated: Those of generated images, ``(N,)``.
-        held_out: Those of images of the training distribution that were not trained on, ``(M,)``.
+        generated: Distances of generated images, ``(N,)``.
+        held_out: Distances of images of the training distribution that were not trained on, ``(M,)``.
         resamples: Draws of the bootstrap.
         seed: Seed of the draws.
 
@@ -359,9 +359,9 @@ def load_queries(options: argparse.Namespace, gallery: ImageSet, size: int) -> I
     """At most ``--evaluate`` of the images of ``--queries``, at random.
 
     Args:
-        options: With ``queries``, ``gallery``, ``evaluate``, ``seed`` and ``quiet``.
+        options: Arguments ``queries``, ``gallery``, ``evaluate``, ``seed`` and ``quiet``.
         gallery: The images of ``--gallery``, or a part of them.
-        size: Of the network.
+        size: Image size of the network.
 
     Raises:
         ValueError: If they are the images of the gallery.
@@ -384,7 +384,7 @@ def _shared_classes(gallery: ImageSet, held_out: ImageSet) -> tuple[Tensor, Tens
 
 
 def _agree(rows: Tensor, of_gallery: Tensor, expected: Tensor) -> dict[str, Any]:
-    """How well the classes of neighbours tell those of the queries."""
+    """How well the classes of neighbours predict those of the queries."""
     labels = of_gallery[rows]
     share, interval = mean_interval((labels == expected[:, None]).double().mean(1))
     return {

@@ -30,8 +30,8 @@ def peers_at_hand(names: Sequence[str], device: str = "cpu") -> list[Metric]:
     """Make metrics by name; one whose package or large weights are not on this machine is left out, with a warning.
 
     Args:
-        names: As for :func:`bapps_eval.metrics.make_metrics`.
-        device: Where the metrics compute.
+        names: Names, as for :func:`bapps_eval.metrics.make_metrics`.
+        device: Device of the metrics.
 
     Example:
         >>> [metric.name for metric in peers_at_hand(["l2", "psnr"])]

@@ -1,14 +1,14 @@
 """Set distances: which classes are close, and how far apart chance alone puts two sets of images (Figure 2).
 
-Two measurements, both by :mod:`afv_metric.fisher.sets`, whose notes tell what D, its bias and its interval are:
+Two measurements, both by :mod:`afv_metric.fisher.sets`, whose notes say what D, its bias and its interval are:
 
 - The Fisher distances of all pairs of classes, without bias, and the dendrogram of their average linkage. Scores are
-  summed once a class, in blocks of images: 32 blocks, or as few as keep the scores of all classes within 1.5 GB in
+  summed once per class, in blocks of images: 32 blocks, or as few as keep the scores of all classes within 1.5 GB in
   single precision, 8 at least. At width 48, 100 classes thus have 17 blocks each, and 222 are the most. The intervals
   of the closest pairs are ordinary ones, although the pairs were chosen as the closest: chance helped to choose them,
   and their distances are rather too small.
 - The distance of two disjoint samples of the whole data, at several sizes. As they are samples of one distribution, all
-  that is found is bias: c/n for n images a set, c being 2 where the images vary as the generated ones do that the
+  that is found is bias: c/n for n images per set, c being 2 where the images vary as the generated ones do that the
   whitening comes from, less what its floor takes off.
 """
 
@@ -58,13 +58,13 @@ FloatArray = NDArray[np.float64]
 def score_sets(
     bundle: Bundle, images: ImageView, sets: Iterable[Sequence[Tensor]], *, device: str | torch.device = "cpu"
 ) -> Iterator[BlockScores]:
-    """Mean scores of sets of images, block by block; on the CPU one set a core.
+    """Mean scores of sets of images, block by block; on the CPU one set per core.
 
     Args:
         bundle: The discriminator.
         images: Decoded images at the size of the network.
         sets: Rows of each block of each set, int64 ``(n,)``; which image is in which block is left to chance.
-        device: Where to compute.
+        device: Device to compute on.
 
     Yields:
         The scores of each set in single precision, on the CPU.
@@ -98,10 +98,10 @@ def score_classes(
     Args:
         bundle: The discriminator.
         images: Labelled images.
-        most: Images of a class to take at most.
+        most: Largest number of images per class.
         seed: Seed of the choice.
-        device: Where to compute.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        quiet: Whether to show no progress bar.
 
     Raises:
         ValueError: If there are no classes, one has a single image, or there are too many for the memory.
@@ -147,7 +147,7 @@ def compare_all(
         scores: Blocks of each set.
         bundle: The bundle by which they were scored.
         seed: Seed of the intervals.
-        quiet: Show no progress bar.
+        quiet: Whether to show no progress bar.
 
     Returns:
         The comparisons, by the numbers of both sets, the closest pair first.
@@ -170,7 +170,7 @@ def compare_halves(
     device: str | torch.device = "cpu",
     quiet: bool = True,
 ) -> dict[int, list[SetComparison]]:
-    """Compare disjoint random samples of one set of images, which only chance tells apart.
+    """Compare disjoint random samples of one set of images, which differ by chance alone.
 
     A draw's smaller samples are part of its larger ones, which saves scores; the draws are independent choices.
 
@@ -180,8 +180,8 @@ def compare_halves(
         sizes: Images of each sample.
         draws: Pairs of samples of each size.
         seed: Seed of the choices, and of the intervals.
-        device: Where to compute.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        quiet: Whether to show no progress bar.
 
     Returns:
         The comparisons of each size, sizes in rising order.
@@ -385,7 +385,7 @@ def _draw_classes(names: Sequence[str], corrected: FloatArray, joined: FloatArra
     for across, along in zip(tree["icoord"], tree["dcoord"], strict=True):
         branches.plot(along, [(place - 5) / 10 for place in across], color="#2a78d6", linewidth=1.2)
     branches.set(ylim=(len(names) - 0.5, -0.5), yticks=[], xlabel="mean distance")
-    branches.set_xlim(1.04 * (float(joined[:, 2].max()) or 1.0), 0)  # 0 where no class is told from another
+    branches.set_xlim(1.04 * (float(joined[:, 2].max()) or 1.0), 0)  # 0 where no class differs from another
     branches.spines[["left", "top", "right"]].set_visible(False)
     picture = matrix.imshow(shown, cmap="viridis", vmin=0, vmax=max(float(shown.max()), 1e-6), aspect="auto")
     matrix.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
@@ -401,7 +401,7 @@ def _draw_classes(names: Sequence[str], corrected: FloatArray, joined: FloatArra
 
 
 def _draw_bias(halves: Mapping[int, Sequence[SetComparison]], record: Mapping[str, Any], path: Path) -> None:
-    """Distance with and without its bias, and plain similarity, of samples that only chance tells apart."""
+    """Distance with and without its bias, and plain similarity, of samples that differ by chance alone."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -443,7 +443,7 @@ def _draw_bias(halves: Mapping[int, Sequence[SetComparison]], record: Mapping[st
         axes.set_xscale("log")
         axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="images a set, n")
+        axes.set(xlabel="images per set, n")
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, frameon=False)
     save_figure(figure, path)

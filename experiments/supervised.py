@@ -1,4 +1,4 @@
-"""The rival that is told the labels: the discriminator's blocks, trained as a classifier.
+"""The rival that sees the labels: the discriminator's blocks, trained as a classifier.
 
 Batch normalisation behind every convolution takes the place of spectral normalisation; width, activation, pooling and
 the mean over positions stay, and the last 1x1 convolution has an output for every class. Training is the usual one for
@@ -34,9 +34,9 @@ def supervised_network(config: DiscriminatorConfig, classes: int, seed: int = 0)
     """A discriminator with batch normalisation and an output for each class, at random initialisation.
 
     Args:
-        config: Whose width, image size and slope it takes.
+        config: Configuration, of which the network has width, image size and slope.
         classes: Number of classes.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Returns:
         A network in training mode that maps images ``(N, 3, H, W)`` in [-1, 1] to ``(N, classes)``.
@@ -63,10 +63,10 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         images: uint8 ``(N, 3, H, W)``.
-        generator: Of the draws.
+        generator: Source of the random numbers.
 
     Returns:
-        Of the same shape.
+        Images of the same shape.
 
     Example:
         >>> images = torch.arange(256, dtype=torch.uint8).repeat(3, 4).view(1, 3, 32, 32)
@@ -99,18 +99,18 @@ def train_supervised(
     """Train a network in place; it is left in evaluation mode.
 
     Args:
-        network: From images ``(N, 3, H, W)`` in [-1, 1] to ``(N, classes)``.
-        images: Gives the uint8 images ``(n, 3, H, W)`` of int64 rows ``(n,)``, such as ``ImageView.__getitem__``.
+        network: Map of images ``(N, 3, H, W)`` in [-1, 1] to ``(N, classes)``.
+        images: Function from int64 rows ``(n,)`` to uint8 images ``(n, 3, H, W)``, such as ``ImageView.__getitem__``.
         labels: int64 ``(N,)``.
         epochs: Passes over the images.
-        batch_size: Images a step; the images left over at the end of an epoch wait for the next one.
+        batch_size: Images per step; the images left over at the end of an epoch wait for the next one.
         rate: Largest step size.
         weight_decay: L2 penalty of all weights.
         precision: ``torch.float32``, or ``torch.bfloat16`` by autocast; None: the latter where the device computes in
             it.
-        device: Where to compute.
-        seed: Of order and augmentation.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        seed: Seed of order and augmentation.
+        quiet: Whether to show no progress bar.
 
     Raises:
         ValueError: If there are no epochs.

@@ -1,4 +1,4 @@
-"""The random twin of a bundle: the same network before any training, to tell what training is worth."""
+"""The random twin of a bundle: the same network before any training, to measure what training adds."""
 
 from __future__ import annotations
 

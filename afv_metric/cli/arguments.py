@@ -19,7 +19,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--map", type=Path, metavar="PNG", help="write a heat map of the distance to the one IMG")
     add(command, "html")
     command.add_argument(
-        "--scale", action="store_true", help="tell distances as strengths of blur, JPEG and noise on REF"
+        "--scale", action="store_true", help="add distances as strengths of blur, JPEG and noise on REF"
     )
     _add_sizes(command)
     _add_measuring(command)

@@ -50,11 +50,11 @@ def pairs_page(
     options: argparse.Namespace,
     files: Files,
     values: Mapping[str, Mapping[str, float]],
-    told: Callable[[float], str] | None = None,
+    phrase: Callable[[float], str] | None = None,
 ) -> None:
     """Write the page of pairs by metric and name, the farthest by the first metric with images, map and slider.
 
-    ``told`` is a distance in words, if it is told.
+    ``phrase`` puts a distance into words.
     """
     deciding, *_ = values.values()
     names = sorted(deciding, key=lambda name: -deciding[name])
@@ -70,7 +70,7 @@ def pairs_page(
         {
             "name": name,
             "distances": texts[name],
-            "told": told(deciding[name]) if told else "",
+            "phrase": phrase(deciding[name]) if phrase else "",
             "first": picture(first),
             "second": picture(second),
             "map": png_uri(colour_map(map_of, thumbnail(second), largest)),

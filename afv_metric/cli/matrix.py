@@ -60,7 +60,7 @@ def matrix(options: argparse.Namespace) -> None:
     ):
 
         def write(ready: Container[str]) -> bool:
-            """Write the rows that are next, and tell whether somebody still reads them."""
+            """Write the rows that are next, and return whether somebody still reads them."""
             nonlocal written
             while written < len(names) and names[written] in ready:
                 if not write_rows([[names[written], *(pairs.text(names[written], other) for other in names)]]):

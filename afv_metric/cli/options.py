@@ -78,7 +78,7 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     declared = group.add_mutually_exclusive_group()
     declared.add_argument(
         "--range", type=real, nargs=2, metavar=("LOW", "HIGH"),
-        help="values that are black and white, of files of more than 8 bits whose format does not tell "
+        help="values that are black and white, of files of more than 8 bits whose format does not say "
         "(default: those of the bundle, if it has any)",
     )  # fmt: skip
     declared.add_argument(

@@ -87,7 +87,7 @@ def say(text: str) -> None:
 
 
 def emit(text: str, end: str = "\n") -> bool:
-    """Write to stdout at once, and tell whether its reader is still there; one that left, as ``head``, is no error."""
+    """Write to stdout at once, and return whether it is still read; a reader that left, as ``head``, is no error."""
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:

@@ -55,7 +55,7 @@ def csv_rows(
     """Begin a CSV in a file, or on stdout if None, that is complete up to its last line at any moment.
 
     The file is locked while the block runs; with ``keep`` it goes on after so many bytes. What is yielded writes rows
-    at once, and tells whether somebody still reads them.
+    at once, and returns whether somebody still reads them.
     """
     with contextlib.ExitStack() as stack:
         file: IO[str] | None = None

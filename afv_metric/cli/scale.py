@@ -1,4 +1,4 @@
-"""``calibrate``, and distances told as strengths of known distortions."""
+"""``calibrate``, and distances as strengths of known distortions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afv_metric.bundles.resolve import BundleError, HubError, find_bundle
 from afv_metric.cli.items import as_progress, list_files, load_metric, read_item, reader_of
 from afv_metric.cli.outcome import emit, say
 from afv_metric.metric import AFVDistance
-from afv_metric.scale import FILE, KINDS, PHRASES, Scale, measure_ladders, strength_at, told_strength
+from afv_metric.scale import FILE, KINDS, PHRASES, Scale, format_strength, measure_ladders, strength_at
 
 __all__ = ["Strengths", "calibrate"]
 
@@ -52,9 +52,9 @@ class Strengths:
         try:
             self._table = Scale.load(find_bundle(options.weights, ("config.json", FILE)), metric.bundle_hash)
         except (BundleError, HubError):
-            say(f"note: {metric.bundle_name} has no {FILE}, so other images are not told; see afv-metric calibrate")
+            say(f"note: {metric.bundle_name} has no {FILE}: strengths are those of REF alone; see afv-metric calibrate")
         if self._table and self._table.form != metric.form:
-            say(f"note: other images are told for the form {self._table.form} alone")
+            say(f"note: strengths of other images are known for the form {self._table.form} alone")
             self._table = None
 
     def columns(self) -> list[str]:
@@ -65,11 +65,11 @@ class Strengths:
         """Strengths of each kind, with those that 80 % of the images of the table have, and the percentile."""
         cells = []
         for name, curve in self._own.items():
-            told = told_strength(name, curve, distance)
+            text = format_strength(name, curve, distance)
             if self._table:
-                ends = [told_strength(name, self._table.curves(percent)[name], distance) for percent in (90, 10)]
-                told += f" ({' to '.join(ends[::-1] if name == 'jpeg' else ends)})"
-            cells.append(told)
+                ends = [format_strength(name, self._table.curves(percent)[name], distance) for percent in (90, 10)]
+                text += f" ({' to '.join(ends[::-1] if name == 'jpeg' else ends)})"
+            cells.append(text)
         return [*cells, f"{self._table.percentile(distance):.0f}"] if self._table else cells
 
     def record(self, distance: float) -> dict[str, Any]:
@@ -84,5 +84,5 @@ class Strengths:
 
     def phrase(self, distance: float) -> str:
         """The strengths in one line."""
-        told = {name: told_strength(name, curve, distance) for name, curve in self._own.items()}
-        return "as far as " + ", ".join(PHRASES[name].format(value) for name, value in told.items())
+        strengths = {name: format_strength(name, curve, distance) for name, curve in self._own.items()}
+        return "as far as " + ", ".join(PHRASES[name].format(value) for name, value in strengths.items())

@@ -46,8 +46,8 @@ def compare(options: argparse.Namespace) -> int | None:
             if options.map and found:
                 (pair,) = files.values()
                 largest = write_map(load_metric(options, spatial=True), pair, options, options.map)
-                told = f", {scale.phrase(largest)}" if scale else ""
-                say(f"{options.map}: from 0 (black) to {largest:.6g} (pale yellow){told}")
+                phrase = f", {scale.phrase(largest)}" if scale else ""
+                say(f"{options.map}: from 0 (black) to {largest:.6g} (pale yellow){phrase}")
     finally:
         found = dict(sorted(found.items(), key=lambda item: item[1]))
         if options.json:
@@ -104,8 +104,8 @@ def dirs(options: argparse.Namespace) -> None:
         options.problems.add("not one pair could be compared")
     if options.json:
         items = [{"file": name, **dict(zip(names, row, strict=True))} for name, row in values.items()]
-        told = {metric: {"mean": mean, "interval": interval} for metric, (mean, *interval) in means.items()}
-        record = {"bundle": own.bundle_name, "form": own.form, "means": told, "items": items}
+        intervals = {metric: {"mean": mean, "interval": interval} for metric, (mean, *interval) in means.items()}
+        record = {"bundle": own.bundle_name, "form": own.form, "means": intervals, "items": items}
         emit(json.dumps({**record, "errors": options.problems.texts}, indent=2))
     if options.html:
         pairs_page(options, files, columns)
@@ -117,12 +117,12 @@ def _check_kept(
     measure: Callable[[Iterable[str]], Iterator[list[tuple[str, list[float]]]]],
     file: Path,
 ) -> None:
-    """Check rows of an interrupted command against what this one finds for the first and the last that tell."""
+    """Check rows of an interrupted command against the first and last pair measured anew whose distance is not 0."""
     other = f"{file} was begun with other images or settings: leave out --resume to replace it"
     if kept.keys() - files.keys():
         raise ValueError(f"{other}; {min(kept.keys() - files.keys())!r} is none of the pairs")
-    telling = [name for name, row in kept.items() if any(row)]
-    for batch in measure([*telling[:1], *telling[-1:]]):
+    nonzero = [name for name, row in kept.items() if any(row)]
+    for batch in measure([*nonzero[:1], *nonzero[-1:]]):
         for name, row in batch:
             for value, before in zip(row, kept[name], strict=True):
                 if not math.isclose(value, before, rel_tol=1e-3, abs_tol=1e-6):

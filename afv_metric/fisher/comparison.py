@@ -50,7 +50,7 @@ class Comparison:
 
         Args:
             first: ``(N, 3, H, W)`` or ``(1, 3, H, W)`` in [-1, 1]; H and W whole strides of the network at every level.
-            second: Likewise.
+            second: ``(N, 3, H, W)`` or ``(1, 3, H, W)``, in the same range and of the same size.
             weights: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(1, 1, H, W)``; equal if None.
 
         Returns:
@@ -59,7 +59,7 @@ class Comparison:
         return total_of(self.compare_parts(first, second, weights))
 
     def compare_parts(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> dict[Part, Tensor]:
-        """Compare as :meth:`compare` does, and tell the parts of the sum.
+        """Compare as :meth:`compare` does, and give the parts of the sum.
 
         Returns:
             What each part adds: ``(N,)``, or ``(N, 1, H, W)`` if spatial.
@@ -166,7 +166,7 @@ def _in_pairs(
     second: Tensor,
     weights: Tensor | None = None,
 ) -> Iterator[tuple[Part, Description, Description]]:
-    """Descriptions of both batches, part by part; in one pass where it saves nothing to tell them apart."""
+    """Descriptions of both batches, part by part; in one pass where two would save nothing."""
     count = first.shape[0]  # not its length, which torch.export would fix
     if count == second.shape[0] and _alike(first, second):
         if weights is not None and weights.shape[0] > 1:

@@ -96,8 +96,7 @@ def inverse_root(variance: Tensor, epsilon: float) -> Tensor:
     """1 / sqrt(variance + epsilon * mean of the variances): the library's one epsilon policy, for diagonals.
 
     The floor is relative to the mean over the tensor (the weights of one layer, say), so the result does not depend on
-    the scale of the logit. A tensor of zeros, as of a dead layer or a constant score, gets zeros: no information, no
-    weight.
+    the scale of the logit. A tensor of zeros, as of a dead layer or a constant score, gets zeros.
 
     Example:
         >>> inverse_root(torch.tensor([4.0, 0.0]), 0.5), inverse_root(torch.zeros(2), 0.5)

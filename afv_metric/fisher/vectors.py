@@ -138,8 +138,8 @@ def extract(
         features: What to extract; a module is on ``device`` already.
         images: Decoded images of one size.
         batch_size: Images at a time; changes no feature beyond rounding.
-        device: Where to compute.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        quiet: Whether to show no progress bar.
 
     Yields:
         ``(n, size)`` on the CPU, n being ``batch_size`` but for the last.

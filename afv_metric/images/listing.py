@@ -88,26 +88,26 @@ def list_images(folder: str | os.PathLike[str]) -> tuple[dict[str, str], str]:
                         passed_over[_suffix(entry.name)] += 1
 
     enter(str(root), (), frozenset())
-    told = []
+    skipped = []
     if passed_over:
         kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
         more = ", ..." if len(passed_over) > 5 else ""
-        told.append(f"{_count(passed_over.total(), 'other file')} ({kinds}{more})")
+        skipped.append(f"{_count(passed_over.total(), 'other file')} ({kinds}{more})")
     if dead:
-        told.append(
+        skipped.append(
             f"{_count(len(dead), 'dead link')} ({', '.join(sorted(dead)[:3])}{', ...' if len(dead) > 3 else ''})"
         )
-    summary = f"passed over {', '.join(told)}" if told else ""
+    summary = f"passed over {', '.join(skipped)}" if skipped else ""
     if not found:
         raise ValueError(f"{root} holds no image{_lack(passed_over, summary)}")
-    return {"/".join(parts): path for parts, path in sorted(found)}, f"{root}: {summary}" if told else ""
+    return {"/".join(parts): path for parts, path in sorted(found)}, f"{root}: {summary}" if skipped else ""
 
 
 def _lack(passed_over: Counter[str], summary: str) -> str:
     if archives := sum(passed_over[suffix] for suffix in (".tar", ".tgz", ".tar.gz", ".zip")):
         return f", but {_count(archives, 'archive')}: train on them by their own paths, or unpack them first"
-    told = f" ({summary})" if summary else ""
-    return f"{told}: expected files such as .png, .jpg, .tif, .webp, .npy or .dcm"
+    remark = f" ({summary})" if summary else ""
+    return f"{remark}: expected files such as .png, .jpg, .tif, .webp, .npy or .dcm"
 
 
 @cache

@@ -91,7 +91,7 @@ class Reader:
 
         Args:
             source: Path, file open for reading bytes, array ``(H, W)`` or ``(H, W, C)``, or Pillow's image.
-            name: Name of the file for errors; its suffix tells arrays and the formats of extras. Default: the path.
+            name: Name of the file for errors; its suffix marks arrays and the formats of extras. Default: the path.
             square: Side in pixels of the square, see :func:`~afv_metric.images.tiles.resize_and_center_crop`.
 
         Returns:

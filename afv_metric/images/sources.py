@@ -40,7 +40,7 @@ LARGEST_MEMBER = 1 << 28  # bytes; a larger file in an archive is no picture, or
 
 
 Contents = tuple[int | None, Iterable[Picture]]
-"""Number of the images of a source, None if only reading them tells it; and the images, to be gone through once.
+"""Number of the images of a source, None if only reading gives it; and the images, to be gone through once.
 
 Going through them raises ``ValueError`` where an archive is damaged.
 """

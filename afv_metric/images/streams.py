@@ -51,7 +51,7 @@ def find_sources(paths: Sequence[str | Path], position: Any = None) -> list[Sour
         passes = [None] if position is None else chain([position], repeat(None))
         return chain.from_iterable(map(read, passes))
 
-    # What comes first is kept beside what comes later: the monitors of a training look at it.
+    # What comes first is kept beside what comes later: the monitors of a training measure on it.
     where = " ".join(streamed) + " later" * (position is not None)
     name = streamed[0].rpartition("/")[2]
     return [Source(name, where, "stream", {}, lambda: (None, pictures()), json.dumps(position))]

@@ -156,12 +156,12 @@ def _maps(bundles: Mapping[str, Bundle], images: Tensor) -> list[dict[str, Any]]
     """Typical differences, and where both see them."""
     metrics = {name: AFVDistance(bundle, spatial=True) for name, bundle in bundles.items()}
     rows = []
-    for image, (told, (distort, strength)) in zip(images, _TYPICAL.items(), strict=False):
+    for image, (name, (distort, strength)) in zip(images, _TYPICAL.items(), strict=False):
         changed = distort(image.permute(1, 2, 0).numpy(), strength, np.random.default_rng(0))
         other = torch.tensor(changed).permute(2, 0, 1)
-        maps = {name: colour_map(metric(other[None], image[None])[0, 0], other) for name, metric in metrics.items()}
-        pictures = {name: _picture(map) for name, map in maps.items()}
-        rows.append({"told": told, "image": _picture(image), "other": _picture(other), "maps": pictures})
+        maps = {bundle: colour_map(metric(other[None], image[None])[0, 0], other) for bundle, metric in metrics.items()}
+        pictures = {bundle: _picture(map) for bundle, map in maps.items()}
+        rows.append({"name": name, "image": _picture(image), "other": _picture(other), "maps": pictures})
     return rows
 
 

@@ -238,12 +238,12 @@ def _run(
 def iterate(state: State, recipe: Recipe, images: ImageView | Tensor, device: torch.device) -> dict[str, Tensor]:
     """One iteration of training, which changes the state: steps of the generator and the discriminator, both averages.
 
-    Of the images, uint8 ``(N, C, 2 S, 2 S)``, crops of S are seen. Losses, mean logits and their spread over the batch
-    of this process are returned as scalar tensors.
+    The images are uint8 ``(N, C, 2 S, 2 S)``; the networks see crops of side S. Returned are losses, mean logits and
+    their spread over the batch of this process, as scalar tensors.
     """
     discriminator, generator = state.discriminator, state.generator
     rank, processes = rank_and_world_size()
-    # What all processes must agree on is drawn by all of them, and shared out; the rest each draws by itself.
+    # All processes draw the same latents and choice of images, and each takes its part; crops and noise are its own.
     shared = torch.Generator().manual_seed(_seed(recipe.seed, state.iteration, 0))
     torch.manual_seed(_seed(recipe.seed, state.iteration, 1 + rank))
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.precision]

@@ -1,4 +1,4 @@
-"""Negative data: corrupted real images, which the discriminator learns to tell from real ones without any label.
+"""Negative data: corrupted real images, which the discriminator learns to separate from real ones without any label.
 
 After Sinha et al., "Negative data augmentation" (ICLR 2021). Each image gets one corruption of random strength.
 """

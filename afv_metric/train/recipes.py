@@ -39,8 +39,8 @@ class Recipe:
         negatives: Corrupted real images given to D as further negatives, as a share of the batch; 0: none.
         tolerance: Weight of the order of known changes (:mod:`afv_metric.train.tolerance`); 0 switches it off.
         batch_size: Real images, and generated ones, per step, over all processes together.
-        generator_steps: Steps of G an iteration.
-        discriminator_steps: Steps of D an iteration; the first is on the images of G's last step.
+        generator_steps: Steps of G per iteration.
+        discriminator_steps: Steps of D per iteration; the first is on the images of G's last step.
         iterations: Length of the run.
         discriminator_rate: Adam's learning rate for D.
         generator_rate: Adam's learning rate for G.
@@ -55,7 +55,7 @@ class Recipe:
         seed: Seed of weights, latents, crops and corruptions.
         log_interval: Iterations between two lines of ``stats.jsonl``.
         monitor_interval: Iterations between two lines of ``monitors.jsonl``, each with a checkpoint.
-        monitor_samples: Images of each kind that the monitors look at.
+        monitor_samples: Images of each kind that the monitors measure on.
         checkpoint_interval: Iterations between two checkpoints; the last two are kept.
         milestone_interval: Iterations between two checkpoints that are kept for good.
         keep_best: Checkpoints kept for the highest Fisher Similarity of held-out and generated images.

@@ -14,8 +14,8 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-const drawing = (width, height, told) =>
-  make("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": told});
+const drawing = (width, height, label) =>
+  make("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label});
 const line = (x1, y1, x2, y2, kind) => make("line", {x1, y1, x2, y2, class: kind});
 const label = (x, y, text, anchor = "start", kind = "") =>
   make("text", {x, y, "text-anchor": anchor, class: kind}, text);
@@ -42,9 +42,9 @@ function drawBars(family) {
     const high = Math.max(Math.ceil(Math.max(...values) * 10) / 10, low + 0.1);
     const width = 360, top = 8, row = 20, bottom = top + row * bars.scores.length;
     const x = scale(low, high, left, width - 44);
-    const told = bars.scores.map(([value, from, to], metric) =>
+    const labels = bars.scores.map(([value, from, to], metric) =>
       `${data.metrics[metric]} ${short(value)} (${short(from)} to ${short(to)})`);
-    const image = drawing(width, bottom + 20, `${bars.name}: ${told.join(", ")}`);
+    const image = drawing(width, bottom + 20, `${bars.name}: ${labels.join(", ")}`);
     for (const tick of ticks(low, high)) {
       image.append(line(x(tick), top, x(tick), bottom, "grid"));
       image.append(label(x(tick), bottom + 14, short(tick, 2), "middle", "soft"));
@@ -59,7 +59,7 @@ function drawBars(family) {
       const box = {x: end, y: y - 6, width: Math.abs(x(value) - x(bars.chance)), height: 12};
       image.append(
         label(left - 8, y + 4, data.metrics[metric], "end"),
-        make("rect", {...box, style: `fill: ${colour(metric)}`}, make("title", {}, told[metric])),
+        make("rect", {...box, style: `fill: ${colour(metric)}`}, make("title", {}, labels[metric])),
         line(x(from), y, x(to), y, "ink"),
         line(x(from), y - 3, x(from), y + 3, "ink"),
         line(x(to), y - 3, x(to), y + 3, "ink"),
@@ -79,9 +79,9 @@ function drawUnanimity(sets) {
   return shown.map((set) => {
     const width = 360, height = 230, left = 52, right = width - 14;
     const x = scale(0.5, 1, left, right), y = scale(0, 1, height - 40, 10);
-    const told = data.metrics.map((name, metric) =>
+    const labels = data.metrics.map((name, metric) =>
       `${name} ${set.votes.map((votes) => short(votes.scores[metric])).join(" ")}`);
-    const image = drawing(width, height, `${set.name}, from divided to unanimous: ${told.join("; ")}`);
+    const image = drawing(width, height, `${set.name}, from divided to unanimous: ${labels.join("; ")}`);
     for (const tick of ticks(0, 1)) {
       image.append(line(left, y(tick), right, y(tick), "grid"));
       image.append(label(left - 8, y(tick) + 4, short(tick, 2), "end", "soft"));
@@ -134,13 +134,13 @@ function drawScatter(sets, across, up) {
       together += Math.sign(a) === Math.sign(b);
     });
   }
-  const told = triplets
+  const explanation = triplets
     ? "By how much a metric finds the first distortion farther than the second, as a share of both distances. " +
       `The two take one side on ${percent(together / count)}. ` +
       "Colour: people find the first nearer (blue) or the second (orange)."
     : "Place of each distance in the order of its set, or group, from near (0) to far (1). " +
       "Colour: people find the pair near (blue) or far (orange).";
-  return [image, make("p", {}, `${count} of ${total} items of ${places}. ${told}`)];
+  return [image, make("p", {}, `${count} of ${total} items of ${places}. ${explanation}`)];
 }
 
 function drawItem(item, metric) {
@@ -151,7 +151,7 @@ function drawItem(item, metric) {
     const attributes = {src: uri, alt, title: alt, width: width * times, height: height * times};
     return make("div", {}, make("img", attributes), ...lines.flatMap((text) => [text, make("br")]));
   };
-  let pictures, told;
+  let pictures, text;
   if (set.kind === "triplets") {
     const [nearer, other] = item.judged > 0.5 ? ["right", "left"] : ["left", "right"];
     pictures = [
@@ -159,15 +159,15 @@ function drawItem(item, metric) {
       picture(0, "reference", "reference"),
       picture(2, "second distortion", `${percent(item.judged)} of people`, `${name} ${distances[1]}`),
     ];
-    told = `people find the ${nearer} one nearer, ${name} the ${other} one.`;
+    text = `people find the ${nearer} one nearer, ${name} the ${other} one.`;
   } else {
     pictures = [picture(0, "first image"), picture(1, "second image")];
     const people = set.kind === "same"
       ? `${percent(item.judged)} of people saw no difference`
       : `people put it farther than ${percent(item.people)} of the pairs (${item.judged})`;
-    told = `${people}; ${name} puts it farther than ${percent(item.views[metric])} of the pairs (${distances[0]}).`;
+    text = `${people}; ${name} puts it farther than ${percent(item.views[metric])} of the pairs (${distances[0]}).`;
   }
-  const caption = make("figcaption", {}, `${item.name}: ${told}`);
+  const caption = make("figcaption", {}, `${item.name}: ${text}`);
   return make("figure", {class: "item"}, make("div", {class: "pictures"}, ...pictures), caption);
 }
 

@@ -57,7 +57,7 @@ def save_encoder(trained: TrainedEncoder, folder: str | os.PathLike[str]) -> Pat
 
     Args:
         trained: The encoder.
-        folder: Where to put it.
+        folder: Folder to write.
 
     Returns:
         The folder.
@@ -86,7 +86,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> TrainedEncoder:
     """Read an encoder and check all of it.
 
     Args:
-        folder: What :func:`save_encoder` wrote.
+        folder: Folder that :func:`save_encoder` wrote.
 
     Returns:
         The encoder, on the CPU.

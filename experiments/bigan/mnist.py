@@ -53,7 +53,7 @@ _SPREAD = 0.02  # of initial weights
 _LEAK = 0.2
 _REGRESSION_WEIGHT = 0.25  # of the joint regressor's error; with 1 the game has a degenerate solution
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-_EVALUATED = 1000  # images a batch when no gradients are taken
+_EVALUATED = 1000  # images per batch when no gradients are taken
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -64,9 +64,9 @@ class Settings(NamedTuple):
     Attributes:
         epochs: Passes over the training images; the learning rate is constant in the first half of them.
         width: Size of the hidden layers.
-        precision: In which matrices are multiplied while training.
-        seed: Decides on initial weights, order of the images and latents.
-        data: Tells the data apart.
+        precision: Precision of the matrix products in training.
+        seed: Seed of the initial weights, of the order of the images and of the latents.
+        data: Fingerprint of the data.
     """
 
     epochs: int = 400
@@ -89,7 +89,7 @@ def load_digits(path: str | Path) -> Digits:
     """Read images and labels from an ``.npz`` file.
 
     Args:
-        path: Holds uint8 arrays ``train_images`` ``(N, H, W)``, ``train_labels`` ``(N,)``, ``test_images`` and
+        path: File of uint8 arrays ``train_images`` ``(N, H, W)``, ``train_labels`` ``(N,)``, ``test_images`` and
             ``test_labels``; or ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras names them.
 
     Raises:
@@ -235,7 +235,7 @@ def _bigan(networks: Networks, images: Tensor, latents: Tensor) -> tuple[Tensor,
 
 
 def _regression(encoder: Encoder, images: Tensor, latents: Tensor) -> Tensor:
-    """How badly the encoder tells the latents of generated images: cross-entropy, mean over the latents."""
+    """How badly the encoder predicts the latents of generated images: cross-entropy, mean over the latents."""
     return F.binary_cross_entropy_with_logits(encoder.logits(images), (latents + 1) / 2)
 
 
@@ -248,7 +248,7 @@ def _latent_regressor(networks: Networks, images: Tensor, latents: Tensor) -> tu
 
 
 def _joint_latent_regressor(networks: Networks, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses of D and of E with G, which both have a part in how well the latents are told."""
+    """Losses of D and of E with G, which both have a part in how well the latents are predicted."""
     assert networks.encoder
     generated = networks.generator(latents)
     discriminator, generator = _game(networks, images, generated)
@@ -334,13 +334,13 @@ def train(
     the generator by those of as many latents (codes, for an autoencoder), and not by moving averages.
 
     Args:
-        networks: From :func:`make_networks`; a latent regressor's generator is left as it is. Moved to the device.
-        unit: What they are.
+        networks: Networks of :func:`make_networks`; a latent regressor's generator is kept. Moved to the device.
+        unit: What to train, as for :func:`make_networks`.
         images: Training images, uint8 ``(N, pixels)``, ``N >= BATCH_SIZE``.
-        settings: Of the training.
+        settings: Settings of the training.
         checkpoint: File that is written about every minute and at the end.
-        device: Where to compute.
-        quiet: Show no progress bar.
+        device: Device to compute on.
+        quiet: Whether to show no progress bar.
 
     Raises:
         ValueError: If the checkpoint is of other settings.

@@ -118,7 +118,7 @@ class Encoder(nn.Module):
 class JointDiscriminator(nn.Module):
     """The discriminator D(x, z) of pairs: a trunk for the image, then layers that see its 4x4 map and the latents.
 
-    The map keeps its positions, so that D can tell whether the latents belong to this arrangement of the image. Every
+    The map keeps its positions, so that D can judge whether the latents belong to this arrangement of the image. Every
     layer is spectrally normalised.
 
     Args:

@@ -1,7 +1,7 @@
 """The objective of a bidirectional GAN: encoder and generator against a discriminator of pairs of image and latent.
 
-The discriminator D tells pairs (x, E(x)) of an image and its code from pairs (G(z), z) of a latent and its image. At
-the optimum the two kinds of pairs have one distribution, and E and G are inverse to each other (theorem 2 of the
+The discriminator D separates pairs (x, E(x)) of an image and its code from pairs (G(z), z) of a latent and its image.
+At the optimum the two kinds of pairs have one distribution, and E and G are inverse to each other (theorem 2 of the
 paper).
 """
 
@@ -42,7 +42,7 @@ class BiGAN(nn.Module):
         self.encoder, self.generator, self.discriminator = encoder, generator, discriminator
 
     def pairs(self, images: Tensor, latents: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The two kinds of pairs that D has to tell apart: (x, E(x)) and (G(z), z)."""
+        """The two kinds of pairs that D has to separate: (x, E(x)) and (G(z), z)."""
         return (images, self.encoder(images)), (self.generator(latents), latents)
 
     def losses(self, real: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> BiGANLosses:

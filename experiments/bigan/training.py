@@ -125,12 +125,12 @@ class BiGANState:
 
     Args:
         recipe: Shapes, rates and the seed of the initial weights.
-        device: Where to train.
+        device: Device to train on.
 
     Attributes:
         bigan: E, G and D, in training.
         averaged_encoder: Polyak average of E, in evaluation mode: the metric.
-        averaged_generator: Likewise of G.
+        averaged_generator: Polyak average of G, in evaluation mode.
         optimizer: Adam for E and G.
         discriminator_optimizer: Adam for D.
         iteration: Iterations done.
@@ -196,8 +196,8 @@ def train(
             its intervals.
         data: Images: folders or archives, see :func:`~afv_metric.images.cache.load_images`.
         out: Folder of the run; a checkpoint in it is resumed.
-        device: Where to train.
-        quiet: Show no progress bars.
+        device: Device to train on.
+        quiet: Whether to show no progress bars.
 
     Returns:
         The folder of the run, with checkpoints, ``stats.jsonl``, ``recipe.json`` and ``samples-*.png``: held-out
@@ -297,7 +297,7 @@ def iterate(
         state: Networks and optimizers, changed in place.
         recipe: The settings.
         images: uint8 ``(N, 3, 64, 64)``.
-        device: Where the networks are.
+        device: Device of the networks.
 
     Returns:
         Both losses, each a scalar tensor.

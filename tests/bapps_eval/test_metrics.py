@@ -387,7 +387,7 @@ def test_missing_weights_say_where_they_belong(
 def test_dists_gives_the_distance_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     piq = pytest.importorskip("piq")
     torch.manual_seed(0)
-    # The trunk of VGG-16 with a few channels only; the first five blocks are what DISTS looks at.
+    # The trunk of VGG-16 with a few channels only; the first five blocks are those of DISTS.
     layers, channels = [], 3
     for count in (2, 2, 3, 3, 3):
         for _ in range(count):

@@ -84,7 +84,7 @@ def test_table_and_numbers(run: Path, pairs: Path, tmp_path: Path, capsys: pytes
     assert re.search(r"\| run-16 +\| activation \| 4.00 +\| ", text)
     assert "200000 hours at the speed of this run" in text  # a quarter of an hour an iteration
     operations = agreement.count_operations(RECIPE)
-    assert f"run: {operations / 1e9:.1f} GFLOP an iteration" in text
+    assert f"run: {operations / 1e9:.1f} GFLOP per iteration" in text
     assert f"{operations * 8e5 / 1e13 / 3600:.1f} GPU hours at 10 TFLOP/s (assumed)" in text
     assert picture.stat().st_size > 1000
 

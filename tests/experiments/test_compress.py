@@ -211,7 +211,7 @@ def test_the_command_measures_recall_and_keeps_an_index(bundle, gallery, folders
     arguments = ["--gallery", folders / "gallery", "--queries", folders / "queries", "--evaluate", 20]
     record = compress.run(_options(tmp_path, *arguments, "--bytes", 2, 16, "--keep", 8))
     json.dumps(record, allow_nan=False)
-    assert record["table"][0] == ["kept", "bytes an image", "shared by all, KB", "recall@10", "10@100"]
+    assert record["table"][0] == ["kept", "bytes per image", "shared by all, KB", "recall@10", "10@100"]
     assert [row[:2] for row in record["table"][1:4]] == [["RQ2x8", "2"], ["RQ8x8", "8"], ["PQ16x8", "16"]]
     assert record["table"][4][1:3] == [str(2 * SKETCH), "0"]
     reference = ["score vectors, float32 (the reference)", str(4 * ScoreFeatures(bundle).size), "0"]

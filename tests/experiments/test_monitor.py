@@ -123,7 +123,7 @@ def test_runs_whose_monitors_look_at_other_numbers_are_not_compared(data, tmp_pa
     arguments = ("--figure", "training-set-size", "--sizes", "16", "0")
     monitor.run(_options(data, tmp_path, *arguments, settings=TINY))
     trained.clear()
-    with pytest.raises(ValueError, match="would now look at 4. Give --set monitor_samples=8"):
+    with pytest.raises(ValueError, match="would now on 4. Give --set monitor_samples=8"):
         monitor.run(_options(data, tmp_path, *arguments, settings=[*TINY, "monitor_samples=4"]))
     assert not trained
 

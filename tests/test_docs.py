@@ -103,6 +103,10 @@ def test_every_requirement_has_its_reason():
     assert [name for name in sorted(names) if not re.search(rf"`{name}[`\[]", page)] == []
 
 
+def test_the_version_to_cite_is_that_of_the_package():
+    assert f"version: {package.__version__}" in (DOCS.parent / "CITATION.cff").read_text().splitlines()
+
+
 def test_everything_public_is_in_the_reference():
     page = (DOCS / "api.md").read_text()
     assert [name for name in package.__all__ if f"afv_metric.{name}" not in page] == []

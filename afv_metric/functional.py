@@ -33,10 +33,10 @@ def afv_distance(
     Args:
         img0: A tensor, as for :meth:`~afv_metric.metric.AFVDistance.forward`; or one image: a path, an open file, an
             array ``(H, W, C)``, or Pillow's image. Arrays other than uint8 need ``read_image(array, data_range=...)``.
-        img1: Likewise, of the same size.
-        weights: As for :class:`~afv_metric.metric.AFVDistance`. The module is made once per bundle and settings.
-        mask: As for :meth:`~afv_metric.metric.AFVDistance.forward`.
-        ret_per_layer: Likewise.
+        img1: Image or images to compare with, in any of these forms and of the same size.
+        weights: Bundle, as for :class:`~afv_metric.metric.AFVDistance`. One module is made per bundle and settings.
+        mask: Mask, as for :meth:`~afv_metric.metric.AFVDistance.forward`.
+        ret_per_layer: Whether to return what each layer adds, too.
         **settings: Arguments of :class:`~afv_metric.metric.AFVDistance`, such as ``form``, ``reduction`` or
             ``normalize``.
 

@@ -23,8 +23,8 @@ def show(img0: Tensor | Source, img1: Tensor | Source, **settings: Any) -> Image
 
     Args:
         img0: A file, array, picture or tensor of one image, as for :func:`~afv_metric.functional.afv_distance`.
-        img1: Likewise, of the same size.
-        **settings: As for :func:`~afv_metric.functional.afv_distance`.
+        img1: Image to compare with, in any of these forms and of the same size.
+        **settings: Settings, as for :func:`~afv_metric.functional.afv_distance`.
 
     Returns:
         A picture at least 256 pixels high. Its ``info`` has the ``distance``, and the ``largest`` value of the map,

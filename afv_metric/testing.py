@@ -27,10 +27,10 @@ def assert_images_close(
 
     Args:
         actual: A file, array, picture or tensor, as for :func:`~afv_metric.functional.afv_distance`.
-        expected: Likewise, of the same size.
+        expected: Image or images to compare with, in any of these forms and of the same size.
         at_most: Largest distance that passes.
         heat_map: PNG to write if the assertion fails: where the farthest pair differs, from black to pale yellow.
-        **settings: As for :func:`~afv_metric.functional.afv_distance`.
+        **settings: Settings, as for :func:`~afv_metric.functional.afv_distance`.
 
     Raises:
         AssertionError: If a distance is larger, or not a number.

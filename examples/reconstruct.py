@@ -38,7 +38,7 @@ def reconstruct(
     Args:
         metric: The distance.
         target: Image ``(1, 3, H, W)`` in [-1, 1].
-        start: Where to start from, likewise.
+        start: Image to start from, ``(1, 3, H, W)`` in [-1, 1].
         steps: Steps of Adam.
         rate: Step size of the first; it falls to 0 in a straight line.
 

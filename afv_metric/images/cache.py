@@ -48,8 +48,7 @@ _log = logging.getLogger(__name__)
 class ImageView:
     """A view of some images of a tensor, without a copy: the tensor may be far larger than the memory.
 
-    Images are uint8 ``(N, height, width, C)``; those that an index chooses are copied as ``(n, C, height, width)`` in
-    channels-last memory.
+    Pixels are uint8 ``(N, height, width, C)``; an index copies ``(n, C, height, width)``, in channels-last memory.
 
     Example:
         >>> view = ImageView(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 3]))

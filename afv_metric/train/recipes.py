@@ -20,7 +20,7 @@ class Recipe:
         name: Name of the recipe.
         width: Channels of the discriminator D: one number, or one per residual block (``--set width=32,32,64,64``).
         strided_stem: Whether D's first block halves the image in its first convolution; the paper's does in its second.
-        generator_width: Channels of the generator G, likewise; about half of D's keeps D ahead of G.
+        generator_width: Channels of the generator G, in the same form; about half of D's keeps D ahead of G.
         latent_size: Length of the latent vector z.
         image_size: Side of the images that D and G see, in pixels: 32 or 64.
         channels: Channels of the images: 3 for colour, 1 for grey, or as many as the files have.

@@ -216,9 +216,8 @@ class Networks(nn.Module):
 def _game(networks: Networks, images: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     """Losses of D and of G in a game without an encoder; G's gradient does not vanish where D is sure."""
     assert networks.discriminator
-    real_logits, generated_logits = networks.discriminator(images), networks.discriminator(generated)
-    discriminator_loss = (F.softplus(-real_logits).mean() + F.softplus(generated_logits).mean()) / 2
-    return discriminator_loss, F.softplus(-generated_logits).mean()
+    real_logits, fake_logits = networks.discriminator(images), networks.discriminator(generated)
+    return (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2, F.softplus(-fake_logits).mean()
 
 
 def _gan(networks: Networks, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:

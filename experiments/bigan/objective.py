@@ -47,8 +47,8 @@ class BiGAN(nn.Module):
 
     def losses(self, real: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> BiGANLosses:
         """Losses of both sides from :meth:`pairs`; detach the pairs for a step of D alone."""
-        real_logits, generated_logits = self.discriminator(*real), self.discriminator(*generated)
+        real_logits, fake_logits = self.discriminator(*real), self.discriminator(*generated)
         return BiGANLosses(
-            F.softplus(-real_logits).mean() + F.softplus(generated_logits).mean(),
-            F.softplus(real_logits).mean() + F.softplus(-generated_logits).mean(),
+            F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean(),
+            F.softplus(real_logits).mean() + F.softplus(-fake_logits).mean(),
         )

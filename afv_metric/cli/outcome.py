@@ -166,13 +166,15 @@ def _messages(quiet: bool) -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    show, stderr = warnings.showwarning, sys.stderr
+    stderr = sys.stderr
     sys.stderr = cast("TextIO", _Stderr(stderr))
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+            warnings.filterwarnings("ignore", module="PIL")  # of files that it can read in spite of them
+            yield
     finally:
-        warnings.showwarning, sys.stderr = show, stderr
+        sys.stderr = stderr
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)

@@ -6,7 +6,6 @@ import gzip
 import logging
 import math
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -139,7 +138,7 @@ def frames_of_picture(
 
     def load(index: int) -> Raw:
         if rules.frame is not None:
-            with _quiet():
+            with _unlimited():
                 image.seek(index)
         rules.refuse_large(image.size, name)
         inverted, unsigned, full, certain = _depth(image)
@@ -310,10 +309,9 @@ def _depth(image: Image.Image) -> tuple[bool, bool, DataRange | None, bool]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Pillow's own limit and warnings, which are settings of the process: one thread of ours at a time."""
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _unlimited() -> Iterator[None]:
+    """Without Pillow's own limit of pixels, which is a setting of the process: one thread of ours at a time."""
+    with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -336,7 +334,7 @@ def _silent(logger: str) -> Iterator[None]:
 
 def _opened(file: IO[bytes]) -> Image.Image:
     """Open a file with Pillow; the checksums of a PNG, which it ignores else, are verified."""
-    with _quiet():
+    with _unlimited():
         image: Image.Image = Image.open(file)
         if image.format == "PNG":
             image.verify()

@@ -81,6 +81,7 @@ def test_what_is_logged_and_warned_of_are_lines_and_all_is_as_before(capsys: Cap
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("beyond [-1, 1]", stacklevel=1)
+        warnings.warn_explicit("Skipping tag 3", UserWarning, "TiffImagePlugin.py", 956, module="PIL.TiffImagePlugin")
 
     before = (warnings.showwarning, list(logging.getLogger("afv_metric").handlers), signal.getsignal(signal.SIGTERM))
     assert run(work) == 0

@@ -83,8 +83,7 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     declared.add_argument(
         "--percentiles", type=real, nargs=2, metavar=("LOW", "HIGH"),
-        help="the same by percentiles over all images that the command is given, as 0.1 99.9; "
-        "also --range percentile LOW HIGH",
+        help="the same by percentiles over all images that the command is given, as 0.1 99.9",
     )  # fmt: skip
     group.add_argument("--window", action="store_true", help="the range of a DICOM file is its own window")
     group.add_argument(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 from afv_metric import __version__
@@ -48,9 +47,6 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse; what is unknown is refused by the command that it was given to."""
-        if ("--range", "percentile") in pairwise(arguments):
-            place = arguments.index("percentile")
-            arguments = [*arguments[: place - 1], "--percentiles", *arguments[place + 1 :]]
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             parser: Parser = options.parser

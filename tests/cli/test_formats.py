@@ -70,7 +70,7 @@ def save_arrays(folder: Path, count: int) -> None:
         (save_nifti, ["--range", "0", "1000"]),
         (save_geotiff, []),
         (save_float_tiff, ["--range", "-128", "2200"]),
-        (save_arrays, ["--range", "percentile", "0.1", "99.9"]),
+        (save_arrays, ["--percentiles", "0.1", "99.9"]),
     ],
 )
 def test_from_the_file_to_a_metric_of_its_own(

@@ -63,11 +63,10 @@ def test_percentiles_are_taken_once_over_all_images(tmp_path: Path, capsys: Capt
     scans = save_scans(tmp_path / "scans", 3)
     expected = distance(scans, capsys, "--range", "0", "4095")
     pair = [str(scans / "0.png"), str(scans / "1.png"), *QUIET]
-    for spelled in (["--range", "percentile"], ["--percentiles"]):
-        assert main(["compare", *spelled, "0", "100", *pair]) == 0
-        out, errors = capsys.readouterr()
-        assert "between these percentiles lies --range 0 4095" in errors
-        assert float(out.split()[-2]) == expected
+    assert main(["compare", "--percentiles", "0", "100", *pair]) == 0
+    out, errors = capsys.readouterr()
+    assert "between these percentiles lies --range 0 4095" in errors
+    assert float(out.split()[-2]) == expected
     assert main(["compare", *pair, "--percentiles", "5", "1"]) == 2
     assert "the lower one first, got 5 and 1" in capsys.readouterr().err
 
@@ -78,7 +77,7 @@ def test_the_range_of_percentiles_is_kept_by_the_bundle(
     monkeypatch.setenv("AFV_METRIC_CACHE", str(tmp_path / "cache"))
     scans = save_scans(tmp_path / "scans", 64)
     (scans / "broken.png").write_bytes(b"x")
-    common = ["--data", str(scans), "--init", TINY_BUNDLE, "--quiet", "--range", "percentile", "0", "100"]
+    common = ["--data", str(scans), "--init", TINY_BUNDLE, "--quiet", "--percentiles", "0", "100"]
     assert main(["adapt", *common, "--out", str(tmp_path / "adapted"), "--samples", "8"]) == 0
     small = ["iterations=1", "batch_size=4", "monitor_samples=4", "precision=float32"]
     assert main(["train", "folder", *common, "--out", str(tmp_path / "run"), "--set", *small]) == 0

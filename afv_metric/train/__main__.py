@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from afv_metric import cli
 
-_BESIDE = ("adapt", "card", "export", "push", "report", "validate")
+_BESIDE = ("adapt", "calibrate", "card", "export", "push", "report", "validate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

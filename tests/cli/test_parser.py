@@ -136,6 +136,7 @@ def test_the_three_doors_lead_into_one_house(capsys: Capture) -> None:
     assert one.strip("{}\n") == other.strip("{}\n")
     for door, arguments, usage in (
         (train, ["adapt"], "afv-metric adapt"),
+        (train, ["calibrate"], "afv-metric calibrate"),
         (train, [], "afv-metric train"),
         (bapps_eval, ["report"], "afv-metric eval-report"),
         (bapps_eval, ["--splitt"], "afv-metric eval"),

@@ -175,9 +175,7 @@ RECIPES = {
         _PUBLISHED,
         # The paper does not state gamma; this one balances the adversarial term at the start of training.
         replace(_PUBLISHED, name="imagenet64", image_size=64, gamma=1e-3),
-        replace(_CIFAR, name="cifar10"),
-        replace(_CIFAR, name="cifar100"),
-        replace(_CIFAR, name="cifar10+100"),
+        *(replace(_CIFAR, name=name) for name in ("cifar10", "cifar100", "cifar10+100")),
         replace(
             Recipe(),
             name="folder",

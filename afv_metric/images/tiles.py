@@ -30,7 +30,7 @@ class Tiling:
             16, but one tile of each image at least.
 
     Raises:
-        ValueError: If ``most`` is below 1.
+        ValueError: If ``most`` is below 1, or the weighting unknown.
 
     Example:
         >>> grain = np.random.default_rng(0).integers(0, 256, (256, 128, 1), np.uint8)
@@ -47,6 +47,8 @@ class Tiling:
         """Check the settings."""
         if self.most < 1:
             raise ValueError(f"an image gives at least one tile, got {self.most}")
+        if self.weighting not in ("area", "image"):
+            raise ValueError(f'the weighting must be "area" or "image", got {self.weighting!r}')
 
     def most_in_cache(self, tile_bytes: int) -> int:
         """How many tiles keep to the bound."""

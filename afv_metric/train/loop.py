@@ -112,6 +112,8 @@ def train(
     rank, processes = rank_and_world_size()
     quiet = quiet or rank > 0
     reader = replace(reader or Reader(), channels=recipe.channels)
+    if on_divergence not in ("stop", "rollback"):
+        raise ValueError(f'on_divergence must be "stop" or "rollback", got {on_divergence!r}')
     if recipe.batch_size % processes:
         raise ValueError(f"a batch of {recipe.batch_size} cannot be shared equally by {processes} processes")
 

@@ -26,15 +26,20 @@ def discriminator_loss(kind: str, real: Tensor, negatives: Sequence[Tensor]) -> 
         real: Logits of real images ``(N, P)``, one or many positions per image.
         negatives: Logits of each kind of negative image.
     """
-    if kind not in _LOSSES:
-        raise ValueError(f'the loss must be "hinge", "logistic" or "least-squares", got {kind!r}')
-    wrong_by = _LOSSES[kind]  # with the sign of the logits turned, that of negatives
+    wrong_by = _wrong_by(kind)  # with the sign of the logits turned, that of negatives
     return wrong_by(real).mean() + torch.stack([wrong_by(-logits).mean() for logits in negatives]).mean()
 
 
 def generator_loss(kind: str, generated: Tensor) -> Tensor:
     """Adversarial loss of the generator: high logits for what it makes; ``(N, P)`` to a scalar."""
-    return -generated.mean() if kind == "hinge" else _LOSSES[kind](generated).mean()
+    wrong_by = _wrong_by(kind)
+    return -generated.mean() if kind == "hinge" else wrong_by(generated).mean()
+
+
+def _wrong_by(kind: str) -> Callable[[Tensor], Tensor]:
+    if kind not in _LOSSES:
+        raise ValueError(f'the loss must be "hinge", "logistic" or "least-squares", got {kind!r}')
+    return _LOSSES[kind]
 
 
 def proximal_term(images: Tensor, averaged: Tensor, noise_std: float) -> Tensor:

@@ -41,9 +41,11 @@ def test_empty_tiles_are_left_out_but_not_all():
     assert len(Tiling().cut([pixels], 32)) == 3  # one of 32 x 32, one of 64 x 64, the middle square
 
 
-def test_no_image_gives_no_tiles():
+def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="at least one tile, got 0"):
         Tiling(most=0)
+    with pytest.raises(ValueError, match='must be "area" or "image", got \'images\''):
+        Tiling(weighting="images")
 
 
 def test_a_bound_on_all_tiles_leaves_fewer_of_each_image():

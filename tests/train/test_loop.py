@@ -391,6 +391,11 @@ def test_rolling_back_lowers_the_rates_and_goes_on(recipe, images, tmp_path, mon
     assert [line["iteration"] for line in _lines(tmp_path / "stats.jsonl")] == [2, 4, 6]
 
 
+def test_what_to_do_when_training_fails_must_be_known(recipe, images, tmp_path):
+    with pytest.raises(ValueError, match='must be "stop" or "rollback", got \'roll-back\''):
+        train(recipe, images, tmp_path, on_divergence="roll-back")
+
+
 def test_a_kill_does_not_bring_the_old_rates_back(recipe, images, tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipe, checkpoint_interval=1, milestone_interval=100)
     _failing_from(4, monkeypatch)

@@ -29,6 +29,13 @@ def test_logistic_by_hand():
     assert generator_loss("logistic", negatives).item() == pytest.approx(-(math.log(0.2) + math.log(0.4)) / 2)
 
 
+def test_unknown_losses_are_refused():
+    logits = torch.zeros(2, 1)
+    for lose in (lambda: generator_loss("hing", logits), lambda: discriminator_loss("hing", logits, [logits])):
+        with pytest.raises(ValueError, match='must be "hinge", "logistic" or "least-squares", got \'hing\''):
+            lose()
+
+
 def test_the_proximal_term_is_the_squared_distance_of_images():
     images, averaged = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
     assert proximal_term(images, averaged, 0.0).item() == pytest.approx(0.25 * 48)

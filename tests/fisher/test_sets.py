@@ -164,7 +164,7 @@ def test_of_two_samples_of_one_distribution_only_the_corrected_distance_is_centr
 
 @pytest.mark.parametrize("distance", [0.0, 0.02, 0.3])
 def test_nine_of_ten_intervals_and_more_hold_the_distance_and_are_no_wider_than_they_need(distance):
-    size, per_block, blocks, trials = 50, 3, 20, 120
+    size, per_block, blocks, trials = 50, 3, 32, 500
     torch.manual_seed(0)
     ones = torch.ones(size, 1, 1, 1, dtype=torch.float64)
     # The biases never differ, and count as one parameter more.

@@ -97,13 +97,13 @@ class Monitor:
         """Measure everything, and leave the networks as they are: finite numbers by the names in ``docs/training.md``.
 
         Logits are those of the averaged discriminator, also where the loss has a sigmoid on them. Dead is a channel
-        that is nowhere positive before the activation on any of these images. Singular values are those of the weights
-        as a matrix ``(C_out, C_in k^2)``; the effective rank is exp of their entropy, scaled to sum 1.
+        that is nowhere positive before the activation on any of these images. Singular values are the largest of the
+        weights as a matrix ``(C_out, C_in k^2)``.
         """
         torch.default_generator.manual_seed(self.recipe.seed)
         discriminator = deepcopy(state.averaged_discriminator)
         generated, drift = self._generate(state)
-        values = {"generator_drift": drift} | _spectra(discriminator)
+        values = {"generator_drift": drift} | _singular_values(discriminator)
         engine = FisherEngine(discriminator, self.recipe.output)
         statistics = collect_statistics(engine, self._batches(generated))
         values |= self._similarities(engine, statistics)
@@ -244,17 +244,10 @@ def _to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def _spectra(discriminator: Discriminator) -> dict[str, float]:
-    """Largest and smallest singular value and effective rank of every layer."""
-    values = {}
-    for name, layer in discriminator.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            singular = torch.linalg.svdvals(layer.weight.flatten(1).cpu().double())
-            shares = singular / singular.sum()
-            values[f"singular_value/{name}"] = float(singular[0])
-            values[f"smallest_singular_value/{name}"] = float(singular[-1])
-            values[f"effective_rank/{name}"] = float(torch.special.entr(shares).sum().exp())
-    return values
+def _singular_values(discriminator: Discriminator) -> dict[str, float]:
+    layers = {name: layer for name, layer in discriminator.named_modules() if isinstance(layer, nn.Conv2d)}
+    matrices = {name: layer.weight.flatten(1).cpu().double() for name, layer in layers.items()}
+    return {f"singular_value/{name}": float(torch.linalg.matrix_norm(matrices[name], 2)) for name in matrices}
 
 
 def _classify(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:

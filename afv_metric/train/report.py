@@ -19,11 +19,6 @@ __all__ = ["format_number", "write_report"]
 
 _MOST_GRIDS = 8  # of a run
 _FORMS = ("fisher", "local", "activation")
-_SPECTRUM = {
-    "singular_value": "largest singular value",
-    "smallest_singular_value": "smallest singular value",
-    "effective_rank": "effective rank",
-}
 _PARTS = ("conv1", "conv2", "shortcut", "head")
 
 
@@ -106,12 +101,6 @@ class _Run:
         return (["set", *(f"{form}: last / untrained" for form in forms)], rows) if forms else None
 
     @property
-    def spectrum(self) -> tuple[list[str], list[list[Any]]]:
-        """Head and rows of a table of the singular values of all layers."""
-        rows = [[name, *(self.last(f"{kind}/{name}") for kind in _SPECTRUM)] for name in self.names("singular_value/")]
-        return ["layer", *_SPECTRUM.values()], rows
-
-    @property
     def pictures(self) -> list[tuple[int, str]]:
         """Sample grids as data, evenly spread from the first to the last."""
         found = list(self.grids.items())
@@ -158,9 +147,8 @@ def _content(runs: Sequence[_Run]) -> dict[str, Any]:
         ],
         "spectrum_keys": [f"singular_value/{name}" for run in runs for name in run.names("singular_value/")],
         "spectrum_panels": [
-            Panel(titled(run, title), {part: _mean_curve(run, f"{kind}/", part) for part in _PARTS})
+            Panel(titled(run, "singular value"), {part: _mean_curve(run, "singular_value/", part) for part in _PARTS})
             for run in runs
-            for kind, title in _SPECTRUM.items()
         ],
         "differing": [[f"≠ {name}", *values] for name, *values in settings if len(set(values)) > 1],
         "same": [row for row in settings if len(set(row[1:])) == 1],

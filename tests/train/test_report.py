@@ -47,8 +47,7 @@ def _monitors(iteration, inception):
     values |= {"generator_drift": 50 * math.exp(-share), "probe_accuracy": share}
     for block in range(2):
         values |= {f"dead_channels/blocks.{block}.conv1": share / 4, f"dead_channels/blocks.{block}": 0.0}
-        for kind, value in (("singular_value", 2.5), ("smallest_singular_value", 0.125), ("effective_rank", 7.0)):
-            values |= {f"{kind}/blocks.{block}.{part}": value for part in ("conv1", "conv2", "shortcut")}
+        values |= {f"singular_value/blocks.{block}.{part}": 2.5 for part in ("conv1", "conv2", "shortcut")}
     for form, score in (("fisher", 0.5), ("local", 0.6), ("activation", 0.7)):
         for name in ("2afc/val", "mean"):
             values |= {f"agreement/{form}/{name}": score + share / 10, f"random_agreement/{form}/{name}": score}
@@ -146,7 +145,6 @@ def test_the_summary_has_the_latest_values_and_the_best_iteration(read):
 
 def test_tables_hold_what_was_measured(read):
     assert read.row("2afc/val") == ["2afc/val", "0.6 / 0.5", "0.7 / 0.6", "0.8 / 0.7"]
-    assert read.row("blocks.1.conv2") == ["blocks.1.conv2", "2.5", "0.125", "7"]
     assert read.row("proximal", "0.25") == ["proximal", "0.25", "0.01", "18.4", "0.35", "3.25"]
     assert read.row("plain & <simple>", "0")[-1] == "\N{EN DASH}"
 

@@ -24,8 +24,9 @@ from afv_metric.images.listing import is_image_name
 from afv_metric.images.tiles import by_pillow
 
 __all__ = [
-    "ARCHIVES", "FAMILIES", "FOLDERS", "KINDS", "PUBLISHED", "SIDE", "SMALLEST_GROUP", "TASKS", "JudgedSet",
-    "default_root", "distinguish", "read_image_source", "read_pairs", "read_root", "refuse_repeated", "spread",
+    "ARCHIVES", "FAMILIES", "FOLDERS", "KINDS", "PUBLISHED", "SIDE", "SMALLEST_GROUP", "TASKS", "FloatArray",
+    "JudgedSet", "default_root", "distinguish", "read_image_source", "read_pairs", "read_root", "refuse_repeated",
+    "spread",
 ]  # fmt: skip
 
 TASKS = ("2afc", "jnd")
@@ -40,6 +41,7 @@ KINDS = {"triplets": "2AFC", "same": "JND mAP", "pairs": "SROCC"}
 """The kinds of judged sets, and the score of each: BAPPS 2AFC, BAPPS JND, and pairs whose distance people gave."""
 SIDE = 64
 SMALLEST_GROUP = 10
+FloatArray = NDArray[np.float64]
 _READER = Reader()
 _log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class JudgedSet:
     name: str
     source: Path
     images: Sequence[tuple[Path, ...]]
-    judged: NDArray[np.float64]
+    judged: FloatArray
     groups: NDArray[np.intp] | None = None
     partial: str = ""
     side: int | None = None

@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
 from afv_metric.cli.outcome import describe
 from afv_metric.page import png_uri, write_page
-from bapps_eval.data import JudgedSet, read_image_source, spread
+from bapps_eval.data import FloatArray, JudgedSet, read_image_source, spread
 from bapps_eval.formats import finite, grids
 from bapps_eval.report import Column, Report, family
 from bapps_eval.results import Results
 from bapps_eval.scores import score
 
 __all__ = ["write_html"]
-
-FloatArray = NDArray[np.float64]
 
 _POINTS = 600  # of each set in the scatter plot
 _GALLERY_BYTES = 16 * 2**20

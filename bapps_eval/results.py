@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afv_metric.files import atomic_write, locked
-from bapps_eval.data import JudgedSet
+from bapps_eval.data import FloatArray, JudgedSet
 
 __all__ = ["Measured", "MetricRecord", "Results", "load_results", "plan_results", "recording"]
 
-FloatArray = NDArray[np.float64]
 
 _FORMAT = 2
 

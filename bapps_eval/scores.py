@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bapps_eval.data import JudgedSet
+from bapps_eval.data import FloatArray, JudgedSet
 
 __all__ = [
     "RESAMPLES", "Sample", "agreement", "average_precision", "ceiling", "interval", "p_value", "rank_correlation",
@@ -22,8 +21,6 @@ __all__ = [
 
 RESAMPLES = 1000
 _BLOCK = 1_000_000  # items of all resamples that are worked on at a time
-
-FloatArray = NDArray[np.float64]
 
 
 class Sample(NamedTuple):

@@ -33,10 +33,14 @@ from afv_metric.fisher.statistics import FisherStatistics, LayerStatistics
 from afv_metric.images.formats import DataRange, check_data_range
 from afv_metric.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, for_channels
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle", "training_stages"]
+__all__ = [
+    "FILES", "SCHEMA_VERSION", "Bundle", "BundleError", "load_bundle", "reserve_folder", "save_bundle",
+    "training_stages",
+]  # fmt: skip
 
 SCHEMA_VERSION = 3
-_CONFIG, _MODEL, _GENERATOR, _CARD = "config.json", "model.safetensors", "generator.safetensors", "README.md"
+FILES = _CONFIG, _MODEL, _GENERATOR = "config.json", "model.safetensors", "generator.safetensors"
+_CARD = "README.md"
 _PLAIN = ("name", "output", "form", "pooling", "epsilon", "training", "licence")  # which JSON holds as they are
 
 
@@ -227,8 +231,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         >>> load_bundle("tiny-imagenet-v7").form in ("fisher", "local", "activation")
         True
     """
-    files = (_CONFIG, _MODEL, _GENERATOR) if generator else (_CONFIG, _MODEL)
-    folder = find_bundle(weights, files)
+    folder = find_bundle(weights, FILES if generator else FILES[:2])
     try:
         content = (folder / _CONFIG).read_bytes()
         config = json.loads(content)

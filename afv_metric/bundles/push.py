@@ -6,14 +6,13 @@ import os
 import re
 from pathlib import Path
 
-from afv_metric.bundles.bundle import BundleError
+from afv_metric.bundles.bundle import FILES, BundleError
 from afv_metric.bundles.resolve import HubError
 from afv_metric.bundles.validate import pictures_of, validate_bundle
 from afv_metric.files import reason_of
 
 __all__ = ["push_bundle"]
 
-_NEEDED = ("README.md", "config.json", "generator.safetensors", "model.safetensors")
 _REPOSITORY = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -56,7 +55,7 @@ def push_bundle(
     if not report.passed:
         raise BundleError(f"the bundle is not valid, and was not uploaded:\n{report}")
 
-    wanted = {*_NEEDED, "scale.json", *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
+    wanted = {*FILES, "README.md", "scale.json", *pictures_of((folder / "README.md").read_text(encoding="utf-8"))}
     names = sorted(path.name for path in folder.iterdir())
     files = [name for name in names if name in wanted]
     lines = [f"  {name:{max(map(len, files))}}  {(folder / name).stat().st_size:,} bytes" for name in files]
@@ -94,7 +93,7 @@ def _explanation(error: Exception, repository: str, endpoint: str) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{repository} was not uploaded, because the hub client is in offline mode: unset HF_HUB_OFFLINE"
     if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
+        status, said = error.response.status_code, reason_of(error).strip().partition("\n")[0]
         if status == 401:
             return (
                 f"the hub at {endpoint} does not know who wants to write to {repository!r}: run 'hf auth login', or "
@@ -103,14 +102,10 @@ def _explanation(error: Exception, repository: str, endpoint: str) -> str:
         if status == 403:
             return (
                 f"the token may not write to {repository!r} on {endpoint}: take one with the right to write, or a name "
-                f"whose owner is you or a group of yours; 'hf auth whoami' lists them ({_first_line(error)})"
+                f"whose owner is you or a group of yours; 'hf auth whoami' lists them ({said})"
             )
-        return f"the hub at {endpoint} refused {repository!r} with status {status}: {_first_line(error)}"
+        return f"the hub at {endpoint} refused {repository!r} with status {status}: {said}"
     return (
         f"{repository} could not be uploaded to {endpoint} ({type(error).__name__}: {reason_of(error)}). Check the "
         "connection and HF_ENDPOINT, and try again; what has arrived is not sent twice"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from afv_metric.bundles.bundle import Bundle, BundleError, load_bundle
+from afv_metric.bundles.bundle import FILES, Bundle, BundleError, load_bundle
 from afv_metric.bundles.golden import GOLDEN_NAME, golden_distances, golden_pairs
 from afv_metric.bundles.resolve import find_bundle
 from afv_metric.files import sha256_of
@@ -25,7 +25,6 @@ from afv_metric.metric import AFVDistance
 
 __all__ = ["Check", "Report", "validate_bundle", "whitened_lengths"]
 
-_FILES = ("config.json", "model.safetensors", "generator.safetensors")
 _CARD = "README.md"
 _GOLDEN_TOLERANCE = 1e-5  # relative; float64 on another machine stays well below, another network does not
 _SYMMETRY_TOLERANCE = 1e-4  # relative, of float32
@@ -97,7 +96,7 @@ def validate_bundle(
         raise ValueError(f"validation needs at least one sample, got {samples}")
     try:
         bundle = load_bundle(weights, generator=True)
-        folder = find_bundle(weights, _FILES)
+        folder = find_bundle(weights, FILES)
     except BundleError as error:
         return Report(str(weights), "", (Check("files", False, str(error)),))
     generator = bundle.generator
@@ -118,7 +117,7 @@ def validate_bundle(
     def whitening(measure: _Measure) -> Callable[[], _Outcome]:
         return lambda: (None, unfit) if unfit else _check_whitening(bundle, fresh(), measure)
 
-    sizes = [f"{file} {(folder / file).stat().st_size:,} bytes" for file in _FILES]
+    sizes = [f"{file} {(folder / file).stat().st_size:,} bytes" for file in FILES]
     checks: dict[str, Callable[[], _Outcome]] = {
         "files": lambda: (True, "hashes, names, shapes, finite: " + ", ".join(sizes)),
         "card": partial(_check_card, bundle, folder),
@@ -148,7 +147,7 @@ def _check_card(bundle: Bundle, folder: Path) -> _Outcome:
     if not bundle.card.strip():
         return False, f"there is no {_CARD}"
     recorded = json.dumps([dict(bundle.training), dict(bundle.sampling)])  # its data, and the bundles it was made from
-    own = {bundle.hash, *_HASH.findall(recorded), *(sha256_of(folder / file) for file in _FILES)}
+    own = {bundle.hash, *_HASH.findall(recorded), *(sha256_of(folder / file) for file in FILES)}
     foreign = set(_HASH.findall(bundle.card)) - own
     if foreign:
         return False, f"{_CARD} names a sha256 that is not of this bundle, {foreign.pop()}: write the card again"

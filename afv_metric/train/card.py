@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import UndefinedError
 
-from afv_metric.bundles.bundle import Bundle, load_bundle, training_stages
+from afv_metric.bundles.bundle import FILES, Bundle, load_bundle, training_stages
 from afv_metric.files import atomic_write, save_figure, sha256_of
 from afv_metric.images.grid import save_grid
 from afv_metric.train.checkpoint import read_recipe
@@ -23,7 +23,6 @@ from afv_metric.train.provenance import commands_of
 
 __all__ = ["decorate_bundle", "make_card", "write_card"]
 
-_FILES = ("config.json", "model.safetensors", "generator.safetensors")
 # Panels of the curves: their title, the log, and the beginnings of the keys in it.
 _PANELS = (
     ("losses", "stats", ("loss_d", "loss_g")),
@@ -123,7 +122,7 @@ def make_card(
             measured_with={name: settings[name] for name in _SETTINGS if settings.get(name) is not None}
             | results.get("versions", {}),
             notes=notes.strip(),
-            files=[(file, f"{(folder / file).stat().st_size:,}", f"`{sha256_of(folder / file)}`") for file in _FILES],
+            files=[(file, f"{(folder / file).stat().st_size:,}", f"`{sha256_of(folder / file)}`") for file in FILES],
         )
     except (TypeError, UndefinedError) as error:
         raise ValueError(f"{agreement} is not what python -m bapps_eval --json writes: {error}") from error

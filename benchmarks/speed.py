@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import afv_metric
-from afv_metric.fisher.comparison import Comparison
+from afv_metric.fisher.comparison import Comparison, total_of
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import ActivationForm, FisherForm, LocalForm, Term
 from afv_metric.fisher.statistics import collect_statistics
@@ -93,7 +93,7 @@ class Rivals:
 
     def ours_in_eights(self, first: Tensor, second: Tensor) -> Tensor:
         """Ours, eight pairs at a time."""
-        return Comparison(self.form, chunk_size=8).compare(first, second)
+        return total_of(Comparison(self.form, chunk_size=8).compare_parts(first, second))
 
     def vmap_in_eights(self, first: Tensor, second: Tensor) -> Tensor:
         """By vmap, eight pairs at a time."""

@@ -45,8 +45,8 @@ class Comparison:
     spatial: bool = False
     chunk_size: int | None = None
 
-    def compare(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Compare: the sum of all parts of :meth:`compare_parts`.
+    def compare_parts(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> dict[Part, Tensor]:
+        """Compare: :func:`total_of` the parts is the distance, or the map.
 
         Args:
             first: ``(N, 3, H, W)`` or ``(1, 3, H, W)`` in [-1, 1]; H and W whole strides of the network at every level.
@@ -54,15 +54,7 @@ class Comparison:
             weights: Non-negative weights of the pixels, ``(N, 1, H, W)`` or ``(1, 1, H, W)``; equal if None.
 
         Returns:
-            ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable with respect to the images.
-        """
-        return total_of(self.compare_parts(first, second, weights))
-
-    def compare_parts(self, first: Tensor, second: Tensor, weights: Tensor | None = None) -> dict[Part, Tensor]:
-        """Compare as :meth:`compare` does, and give the parts of the sum.
-
-        Returns:
-            What each part adds: ``(N,)``, or ``(N, 1, H, W)`` if spatial.
+            What each part adds: ``(N,)``, or ``(N, 1, H, W)`` if spatial; differentiable with respect to the images.
         """
         if is_exporting():  # as a whole: the number of chunks and bands would be fixed in the graph
             return self._compare_chunk(first, second, weights)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from afv_metric.fisher.comparison import Comparison
+from afv_metric.fisher.comparison import Comparison, total_of
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import FORMS, ActivationForm, FisherForm, LocalForm, Part, Term
 
@@ -32,6 +32,10 @@ def _comparison(discriminator, form, output="logit", pooling=2.0, blocks=None, t
     return Comparison(made, **options), statistics
 
 
+def compare(comparison, *images):
+    return total_of(comparison.compare_parts(*images))
+
+
 @given(
     count=st.integers(1, 3),
     width=st.integers(1, 4),
@@ -45,7 +49,7 @@ def test_fisher_is_equation_5(count, width, height, breadth, output):
     first, second = make_images(count, height, breadth, 1), make_images(count, height, breadth, 2)
     expected = oracle.fisher_distance(discriminator, first, second, statistics, EPSILON, output)
     # Whitening factors are kept in float32, as a bundle keeps its statistics.
-    torch.testing.assert_close(comparison.compare(first, second), expected, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(compare(comparison, first, second), expected, rtol=1e-5, atol=1e-9)
 
 
 @OUTPUTS
@@ -56,7 +60,7 @@ def test_fisher_with_weighted_positions_is_that_of_the_weighted_logit(output):
     coarse = make_images(2, 8, 8, seed=3)[:, :1] + 1
     weights = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
     expected = oracle.fisher_distance(discriminator, first, second, statistics, EPSILON, output, coarse)
-    torch.testing.assert_close(comparison.compare(first, second, weights), expected, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(compare(comparison, first, second, weights), expected, rtol=1e-5, atol=1e-9)
 
 
 @given(width=st.integers(1, 3), height=st.sampled_from([32, 36]), output=st.sampled_from(["logit", "sigmoid"]))
@@ -66,7 +70,7 @@ def test_local_is_the_distance_of_an_untied_copy(width, height, output):
     first, second = make_images(1, height, seed=1), make_images(1, height, seed=2)
     second = (first + 0.3 * second).clamp(-1, 1)
     maps = oracle.local_maps(discriminator, first, second, statistics, EPSILON, output)
-    torch.testing.assert_close(comparison.compare(first, second)[0], oracle.pool(maps), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(compare(comparison, first, second)[0], oracle.pool(maps), rtol=1e-4, atol=1e-6)
 
 
 def test_local_is_accurate_for_images_that_are_nearly_equal():
@@ -88,7 +92,7 @@ def test_pooling_and_blocks_of_local(pooling, blocks):
     first, second = make_images(1, seed=1), make_images(1, seed=2)
     maps = oracle.local_maps(discriminator, first, second, statistics, EPSILON)
     expected = oracle.pool(oracle.layers_of(maps, blocks), pooling)
-    torch.testing.assert_close(comparison.compare(first, second)[0], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(compare(comparison, first, second)[0], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [None, (0,), (1, 2)])
@@ -106,7 +110,7 @@ def test_activation_is_the_distance_of_whitened_directions(pooling, blocks):
             directions.append(vectors / (vectors.square().sum(1, keepdim=True) + oracle.FLOOR).sqrt())
         maps.append((directions[0] - directions[1]).square().sum(1))
     expected = oracle.pool(oracle.layers_of(maps, blocks), pooling)
-    torch.testing.assert_close(comparison.compare(first, second)[0], expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(compare(comparison, first, second)[0], expected, rtol=1e-5, atol=1e-8)
 
 
 def _whitened(statistics, layer, inputs):
@@ -133,14 +137,14 @@ def test_texture_is_the_relative_difference_of_variances_in_windows():
     x, y = variances
     values = ((x - y).square() / ((x + y).square() + (0.05 / 2) ** 2)).mean(0)
     expected = 0.5 * (values**3).mean() ** (1 / 3)
-    torch.testing.assert_close(comparison.compare(first, second)[0], expected, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(compare(comparison, first, second)[0], expected, rtol=1e-5, atol=1e-9)
 
 
 def test_terms_add_up():
     discriminator = make_discriminator()
     first, second = make_images(2, 32, 48, seed=1), make_images(2, 32, 48, seed=2)
-    whole = _comparison(discriminator, "activation", terms=BOTH_KINDS)[0].compare(first, second)
-    parts = [_comparison(discriminator, "activation", terms=(term,))[0].compare(first, second) for term in BOTH_KINDS]
+    whole = compare(_comparison(discriminator, "activation", terms=BOTH_KINDS)[0], first, second)
+    parts = [compare(_comparison(discriminator, "activation", terms=(term,))[0], first, second) for term in BOTH_KINDS]
     torch.testing.assert_close(whole, parts[0] + parts[1])
 
 
@@ -150,11 +154,11 @@ def test_bands_of_rows_change_nothing(monkeypatch, weighted):
     comparison, _ = _comparison(discriminator, "activation", terms=BOTH_KINDS, pooling=8)
     first, second = (make_images(1, 208, 32, seed=seed).requires_grad_() for seed in (1, 2))
     weights = make_images(1, 208, 32, seed=3)[:, :1] + 1 if weighted else None
-    whole = comparison.compare(first, second, weights)
+    whole = compare(comparison, first, second, weights)
     expected = torch.autograd.grad(whole.sum(), (first, second))
     monkeypatch.setattr("afv_metric.fisher.comparison._BAND_PIXELS", 1)
     monkeypatch.setattr("afv_metric.fisher.comparison._ROWS", 64)
-    cut = comparison.compare(first, second, weights)
+    cut = compare(comparison, first, second, weights)
     torch.testing.assert_close(cut, whole, rtol=1e-10, atol=0)
     for ours, theirs in zip(torch.autograd.grad(cut.sum(), (first, second)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -169,7 +173,7 @@ def test_the_stream_ends_before_layers_that_nobody_needs(monkeypatch):
         "signals",
         lambda *args, **kwargs: (consumed.append(one.layer) or one for one in signals(*args, **kwargs)),
     )
-    comparison.compare(make_images(1, seed=1), make_images(1, seed=2))
+    compare(comparison, make_images(1, seed=1), make_images(1, seed=2))
     assert min(consumed) == min(comparison.form.layers) == 3
 
 
@@ -178,7 +182,7 @@ def test_maps_are_those_of_the_blocks_that_count(form):
     discriminator = make_discriminator()
     first, second = make_images(2, seed=1), make_images(2, seed=2)
     maps = [
-        _comparison(discriminator, form, blocks=blocks, spatial=True)[0].compare(first, second)
+        compare(_comparison(discriminator, form, blocks=blocks, spatial=True)[0], first, second)
         for blocks in [(0, 1), (0,), (1,)]
     ]
     torch.testing.assert_close(maps[0], (maps[1] + maps[2]) / 2)
@@ -191,8 +195,8 @@ def test_a_high_exponent_of_pooling_loses_no_small_distance(form, weighted):
     first = make_images(2, 32, 36)
     second = first + 1e-4 * make_images(2, 32, 36, seed=2)
     weights = make_images(2, 32, 36, 3)[:, :1] + 1 if weighted else None
-    exact = comparison.compare(first, second, weights)
-    rounded = comparison.compare(first.float(), second.float(), None if weights is None else weights.float())
+    exact = compare(comparison, first, second, weights)
+    rounded = compare(comparison, first.float(), second.float(), None if weights is None else weights.float())
     assert (exact > 0).all()
     assert (exact < 1e-4).all()
     torch.testing.assert_close(rounded.double(), exact, rtol=0.02, atol=0)
@@ -218,7 +222,7 @@ def test_gradients_are_those_of_finite_differences(form, settings, output, spati
     weights = make_images(2, 32, 48, 3)[:, :1] + 1 if weighted and not spatial else None
     # Fast mode: one random direction, enough to tell a wrong term in thousands of pixels.
     assert torch.autograd.gradcheck(
-        lambda x, y: comparison.compare(x, y, weights), (first, second), fast_mode=True, eps=1e-7, atol=1e-5, rtol=1e-4
+        lambda x, y: compare(comparison, x, y, weights), (first, second), fast_mode=True, eps=1e-7, atol=1e-5, rtol=1e-4
     )
 
 
@@ -226,13 +230,13 @@ def test_gradients_are_those_of_finite_differences(form, settings, output, spati
 def test_second_derivatives_are_those_of_finite_differences(form, settings):
     comparison, _ = _comparison(make_discriminator(2), form, **settings)
     first, second = make_images(1, 32, 32, 1).requires_grad_(), make_images(1, 32, 32, 2)
-    (gradient,) = torch.autograd.grad(comparison.compare(first, second).sum(), first, create_graph=True)
+    (gradient,) = torch.autograd.grad(compare(comparison, first, second).sum(), first, create_graph=True)
     (ours,) = torch.autograd.grad(gradient.square().sum(), first)
     way = make_images(1, 32, 32, 3)
 
     def norm(step):
         moved = (first.detach() + step * way).requires_grad_()
-        return torch.autograd.grad(comparison.compare(moved, second).sum(), moved)[0].square().sum()
+        return torch.autograd.grad(compare(comparison, moved, second).sum(), moved)[0].square().sum()
 
     expected = (norm(1e-7) - norm(-1e-7)) / 2e-7
     torch.testing.assert_close((ours * way).sum(), expected, rtol=1e-3, atol=1e-9)
@@ -242,7 +246,7 @@ def test_fisher_gradient_is_that_of_double_backward():
     discriminator = make_discriminator()
     comparison, statistics = _comparison(discriminator, "fisher")
     first, second = make_images(1, seed=1).requires_grad_(), make_images(1, seed=2)
-    comparison.compare(first, second).sum().backward()
+    compare(comparison, first, second).sum().backward()
     parameters = [
         p for name in oracle.layer_names(discriminator) for p in discriminator.get_submodule(name).parameters()
     ]
@@ -266,13 +270,13 @@ def test_chunks_change_nothing(form, count, chunk_size, spatial, one):
     chunked = Comparison(comparison.form, spatial, chunk_size)
     first, second = make_images(1 if one else count, seed=1), make_images(count, seed=2)
     first, second = (images.requires_grad_() for images in (first, second))
-    results = [one.compare(first, second) for one in (comparison, chunked)]
+    results = [compare(one, first, second) for one in (comparison, chunked)]
     gradients = [torch.autograd.grad(result.square().sum(), (first, second)) for result in results]
     torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
     for ours, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
     with torch.no_grad():
-        torch.testing.assert_close(chunked.compare(first, second), results[0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(compare(chunked, first, second), results[0], rtol=1e-10, atol=1e-12)
 
 
 def test_fisher_windows_are_scores_of_the_logit_of_a_window():

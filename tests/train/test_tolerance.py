@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from afv_metric.fisher.comparison import Comparison
+from afv_metric.fisher.comparison import Comparison, total_of
 from afv_metric.fisher.engine import FisherEngine
 from afv_metric.fisher.forms import ActivationForm, Term
 from afv_metric.fisher.statistics import collect_statistics
@@ -39,7 +39,7 @@ def test_the_distances_are_those_of_the_form():
         terms = [Term(term.kind, 0, term.layers, term.weight) for term in TERMS if term.level == level]
         first, *others = (F.avg_pool2d(view, 2**level) for view in views)
         form = ActivationForm(engine, collect_statistics(engine, [first]), 0.03, terms, pooling=8.0)
-        expected += torch.stack([Comparison(form).compare(first, other) for other in others])
+        expected += torch.stack([total_of(Comparison(form).compare_parts(first, other)) for other in others])
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ from afv_metric.cli.outcome import describe, if_interrupted
 from afv_metric.cli.outputs import csv_rows, try_outputs
 from afv_metric.cli.processes import join_problems, shared
 from afv_metric.distributed import gather, rank_and_world_size
-from afv_metric.metric import AFVDistance, Embedding
+from afv_metric.metric import AFVDistance
 
 __all__ = ["matrix"]
 
@@ -93,10 +93,9 @@ class _Pairs:
     def __init__(self, metric: AFVDistance, images: dict[str, Tensor], options: argparse.Namespace) -> None:
         self.distances: dict[tuple[str, str], float] = {}
         self._metric, self._images, self._options = metric, images, options
-        self._embed = functools.lru_cache(maxsize=2)(self._embed_now)
-
-    def _embed_now(self, names: _Names) -> Embedding:
-        return self._metric.embed(torch.cat([self._images[name] for name in names]).to(self._options.device))
+        self._embed = functools.lru_cache(maxsize=2)(
+            lambda names: metric.embed(torch.cat([images[name] for name in names]).to(options.device))
+        )
 
     def measure(self, first: _Names, second: _Names) -> None:
         """Measure all pairs of two blocks; where that fails, each image with itself, and pair by pair those that can.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
@@ -43,15 +43,18 @@ def train(options: argparse.Namespace) -> None:
     if options.show:
         emit(json.dumps(asdict(recipe), indent=2))
         return
+    evaluate = None
     try:
         with init_distributed(find_device(options.device)) as device:
+            if options.judged and rank_and_world_size()[0] == 0:
+                evaluate = import_module("bapps_eval.watch").make_evaluation(_judged_sets(options.judged))
             loop.train(
                 recipe,
                 options.data,
                 options.out,
                 held_out=options.held_out,
                 init=init,
-                evaluate=_evaluation(options.judged) if rank_and_world_size()[0] == 0 else None,
+                evaluate=evaluate,
                 reader=reader_of(options, pictures_of(options.data)),
                 tiling=tiling_of(options, cut=options.recipe == "folder"),
                 cache=options.cache,
@@ -77,11 +80,6 @@ def _judged_sets(paths: Sequence[Path]) -> Any:
     data = import_module("bapps_eval.data")  # by name, as bapps_eval stands above this package
     sets = ([data.read_pairs(path)] if path.suffix == ".csv" else data.read_root(path) for path in paths)
     return data.distinguish(list(itertools.chain(*sets)))
-
-
-def _evaluation(paths: Sequence[Path]) -> Callable[[Bundle], dict[str, float]] | None:
-    """The scoring of judged sets, for the monitors; None without any."""
-    return import_module("bapps_eval.watch").make_evaluation(_judged_sets(paths)) if paths else None
 
 
 def _judge(paths: Sequence[Path], metrics: Mapping[str, AFVDistance]) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -95,8 +95,14 @@ def find_source(path: Path) -> Source:
         return _cifar(path, path, inside[0])
     about = any((path / name).is_file() for name in ("meta.bin", "ILSVRC2012_devkit_t12.tar.gz"))
     is_image_net = about and (path / "train").is_dir()
-    files = _list(path / "train" if is_image_net else path)
-    return _source(path, "ImageNet" if is_image_net else "folder", files, partial(_files, files))
+    files, passed_over = list_images(path / "train" if is_image_net else path)
+    if passed_over:
+        _log.warning("%s", passed_over)
+
+    def read() -> Contents:
+        return len(files), (Picture(name, partial(_identity, file)) for name, file in files.items())
+
+    return _source(path, "ImageNet" if is_image_net else "folder", files, read)
 
 
 def _source(path: Path, kind: str, files: Mapping[str, str], read: Callable[[], Contents]) -> Source:
@@ -137,19 +143,8 @@ def _cifar(path: Path, root: Path, dataset: Any) -> Source:
     return _source(path, dataset.__name__, files, read)
 
 
-def _files(files: Mapping[str, str]) -> Contents:
-    return len(files), (Picture(name, partial(_identity, path)) for name, path in files.items())
-
-
 def _identity(found: Any) -> Any:
     return found
-
-
-def _list(folder: Path) -> Mapping[str, str]:
-    files, passed_over = list_images(folder)
-    if passed_over:
-        _log.warning("%s", passed_over)
-    return files
 
 
 def _stamp(path: str) -> str:

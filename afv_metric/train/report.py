@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from afv_metric.fisher.forms import FORMS
 from afv_metric.page import data_uri, write_page
 from afv_metric.train.checkpoint import sample_grids
 from afv_metric.train.figures import Panel, Points, draw_svg, points_of
@@ -18,7 +19,6 @@ from afv_metric.train.log import read_records
 __all__ = ["format_number", "write_report"]
 
 _MOST_GRIDS = 8  # of a run
-_FORMS = ("fisher", "local", "activation")
 _PARTS = ("conv1", "conv2", "shortcut", "head")
 
 
@@ -93,7 +93,7 @@ class _Run:
     @property
     def agreement(self) -> tuple[list[str], list[list[str]]] | None:
         """Head and rows of a table of the forms on the judged sets, last and untrained."""
-        forms = [form for form in _FORMS if self.curve(f"agreement/{form}/mean")]
+        forms = [form for form in FORMS if self.curve(f"agreement/{form}/mean")]
         rows = []
         for judged in self.names(f"agreement/{forms[0]}/") if forms else ():
             pairs = [[self.last(f"{kind}agreement/{form}/{judged}") for kind in ("", "random_")] for form in forms]
@@ -136,7 +136,7 @@ def _content(runs: Sequence[_Run]) -> dict[str, Any]:
         "each": lambda key: {run.name: run.curve(key) for run in runs},
         "number": format_number,
         "duration": _duration,
-        "agreement_keys": [f"agreement/{form}/mean" for form in _FORMS],
+        "agreement_keys": [f"agreement/{form}/mean" for form in FORMS],
         "agreement_panels": [Panel(run.name, _agreement_curves(run)) for run in runs],
         "any_dead": any(y for run in runs for name in dead[run.name] for _, y in run.curve(f"dead_channels/{name}")),
         "dead_keys": [f"dead_channels/{name}" for some in dead.values() for name in some],
@@ -157,7 +157,7 @@ def _content(runs: Sequence[_Run]) -> dict[str, Any]:
 
 def _agreement_curves(run: _Run) -> dict[str, Points]:
     curves: dict[str, Points] = {}
-    for form in _FORMS:
+    for form in FORMS:
         curves[form] = points = run.curve(f"agreement/{form}/mean")
         untrained = run.last(f"random_agreement/{form}/mean")
         if points and untrained is not None:

@@ -22,7 +22,6 @@ one iteration.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import math
@@ -57,6 +56,7 @@ from bapps_eval.formats import finite, format_interval, format_number
 from bapps_eval.metrics import Metric
 from bapps_eval.run import evaluate
 from bapps_eval.scores import Sample, score_set
+from experiments import missing_matplotlib
 from experiments.peers import PEERS, peers_at_hand
 
 PUBLISHED_ITERATIONS = 800_000
@@ -288,8 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"{source} keeps the checkpoints {', '.join(map(str, kept)) or 'of no iteration'}")
     if not options.root and not options.pairs:
         parser.error("give sets with --root DIR, --pairs FILE.csv or both")
-    if options.picture and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--picture is drawn by matplotlib: pip install "afv-metric[plots]"')
+    if options.picture and (missing := missing_matplotlib()):
+        parser.error(missing)
     try_output(options.picture, "--picture")
     try_output(options.json, "--json")
     read = [judged for root in options.root for judged in read_root(root)]

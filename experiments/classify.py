@@ -18,7 +18,6 @@ a folder is therefore for one run at a time.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import math
@@ -41,6 +40,7 @@ from afv_metric.fisher.vectors import Features, ScoreFeatures, UInt8Images, extr
 from afv_metric.images.cache import ImageSet, ImageView, draw_images, load_images
 from afv_metric.networks import DiscriminatorConfig
 from afv_metric.train.divergence import DivergenceError
+from experiments import missing_matplotlib
 from experiments.features import PixelFeatures, PooledFeatures, store
 from experiments.intervals import share_interval
 from experiments.linear import (
@@ -528,11 +528,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "table": [head, *map(_line, rows)],
     }
     picture = options.out / "accuracy.png"
-    if importlib.util.find_spec("matplotlib") is None:
+    if missing := missing_matplotlib():
         picture.unlink(missing_ok=True)  # an earlier run's would be taken for this one's
-        record["notes"].append(
-            'no accuracy.png, nor an earlier one, without matplotlib: pip install "afv-metric[plots]"'
-        )
+        record["notes"].append(f"there is no accuracy.png: {missing}")
     else:
         draw(rows, picture)
     return record

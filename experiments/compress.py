@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import logging
 import math
@@ -44,6 +43,7 @@ from afv_metric.files import atomic_write, save_figure, sha256_of
 from afv_metric.fisher.vectors import ScoreFeatures, Sketch, UInt8Images, extract
 from afv_metric.images.cache import draw_images, load_images
 from afv_metric.images.reading import Reader
+from experiments import missing_matplotlib
 from experiments.features import store
 from experiments.intervals import format_share, mean_interval
 from experiments.neighbours import Neighbours, extract_all, load_queries, nearest_among
@@ -545,8 +545,8 @@ def _look_up(options: argparse.Namespace, bundle: Bundle, folder: Path) -> list[
 
 def _draw_recall(record: dict[str, Any], path: Path) -> str | None:
     """Draw recall against bytes; without matplotlib there is no picture, nor one of earlier."""
-    if importlib.util.find_spec("matplotlib") is None:
-        _log.info('the figures are drawn by matplotlib: pip install "afv-metric[plots]"')
+    if missing := missing_matplotlib():
+        _log.info(missing)
         path.unlink(missing_ok=True)
         return None
     from matplotlib.figure import Figure

@@ -19,7 +19,6 @@ images.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import sys
@@ -47,6 +46,7 @@ from afv_metric.images.listing import list_images
 from bapps_eval.data import spread
 from bapps_eval.formats import finite, format_number
 from bapps_eval.metrics import Choice, Metric, make_metrics
+from experiments import missing_matplotlib
 from experiments.peers import peers_at_hand
 
 
@@ -173,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write counts and mean distances")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
-    if options.picture and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--picture is drawn by matplotlib: pip install "afv-metric[plots]"')
+    if options.picture and (missing := missing_matplotlib()):
+        parser.error(missing)
     try_output(options.picture, "--picture")
     try_output(options.json, "--json")
     try:

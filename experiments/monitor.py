@@ -12,7 +12,6 @@ it is.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import math
@@ -28,6 +27,7 @@ from afv_metric.train.loop import train
 from afv_metric.train.recipes import RECIPES
 from afv_metric.train.report import write_report
 from afv_metric.train.settings import override
+from experiments import missing_matplotlib
 
 __all__ = ["add_arguments", "draw", "read_curves", "run"]
 
@@ -114,8 +114,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ValueError: If a value is not possible, before any run begins; or as for ``train``.
         StoppedError: If a signal stopped a run; its state is saved.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the figures are drawn by matplotlib: pip install "afv-metric[plots]"')
+    if missing := missing_matplotlib():
+        raise ImportError(missing)
     setting, option = _SETTINGS[options.figure]
     values: Sequence[float] = getattr(options, option)
     if any(assignment.partition("=")[0] == setting for assignment in options.set):

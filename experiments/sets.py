@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -41,6 +40,7 @@ from afv_metric.images.cache import ImageSet, ImageView, load_images
 from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import parallel_map
 from bapps_eval.formats import format_number
+from experiments import missing_matplotlib
 
 __all__ = ["add_arguments", "compare_all", "compare_halves", "run", "score_classes", "score_sets"]
 
@@ -241,8 +241,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     Images without classes have the bias alone.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the figures are drawn by matplotlib: pip install "afv-metric[plots]"')
+    if missing := missing_matplotlib():
+        raise ImportError(missing)
     for name in ("images_per_class", "draws"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

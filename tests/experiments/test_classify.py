@@ -91,7 +91,7 @@ class TestRun:
             assert picture.width > 500
 
     def test_without_matplotlib(self, folders, tmp_path, monkeypatch):
-        monkeypatch.setattr(classify.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         (tmp_path / "accuracy.png").write_bytes(b"an earlier run's")
         record = start(folders, tmp_path, "--features", "d-pool", "--epochs", "1")
         assert "afv-metric[plots]" in record["notes"][0]

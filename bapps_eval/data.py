@@ -135,11 +135,7 @@ def default_root() -> Path:
 
 
 def read_root(
-    root: str | os.PathLike[str],
-    split: str = "val",
-    *,
-    tasks: Sequence[str] = TASKS,
-    families: Sequence[str] = (),
+    root: str | os.PathLike[str], split: str = "val", *, tasks: Sequence[str] = TASKS, families: Sequence[str] = ()
 ) -> list[JudgedSet]:
     """Find the sets of a folder in the layout of BAPPS.
 

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 from torch import Tensor
@@ -34,7 +33,7 @@ from afv_metric.files import atomic_write
 from afv_metric.fisher.vectors import Features, ScoreFeatures, UInt8Images, extract
 from afv_metric.images.cache import ImageSet, draw_images, load_images
 from afv_metric.networks import Generator
-from bapps_eval.data import spread
+from bapps_eval.data import FloatArray, spread
 from experiments.features import PixelFeatures
 from experiments.intervals import Interval, format_share, mean_interval, share_interval
 
@@ -46,8 +45,6 @@ __all__ = [
 _TAIL = 0.05  # quantile of the held-out distances below which copies are looked for
 _TILE, _HEAD = 64, 20  # pixels of a picture in a grid, and of the line above them
 _BATCH = 100
-
-FloatArray = NDArray[np.float64]
 
 
 class Neighbours(NamedTuple):

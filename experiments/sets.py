@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
@@ -39,6 +38,7 @@ from afv_metric.fisher.statistics import FisherStatistics
 from afv_metric.images.cache import ImageSet, ImageView, load_images
 from afv_metric.images.tensors import to_network_range
 from afv_metric.runtime import parallel_map
+from bapps_eval.data import FloatArray
 from bapps_eval.formats import format_number
 from experiments import missing_matplotlib
 
@@ -51,8 +51,6 @@ _MOST_BYTES = 1.5e9  # of the scores of all classes
 _CLOSEST = 5
 _SIZES = (50, 100, 200, 500, 1000)
 _SHARE = 0.1  # of the corrected distance, that the bias may be for a number of images to be enough
-
-FloatArray = NDArray[np.float64]
 
 
 def score_sets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_type_hints
 
 from afv_metric.fisher.engine import Output
@@ -126,16 +126,7 @@ class Recipe:
     @property
     def discriminator(self) -> DiscriminatorConfig:
         """Shape of the discriminator."""
-        return DiscriminatorConfig(
-            self.width,
-            self.image_size,
-            self.slope,
-            self.head,
-            self.gain,
-            self.spectral_norm,
-            self.strided_stem,
-            self.channels,
-        )
+        return DiscriminatorConfig(**{field.name: getattr(self, field.name) for field in fields(DiscriminatorConfig)})
 
     @property
     def generator(self) -> GeneratorConfig:
@@ -166,7 +157,7 @@ _PUBLISHED = Recipe(
 )
 """The published hyper-parameters; the authors' released model is 256 wide, with latents of 256."""
 
-_CIFAR = replace(Recipe(), width=48, augmentation="paper", tolerance=0.0, held_out=0.1)
+_CIFAR = Recipe(width=48, augmentation="paper", tolerance=0.0, held_out=0.1)
 
 RECIPES = {
     recipe.name: recipe
@@ -176,15 +167,7 @@ RECIPES = {
         # The paper does not state gamma; this one balances the adversarial term at the start of training.
         replace(_PUBLISHED, name="imagenet64", image_size=64, gamma=1e-3),
         *(replace(_CIFAR, name=name) for name in ("cifar10", "cifar100", "cifar10+100")),
-        replace(
-            Recipe(),
-            name="folder",
-            negatives=0.5,
-            iterations=5_000,
-            held_out=0.1,
-            monitor_interval=500,
-            sample_interval=500,
-        ),
+        Recipe(name="folder", negatives=0.5, iterations=5_000, held_out=0.1, monitor_interval=500, sample_interval=500),
     )
 }
 """Recipes by name.

@@ -16,6 +16,7 @@ on a shared machine say little.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import platform
 import statistics
@@ -32,11 +33,16 @@ from torch.utils.checkpoint import checkpoint
 import afv_metric
 from afv_metric.fisher.comparison import Comparison, total_of
 from afv_metric.fisher.engine import FisherEngine
-from afv_metric.fisher.forms import ActivationForm, FisherForm, LocalForm, Term
+from afv_metric.fisher.forms import ActivationForm, FisherForm, Form, LocalForm, Term
 from afv_metric.fisher.statistics import collect_statistics
 from afv_metric.networks import Discriminator, DiscriminatorConfig
 
 EPSILON = 0.03
+
+
+def compare(form: Form, first: Tensor, second: Tensor, chunk_size: int | None = None) -> Tensor:
+    """Distances of pairs by a form."""
+    return total_of(Comparison(form, chunk_size=chunk_size).compare_parts(first, second))
 
 
 def plain_logit(parameters: dict[str, Tensor], slope: float, pools: int, images: Tensor) -> Tensor:
@@ -67,7 +73,6 @@ class Rivals:
         self.statistics = collect_statistics(self.engine, [torch.rand(16, 3, 32, 32) * 2 - 1])
         form = FisherForm(self.engine, self.statistics, EPSILON)
         self.form = form
-        self.ours = Comparison(form).compare
         names = [name.removesuffix(".weight") for name in self.parameters if name.endswith(".weight")]
         self.whitening = {
             f"{name}.{part}": form._tensors[f"{part}{index}"]
@@ -91,9 +96,13 @@ class Rivals:
         score = torch.func.vmap(self.score, in_dims=(None, 0))
         return self._whitened(score(self.parameters, first), score(self.parameters, second))
 
+    def ours(self, first: Tensor, second: Tensor) -> Tensor:
+        """Ours."""
+        return compare(self.form, first, second)
+
     def ours_in_eights(self, first: Tensor, second: Tensor) -> Tensor:
         """Ours, eight pairs at a time."""
-        return total_of(Comparison(self.form, chunk_size=8).compare_parts(first, second))
+        return compare(self.form, first, second, chunk_size=8)
 
     def vmap_in_eights(self, first: Tensor, second: Tensor) -> Tensor:
         """By vmap, eight pairs at a time."""
@@ -217,9 +226,11 @@ def floor_lines(width: int, batch: int, repeats: int) -> None:
     }
     with torch.inference_mode():
         for name, (form, floor) in forms.items():
-            compare = Comparison(form).compare
             pairs = [
-                (seconds(compare, *images), sum(seconds(rivals.engine.logit, part) for part in images))
+                (
+                    seconds(functools.partial(compare, form), *images),
+                    sum(seconds(rivals.engine.logit, part) for part in images),
+                )
                 for _ in range(repeats + 1)
             ]
             passes = statistics.median(a / b for a, b in pairs[1:])

@@ -506,9 +506,9 @@ def _window_mean(values: Tensor) -> Tensor:
     else:
         rows = torch.lerp(values[..., ::_CELL, :], values[..., 1::_CELL, :], 0.5)
         cells = torch.lerp(rows[..., ::_CELL], rows[..., 1::_CELL], 0.5)
-    cells = F.pad(cells, (1, 1, 1, 1), mode="replicate")
-    rows = cells[..., :-2, :] + 2 * cells[..., 1:-1, :] + cells[..., 2:, :]
-    return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16
+    weights = torch.tensor([[1, 2, 1]], dtype=cells.dtype, device=cells.device) / 4
+    kernel = (weights.T * weights).expand(cells.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), kernel, groups=cells.shape[1])
 
 
 def _squared_lengths(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -518,7 +518,10 @@ def _squared_lengths(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _squared_length(vectors: Tensor) -> Tensor:
-    # A norm is one pass over the vectors, a sum of squares two.
+    if vectors.requires_grad:
+        squares: Tensor = torch.linalg.vecdot(vectors, vectors, dim=1)
+        return squares[:, None]
+    # A norm is one pass over the vectors, and a product two; but its gradient is three, and that of a product one.
     lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return lengths.square()
 

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from pathlib import PurePosixPath
 
-WEIGHTS = {f"afv_metric/weights/tiny-imagenet-v7/{name}" for name in ("config.json", "model.safetensors")}
+WEIGHTS = {f"afv_metric/weights/tiny-imagenet-v8/{name}" for name in ("config.json", "model.safetensors")}
 
 
 def committed(*folders: str) -> set[str]:

@@ -419,7 +419,7 @@ def make_metrics(names: Sequence[str], choice: Choice) -> list[Metric]:
 
     Example:
         >>> [metric.name for metric in make_metrics(["psnr", "l2", "afv:local"], Choice())]
-        ['psnr', 'l2', 'afv/tiny-imagenet-v7/local']
+        ['psnr', 'l2', 'afv/tiny-imagenet-v8/local']
     """
     metrics = [metric for name in dict.fromkeys(names) for metric in _maker(name)(name, choice)]
     counts = Counter(metric.name for metric in metrics)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-_CARD = Path("weights/tiny-imagenet-v7")
+_CARD = Path("weights/tiny-imagenet-v8")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -75,13 +75,13 @@ def test_onnxruntime_gives_the_distance(bundle, form, size, tmp_path):
 @CAN_EXPORT
 def test_the_command_writes_the_model_of_a_bundle(tmp_path, capsys):
     runtime = pytest.importorskip("onnxruntime")
-    assert main(["export", "tiny-imagenet-v7", "--onnx", str(tmp_path / "afv.onnx")]) == 0
+    assert main(["export", "tiny-imagenet-v8", "--onnx", str(tmp_path / "afv.onnx")]) == 0
     session = runtime.InferenceSession(tmp_path / "afv.onnx")
     first, second = _pair(2, 61, 45)
     found = session.run(None, {"img0": first.numpy(), "img1": second.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(found), AFVDistance()(first, second), rtol=1e-4, atol=1e-6)
     capsys.readouterr()
-    assert main(["export", "tiny-imagenet-v7", "--onnx", str(tmp_path / "f.onnx"), "--form", "fisher"]) == 2
+    assert main(["export", "tiny-imagenet-v8", "--onnx", str(tmp_path / "f.onnx"), "--form", "fisher"]) == 2
     assert "activation and local have" in capsys.readouterr().err
     assert main(["export", "run"]) == 2
     assert "--out" in capsys.readouterr().err

@@ -49,6 +49,19 @@ def test_details_of_one_pixel_are_seen_and_count_by_their_strength(distance, det
         assert (stronger > weaker).all()
 
 
+@pytest.mark.parametrize("steps", [(1, 1), (1, 0), (0, 1)])
+def test_alternating_pixels_are_seen_far_from_borders(distance, steps):
+    # Means of 2x2 pixels, as the first convolution has them, remove them: the texture of the image itself is needed.
+    images, middle = _smooth(side=96), torch.zeros(96, 96)
+    middle[24:72, 24:72] = 1
+    rows, columns = torch.arange(96)[:, None], torch.arange(96)
+    alternating = (rows * steps[0] + columns * steps[1]) % 2 * 2.0 - 1
+    distances = [distance(images, images + strength * alternating, mask=middle) for strength in (0.06, 0.1, 0.2, 0.3)]
+    assert (distances[0] > 1e-4).all()
+    for weaker, stronger in itertools.pairwise(distances):
+        assert (stronger > weaker).all()
+
+
 def test_a_line_that_moves_by_a_pixel_is_seen_the_more_the_brighter_it_is(distance):
     images = _smooth()
     distances = []

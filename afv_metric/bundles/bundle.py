@@ -228,7 +228,7 @@ def load_bundle(weights: str | os.PathLike[str], *, generator: bool = False) -> 
         ValueError: If ``weights`` is none of the three.
 
     Example:
-        >>> load_bundle("tiny-imagenet-v7").form in ("fisher", "local", "activation")
+        >>> load_bundle("tiny-imagenet-v8").form in ("fisher", "local", "activation")
         True
     """
     folder = find_bundle(weights, FILES if generator else FILES[:2])

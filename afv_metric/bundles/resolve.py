@@ -15,7 +15,7 @@ from afv_metric.suggestions import did_you_mean, explain_lpips
 
 __all__ = ["DEFAULT_BUNDLE", "BundleError", "HubError", "find_bundle", "list_bundles"]
 
-DEFAULT_BUNDLE: str = "tiny-imagenet-v7"
+DEFAULT_BUNDLE: str = "tiny-imagenet-v8"
 
 _CONFIG = "config.json"
 _PATIENCE = 5.0  # seconds until a hub counts as out of reach
@@ -36,7 +36,7 @@ def list_bundles() -> list[str]:
     """Give the sorted names of the bundles that ship with the package.
 
     Example:
-        >>> "tiny-imagenet-v7" in list_bundles()
+        >>> "tiny-imagenet-v8" in list_bundles()
         True
     """
     return sorted(_shipped_bundles())

@@ -110,7 +110,7 @@ def mean_scores(engine: FisherEngine, batches: Iterable[Tensor]) -> MeanScores:
 
     Example:
         >>> from afv_metric import load_bundle
-        >>> bundle = load_bundle("tiny-imagenet-v7", generator=True)
+        >>> bundle = load_bundle("tiny-imagenet-v8", generator=True)
         >>> engine = FisherEngine(bundle.discriminator)
         >>> dark, bright = (mean_scores(engine, [torch.rand(8, 3, 32, 32) - shift]) for shift in (1, 0))
         >>> 0 < fisher_similarity(dark, bright, bundle.statistics, bundle.epsilon) < 1
@@ -202,7 +202,7 @@ def compare_sets(
 
     Example:
         >>> from afv_metric import load_bundle
-        >>> bundle = load_bundle("tiny-imagenet-v7")
+        >>> bundle = load_bundle("tiny-imagenet-v8")
         >>> engine = FisherEngine(bundle.discriminator)
         >>> dark, bright = (block_scores(engine, [[torch.rand(2, 3, 32, 32) - s] for _ in range(3)]) for s in (1, 0))
         >>> found = compare_sets(dark, bright, bundle.statistics, bundle.epsilon)

@@ -91,7 +91,7 @@ class ScoreFeatures(nn.Module):
 
     Example:
         >>> from afv_metric import load_bundle
-        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v7"), sketch=1024)
+        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v8"), sketch=1024)
         >>> features(torch.rand(2, 3, 32, 32) * 2 - 1).shape
         torch.Size([2, 1024])
     """
@@ -147,7 +147,7 @@ def extract(
     Example:
         >>> from afv_metric import load_bundle
         >>> images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
-        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v7"), sketch=64)
+        >>> features = ScoreFeatures(load_bundle("tiny-imagenet-v8"), sketch=64)
         >>> [tuple(batch.shape) for batch in extract(features, images, batch_size=2)]
         [(2, 64), (2, 64), (1, 64)]
     """

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-__all__ = ["over", "split_alpha", "to_srgb", "upright", "with_channels"]
+__all__ = ["apply_orientation", "over", "split_alpha", "to_srgb", "with_channels"]
 
 _Array = NDArray[Any]
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def over(levels: _Array, alpha: _Array | None, background: tuple[int, int, int])
     return ((levels * weight + behind * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def apply_orientation(image: Image.Image) -> Image.Image:
     """Turned as EXIF says, which is how viewers show it."""
     try:
         return ImageOps.exif_transpose(image)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from afv_metric.images.colour import over, split_alpha, to_srgb, upright
+from afv_metric.images.colour import apply_orientation, over, split_alpha, to_srgb
 from afv_metric.images.listing import ARRAYS, DICOM, HEIF, NIFTI
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def frames_of_picture(
         if square is not None:
             image.draft(None, (2 * square, 2 * square))
         image.load()
-        turned = upright(image)  # after loading, which turns a TIFF
+        turned = apply_orientation(image)  # after loading, which turns a TIFF
 
         def finish(plain: Image.Image, alpha: _Array | None) -> _Array:
             if rules.colour_management:

@@ -20,7 +20,7 @@ LEVELS, BLOCKS, POOLING = (0.25, 0.5, 0.25), (1, 2), 8.0
 TERMS = (
     Term("direction", 1, (7,), 1.0),
     Term("texture", 0, (3,), 1.25),
-    Term("direction", 0, (3,), 0.1),
+    Term("direction", 0, (3,), 0.06),
     Term("texture", 0, (0,), 0.1),
 )
 """How the shipped bundle turns its network into a distance, chosen on images that people judged; see its card."""

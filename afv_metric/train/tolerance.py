@@ -29,7 +29,7 @@ __all__ = ["Tolerance", "distances_to_first", "measure_tolerance"]
 _IMAGES = 24  # of a batch are enough
 _MARGIN = 4  # round the views, in pixels: what the shift brings in, and half a block of JPEG
 _EPSILON = 0.03  # relative floor of the whitening
-_LIMIT = 0.28  # of the shift ratio, below which nothing is gained
+_LIMIT = 0.32  # of the shift ratio, below which nothing is gained
 _STEP = 0.15  # by which the logarithm of the distance should rise, at least, from the better file to the worse
 _SHARES = (1.5, 10.0)  # of the shift ratio and the order, in the loss
 

@@ -410,9 +410,9 @@ def test_none_of_the_three_kinds(package: Path, weights: str) -> None:
 
 
 def test_suggestion(package: Path) -> None:
-    write_bundle(package / "weights" / "tiny-imagenet-v7")
+    write_bundle(package / "weights" / "tiny-imagenet-v8")
     write_bundle(package / "weights" / "other")
-    with pytest.raises(ValueError, match=r"\('other', 'tiny-imagenet-v7'\).* mean 'tiny-imagenet-v7'\?$"):
+    with pytest.raises(ValueError, match=r"\('other', 'tiny-imagenet-v8'\).* mean 'tiny-imagenet-v8'\?$"):
         hub.find_bundle("tiny_imagenet_v3")
 
 

@@ -113,7 +113,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot find a bundle"):
         validate_bundle("nothing")
     with pytest.raises(ValueError, match="at least one sample"):
-        validate_bundle("tiny-imagenet-v7", samples=0)
+        validate_bundle("tiny-imagenet-v8", samples=0)
 
 
 def test_cards(good: Bundle, tmp_path: Path) -> None:

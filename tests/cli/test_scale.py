@@ -75,5 +75,5 @@ def test_a_table_is_of_one_bundle_and_form(copy: Path, gallery: tuple[Path, list
 
 def test_only_a_folder_can_be_calibrated(tmp_path: Path, capsys: Capture) -> None:
     save_image(tmp_path / "a.png")
-    assert main(["calibrate", "tiny-imagenet-v7", "--data", str(tmp_path)]) == 2
+    assert main(["calibrate", "tiny-imagenet-v8", "--data", str(tmp_path)]) == 2
     assert "a folder of a bundle was expected" in capsys.readouterr().err

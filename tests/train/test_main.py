@@ -58,7 +58,7 @@ def test_a_bundle_is_adapted_by_the_command(images, tmp_path, capsys):
 def test_one_s_own_images_start_from_the_shipped_bundle(capsys):
     assert main(["folder", "--show"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    config = load_bundle("tiny-imagenet-v7").discriminator.config
+    config = load_bundle("tiny-imagenet-v8").discriminator.config
     assert (shown["name"], tuple(shown["width"]), shown["slope"]) == ("folder", config.width, config.slope)
 
 

@@ -83,9 +83,9 @@ def test_the_loss_is_what_exceeds_the_limit_and_lacks_of_the_step(discriminator,
         monkeypatch.setattr(tolerance, "distances_to_first", lambda *_: distances)
         return measure_tolerance(discriminator, torch.zeros(1, 3, 64, 64))
 
-    good = parts_of(0.28, 1.0, 1.0, 1.2)
+    good = parts_of(0.32, 1.0, 1.0, 1.2)
     assert (good.loss, good.disorder) == (0, 0)
-    assert parts_of(0.56, 1.0, 1.0, 1.2).loss.item() == pytest.approx(1.5 * 0.6931, rel=1e-3)
+    assert parts_of(0.64, 1.0, 1.0, 1.2).loss.item() == pytest.approx(1.5 * 0.6931, rel=1e-3)
     bad = parts_of(0.25, 1.0, 1.2, 1.0)
     assert bad.loss.item() == pytest.approx(10 * (0.1823 + 0.15), rel=1e-3)
     assert bad.disorder == 1

@@ -395,7 +395,7 @@ class ActivationForm(PositionForm):
         )
 
     def describe(self, level: int, images: Tensor, weights: Tensor | None = None) -> Iterator[tuple[Part, Description]]:
-        """Directions ``(N, C_in, h, w)`` of whitened inputs, or their variances in windows."""
+        """Whitened inputs ``(N, C_in, h, w)``, whose directions count, or their variances in windows."""
         terms = [(index, term) for index, term in enumerate(self.terms) if term.level == level]
         last = max(layer for _, term in terms for layer in term.layers)
         tensors = self._tensors.like(images)

@@ -518,12 +518,9 @@ def _squared_lengths(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _squared_length(vectors: Tensor) -> Tensor:
-    if vectors.requires_grad:
-        squares: Tensor = torch.linalg.vecdot(vectors, vectors, dim=1)
-        return squares[:, None]
-    # A norm is one pass over the vectors, and a product two; but its gradient is three, and that of a product one.
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return lengths.square()
+    # A norm is a little faster, but its gradient takes three passes over the vectors where this takes one.
+    squares: Tensor = torch.linalg.vecdot(vectors, vectors, dim=1)
+    return squares[:, None]
 
 
 def _cut(maps: Tensor, side: int) -> Tensor:

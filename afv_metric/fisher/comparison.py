@@ -96,24 +96,41 @@ class Comparison:
         elif isinstance(form, PositionForm) and not is_exporting() and (margin := form.reach(level)) is not None:
             pixels = _TRACKED_BAND_PIXELS if _tracked(first, second) else _BAND_PIXELS
             bands = _bands(first.shape[2], first.shape[3], margin, pixels)
-            maps = [_recomputed(self._maps_of_band, len(bands) > 1, level, band, first, second) for band in bands]
+            maps = [self._maps_of_band(level, band, first, second, len(bands) > 1) for band in bands]
             for part in maps[0]:
                 yield part, form.pool(part, torch.cat([of_band[part] for of_band in maps], 2), weights)
         else:
             for part, x, y in _in_pairs(functools.partial(form.describe, level), first, second, weights):
                 yield part, form.compare(part, x, y, weights)
 
-    def _maps_of_band(self, level: int, band: _Band, first: Tensor, second: Tensor) -> dict[Part, Tensor]:
+    def _maps_of_band(
+        self, level: int, band: _Band, first: Tensor, second: Tensor, several: bool
+    ) -> dict[Part, Tensor]:
         """The maps of all parts for one band of rows, without its margins."""
         form = self.form
         assert isinstance(form, PositionForm)
+        describe = functools.partial(form.describe, level)
         first, second = (images[:, :, band.top : band.bottom] for images in (first, second))
-        maps = {}
-        for part, x, y in _in_pairs(functools.partial(form.describe, level), first, second):
-            step = form.step(part)
-            rows = slice((band.start - band.top) // step, (band.end - band.top) // step)
-            maps[part] = form.map(part, x, y)[:, :, rows]
-        return maps
+
+        def compare(pairs: Iterator[tuple[Part, Description, Description]]) -> dict[Part, Tensor]:
+            maps = {}
+            for part, x, y in pairs:
+                step = form.step(part)
+                rows = slice((band.start - band.top) // step, (band.end - band.top) // step)
+                maps[part] = form.map(part, x, y)[:, :, rows]
+            return maps
+
+        if not several or _alike(first, second):
+            return _recomputed(lambda x, y: compare(_in_pairs(describe, x, y)), several, first, second)
+        # What wants no gradient, as a target, is described once, and not again in the backward pass.
+        turned = second.requires_grad
+        known = dict(describe(first if turned else second))
+
+        def compare_with_known(images: Tensor) -> dict[Part, Tensor]:
+            found = describe(images)
+            return compare((part, known[part], x) if turned else (part, x, known[part]) for part, x in found)
+
+        return _recomputed(compare_with_known, several, second if turned else first)
 
 
 class _Band(NamedTuple):

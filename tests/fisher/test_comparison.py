@@ -149,19 +149,30 @@ def test_terms_add_up():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_bands_of_rows_change_nothing(monkeypatch, weighted):
+@pytest.mark.parametrize("moving", [(), (0,), (1,), (0, 1)])
+def test_bands_of_rows_change_nothing(monkeypatch, moving, weighted):
     discriminator = make_discriminator((2, 3, 4, 5), strided_stem=True)
     comparison, _ = _comparison(discriminator, "activation", terms=BOTH_KINDS, pooling=8)
-    first, second = (make_images(1, 208, 32, seed=seed).requires_grad_() for seed in (1, 2))
+    pair = [make_images(1, 208, 32, seed=seed).requires_grad_(seed - 1 in moving) for seed in (1, 2)]
     weights = make_images(1, 208, 32, seed=3)[:, :1] + 1 if weighted else None
-    whole = compare(comparison, first, second, weights)
-    expected = torch.autograd.grad(whole.sum(), (first, second))
-    monkeypatch.setattr("afv_metric.fisher.comparison._BAND_PIXELS", 1)
-    monkeypatch.setattr("afv_metric.fisher.comparison._ROWS", 64)
-    cut = compare(comparison, first, second, weights)
+    whole = compare(comparison, *pair, weights)
+    wanted = [pair[index] for index in moving]
+    expected = torch.autograd.grad(whole.sum(), wanted) if wanted else ()
+    for pixels in ("_BAND_PIXELS", "_TRACKED_BAND_PIXELS"):
+        monkeypatch.setattr(f"afv_metric.fisher.comparison.{pixels}", 1)
+    described = []
+    describe = comparison.form.describe
+    monkeypatch.setattr(
+        comparison.form, "describe", lambda *arguments: described.append(len(arguments[1])) or describe(*arguments)
+    )
+    cut = compare(comparison, *pair, weights)
     torch.testing.assert_close(cut, whole, rtol=1e-10, atol=0)
-    for ours, theirs in zip(torch.autograd.grad(cut.sum(), (first, second)), expected, strict=True):
+    bands = {(): 6, (0,): 12, (1,): 12, (0, 1): 6}[moving]  # of two levels, 4 and 2; both images together or apart
+    assert len(described) == bands
+    for ours, theirs in zip(torch.autograd.grad(cut.sum(), wanted) if wanted else (), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    # In the backward pass every band is computed again, but for what needs no gradient.
+    assert len(described) == bands + (6 if wanted else 0)
 
 
 def test_the_stream_ends_before_layers_that_nobody_needs(monkeypatch):

@@ -2,8 +2,8 @@
 
 Pairs are worked on in chunks. Where a form sees no farther than a few pixels, large images are cut into bands of rows
 with margins as wide as the form sees, and the maps of the bands are joined before they are pooled: no result depends on
-the cuts. Under autograd a piece keeps nothing but its images and is computed once more in the backward pass, unless it
-is the only one.
+the cuts. Under autograd a piece is computed once more in the backward pass, unless it is the only one: it keeps its
+images, and of a band whose one side needs no gradient what describes that side.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Comparison:
         if is_exporting():  # as a whole: the number of chunks and bands would be fixed in the graph
             return self._compare_chunk(first, second, weights)
         count = max(len(first), len(second))
-        pixels = _PIXELS if isinstance(self.form, ActivationForm) else _BACKWARD_PIXELS
-        pixels = _TRACKED_PIXELS if _tracked(first, second) else pixels
+        untracked = _PIXELS if isinstance(self.form, ActivationForm) else _BACKWARD_PIXELS
+        pixels = _TRACKED_PIXELS if _tracked(first, second) else untracked
         size = self.chunk_size or max(1, pixels // (first.shape[2] * first.shape[3]))
 
         def cut(value: Tensor | None, start: int) -> Tensor | None:
@@ -130,7 +130,7 @@ class Comparison:
             found = describe(images)
             return compare((part, known[part], x) if turned else (part, x, known[part]) for part, x in found)
 
-        return _recomputed(compare_with_known, several, second if turned else first)
+        return _recomputed(compare_with_known, True, second if turned else first)
 
 
 class _Band(NamedTuple):

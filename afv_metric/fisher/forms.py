@@ -506,8 +506,9 @@ def _window_mean(values: Tensor) -> Tensor:
     else:
         rows = torch.lerp(values[..., ::_CELL, :], values[..., 1::_CELL, :], 0.5)
         cells = torch.lerp(rows[..., ::_CELL], rows[..., 1::_CELL], 0.5)
-    weights = torch.tensor([[1, 2, 1]], dtype=cells.dtype, device=cells.device) / 4
-    kernel = (weights.T * weights).expand(cells.shape[1], 1, 3, 3)
+    # Made on the device: a copy from the host would wait for it.
+    profile = (2 - torch.arange(-1, 2, dtype=cells.dtype, device=cells.device).abs()) / 4
+    kernel = (profile[:, None] * profile).expand(cells.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), kernel, groups=cells.shape[1])
 
 

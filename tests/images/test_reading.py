@@ -339,7 +339,7 @@ def test_the_limit_of_pixels_is_our_own(tmp_path, monkeypatch):
 
 def test_threads_read_alike_and_touch_no_filter_of_warnings(tmp_path, monkeypatch):
     to_profile(P3).save(tmp_path / "x.png", icc_profile=P3)
-    expected = read_image(tmp_path / "x.png")
+    expected, filters = read_image(tmp_path / "x.png"), list(warnings.filters)
     monkeypatch.delattr(warnings, "catch_warnings")  # which would change the filters of the other threads
     found = []
     threads = [threading.Thread(target=lambda: found.append(read_image(tmp_path / "x.png"))) for _ in range(8)]
@@ -349,6 +349,7 @@ def test_threads_read_alike_and_touch_no_filter_of_warnings(tmp_path, monkeypatc
         thread.join()
     assert len(found) == 8
     assert all(torch.equal(image, expected) for image in found)
+    assert list(warnings.filters) == filters
 
 
 # Formats of extras
